@@ -1,0 +1,32 @@
+# Everything happens in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: serve test format bench-tame bench-knot clean
+
+serve: .venv/made
+	$(BIN)/knot serve ./www
+
+test: .venv/made
+	$(BIN)/pytest -q
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/made
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench-tame: .venv/made
+	$(BIN)/python -m loadtest.bench_tame
+
+bench-knot: .venv/made
+	$(BIN)/python -m loadtest.bench_knot
+
+.venv/made: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,loadtest]'
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

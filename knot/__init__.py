@@ -1,0 +1,1 @@
+"""Knot: a static-file web server written in Tame."""

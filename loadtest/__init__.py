@@ -1,0 +1,1 @@
+"""Measuring `tame` and `knot`: what each figure in the documentation comes from."""

@@ -1,0 +1,47 @@
+"""The command line: ``tame translate FILE.py [-o OUT.py]``, also as ``python -m tame``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from tame.plain import translate_module
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Tame: events that read like threads."""
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write there instead of to standard output.",
+)
+def translate(file: Path, output: Path | None) -> None:
+    """Print FILE as plain Python that needs no translator.
+
+    Comments are kept and lines stay in place.  The result runs on tame.runtime alone, also where
+    no source can be read: frozen, zipped, or compiled.
+    """
+    try:
+        result = translate_module(file.read_text(encoding="utf-8"), str(file))
+    except UnicodeDecodeError as error:
+        sys.exit(f"{file} is not UTF-8: {error.reason} at byte {error.start}")
+    except SyntaxError as error:
+        where = f"{error.filename}:{error.lineno}:{error.offset}: " if error.filename else ""
+        line = f"\n    {error.text.strip()}" if error.text else ""
+        sys.exit(f"{where}{error.msg}{line}")
+    if output is None:
+        click.echo(result, nl=False)
+    else:
+        output.write_text(result, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(prog_name="tame")

@@ -1,0 +1,534 @@
+"""What a tamed function says: its blocks, waits and events, found in its syntax tree.
+
+Both translators work from the `Plan` made here: `translate.py`, which compiles, and `plain.py`,
+which writes text.  So what is an error, and which form of `mkevent` is meant, is decided once.
+Nothing here changes the tree or runs the program.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any, Final, Literal, NoReturn
+
+import tame
+from tame.errors import TranslationError
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+Scope = FunctionNode | ast.Lambda | ast.ClassDef | ast.Module
+Lookup = Callable[[str], object]
+
+UNKNOWN: Final = object()
+"""What `Lookup` answers for a name of which it knows nothing."""
+
+COMPREHENSIONS: Final = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+LVALUES: Final = (ast.Name, ast.Attribute, ast.Subscript)
+
+Kind = Literal["slot", "rendezvous", "either"]
+"""What the first argument of `mkevent` is, as far as the source tells."""
+
+
+@dataclass
+class Making:
+    """One call of `mkevent`."""
+
+    call: ast.Call
+    block: ast.With | None
+    rendezvous: ast.expr | None = None
+    """The rendezvous of the explicit form; None for an event of the block."""
+    id: ast.expr | None = None
+    slots: list[ast.expr] = field(default_factory=list)
+    certain: bool = True
+    """Whether the source alone says which form is meant, and the run need not look."""
+    repeated: bool = False
+    """Whether it stands in a loop."""
+
+
+@dataclass
+class Plan:
+    """Everything in one tamed function that has to be translated."""
+
+    blocks: dict[ast.With, bool] = field(default_factory=dict)
+    """Each ``with twait:``, and whether it stands in a loop."""
+    declarations: list[ast.With] = field(default_factory=list)
+    waits: list[ast.Call] = field(default_factory=list)
+    makings: list[Making] = field(default_factory=list)
+    global_names: set[str] = field(default_factory=set)
+    unbound: set[str] = field(default_factory=set)
+    """Names that only a slot binds: to be local variables, as an assignment would make them."""
+
+
+def analyse(node: FunctionNode, code: CodeType, lookup: Lookup, source: Source) -> Plan:
+    """The plan of the tamed function `node`, whose untranslated code is `code`.
+
+    `lookup` tells what a name outside the function is bound to.  Raises `TranslationError`.
+    """
+    if isinstance(node, ast.AsyncFunctionDef):
+        source.refuse(node, "a tamed function cannot be `async`: write `def`, and wait with twait")
+    names = Names(node, code, lookup)
+    reader = _Reader(node, code, names, source)
+    for statement in node.body:
+        reader.visit(statement)
+    return reader.finish()
+
+
+@dataclass
+class Source:
+    """A file's name and lines, for error messages."""
+
+    filename: str
+    lines: list[str]
+
+    def refuse(self, node: ast.AST, message: str) -> NoReturn:
+        """Raise a `TranslationError` that points at `node`."""
+        assert isinstance(node, ast.stmt | ast.expr | ast.arg | ast.excepthandler)
+        line = self.lines[node.lineno - 1] if node.lineno <= len(self.lines) else ""
+        one_line = node.end_lineno == node.lineno
+        raise TranslationError(
+            message,
+            (
+                self.filename,
+                node.lineno,
+                node.col_offset + 1,
+                line,
+                node.lineno,
+                (node.end_col_offset or 0) + 1 if one_line else len(line) + 1,
+            ),
+        )
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+class Names:
+    """What the names in a tamed function are bound to: the words are known by that, not by
+    their spelling."""
+
+    def __init__(self, node: Scope, code: CodeType, lookup: Lookup) -> None:
+        self._lookup = lookup
+        self._local = {*code.co_varnames, *code.co_cellvars}
+        self._imported = dict(imports_of_tame(own_nodes(node)))
+        self._shadows: list[set[str]] = []
+
+    @contextmanager
+    def inside(self, scope: Scope) -> Iterator[None]:
+        """In the nested `scope` its own variables hide the outer ones."""
+        self._shadows.append(bound_names(scope))
+        yield
+        self._shadows.pop()
+
+    def value(self, node: ast.AST) -> object:
+        """What a name, or an attribute of a module, is bound to; `UNKNOWN` if that is not known."""
+        if isinstance(node, ast.Name):
+            name = node.id
+            if any(name in shadow for shadow in self._shadows):
+                return UNKNOWN
+            if name in self._local:
+                return self._imported.get(name, UNKNOWN)
+            return self._lookup(name)
+        if isinstance(node, ast.Attribute):
+            owner = self.value(node.value)
+            if isinstance(owner, type(sys)):
+                return getattr(owner, node.attr, UNKNOWN)
+        return UNKNOWN
+
+    def is_word(self, node: ast.AST, word: object) -> bool:
+        return self.value(node) is word
+
+    def kind_of_type(self, annotation: ast.expr) -> Kind:
+        """Whether a variable annotated so is a rendezvous."""
+        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+            try:
+                annotation = ast.parse(annotation.value, mode="eval").body
+            except SyntaxError:
+                return "either"
+        if isinstance(annotation, ast.Subscript):
+            annotation = annotation.value
+        value = self.value(annotation)
+        value = getattr(value, "__origin__", value)
+        if isinstance(value, type) and value is not object:
+            return "rendezvous" if issubclass(value, tame.Rendezvous) else "slot"
+        return "either"
+
+
+def imports_of_tame(nodes: Iterator[ast.AST]) -> Iterator[tuple[str, object]]:
+    """The names that the imports among `nodes` bind to Tame, or to something of it."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name == "tame":
+                    yield alias.asname or "tame", tame
+        elif isinstance(node, ast.ImportFrom) and node.module == "tame" and not node.level:
+            for alias in node.names:
+                if alias.name == "*":
+                    yield from ((name, getattr(tame, name)) for name in tame.__all__)
+                elif hasattr(tame, alias.name):
+                    yield alias.asname or alias.name, getattr(tame, alias.name)
+
+
+def own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of `scope` without those of the functions and classes nested in it."""
+    for child in ast.iter_child_nodes(scope):
+        yield child
+        if not isinstance(child, Scope):
+            yield from own_nodes(child)
+
+
+def bound_names(scope: Scope) -> set[str]:
+    """The variables of a nested function, lambda or class, or of a module."""
+    bound: set[str] = set()
+    outer: set[str] = set()
+    for node in own_nodes(scope):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            bound.add(node.id)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.alias):
+            bound.add(node.asname or node.name.partition(".")[0])
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            outer.update(node.names)
+    return bound - outer
+
+
+# -- evidence ----------------------------------------------------------------------------------
+
+
+def evidence(node: FunctionNode, names: Names) -> dict[str, set[Kind]]:
+    """What the bindings of each local variable say about it."""
+    kinds: dict[str, set[Kind]] = {}
+
+    def say(target: ast.AST, kind: Kind) -> None:
+        for part in ast.walk(target):
+            if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+                # Only a name alone gets the whole value.
+                kinds.setdefault(part.id, set()).add(kind if part is target else "either")
+
+    for part in own_nodes(node):
+        if isinstance(part, ast.arg):
+            kind = names.kind_of_type(part.annotation) if part.annotation else "either"
+            kinds.setdefault(part.arg, set()).add(kind)
+        elif isinstance(part, ast.AnnAssign):
+            say(part.target, names.kind_of_type(part.annotation))
+        elif isinstance(part, ast.Assign):
+            for target in part.targets:
+                say(target, kind_of_value(part.value, names))
+        elif isinstance(part, ast.NamedExpr):
+            say(part.target, kind_of_value(part.value, names))
+        elif isinstance(part, ast.AugAssign):
+            say(part.target, "slot")  # a rendezvous has no arithmetic
+        elif isinstance(part, ast.For | ast.comprehension):
+            say(part.target, "either")
+        elif isinstance(part, ast.withitem) and part.optional_vars:
+            say(part.optional_vars, "either")
+        elif isinstance(part, ast.MatchAs | ast.MatchStar | ast.ExceptHandler) and part.name:
+            kinds.setdefault(part.name, set()).add("either")
+        elif isinstance(part, ast.Call) and names.is_word(part.func, tame.twait):
+            for argument in part.args[:1]:
+                if isinstance(argument, ast.Name):
+                    kinds.setdefault(argument.id, set()).add("rendezvous")
+    return kinds
+
+
+def kind_of_value(value: ast.expr, names: Names) -> Kind:
+    if isinstance(value, ast.Call):
+        maker = value.func.value if isinstance(value.func, ast.Subscript) else value.func
+        made = names.value(maker)
+        if isinstance(made, type):
+            return "rendezvous" if issubclass(made, tame.Rendezvous) else "slot"
+    displays = (ast.Constant, ast.List, ast.Dict, ast.Set, ast.Tuple, ast.JoinedStr, ast.BinOp)
+    return "slot" if isinstance(value, displays + COMPREHENSIONS) else "either"
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+class _Reader(ast.NodeVisitor):
+    """Walks a tamed function's body once and writes down its plan."""
+
+    def __init__(self, node: FunctionNode, code: CodeType, names: Names, source: Source) -> None:
+        self.plan = Plan()
+        self.names = names
+        self.refuse = source.refuse
+        self.kinds = evidence(node, names)
+        self.block: ast.With | None = None
+        self.nested: str | None = None  # what we are in that is not the tamed function itself
+        self.loops = 0
+        self.comprehended: list[set[str]] = []  # the variables of the comprehensions around
+        self.free = set(code.co_freevars)
+        self.bound = {*code.co_varnames, *code.co_cellvars}
+        for part in own_nodes(node):
+            if isinstance(part, ast.Global):
+                self.plan.global_names.update(part.names)
+            if isinstance(part, ast.Global | ast.Nonlocal):
+                self.bound.update(part.names)
+
+    def finish(self) -> Plan:
+        slots = [slot for making in self.plan.makings for slot in making.slots]
+        names = {slot.id for slot in slots if isinstance(slot, ast.Name)}
+        self.plan.unbound = names - self.bound
+        return self.plan
+
+    # Blocks and waits
+
+    def visit_With(self, node: ast.With) -> None:
+        words = [item for item in node.items if self.names.is_word(item.context_expr, tame.twait)]
+        if words:
+            return self.twait_block(node, words[0])
+        words = [item for item in node.items if self.names.is_word(item.context_expr, tame.tvars)]
+        if words:
+            self.alone(node, words[0], "tvars")
+            if self.nested is None:
+                self.plan.declarations.append(node)
+            for statement in node.body:
+                self.visit(statement)
+            return None
+        self.generic_visit(node)
+
+    def twait_block(self, node: ast.With, item: ast.withitem) -> None:
+        self.must_be_outermost(item.context_expr, "`with twait:`")
+        self.alone(node, item, "twait")
+        if self.block is not None:
+            self.refuse(
+                item.context_expr,
+                "`with twait:` cannot stand inside another one, begun in line"
+                f" {self.block.lineno}: put the inner one into a tamed function of its own",
+            )
+        self.plan.blocks[node] = self.loops > 0
+        self.block = node
+        for statement in node.body:
+            self.visit(statement)
+        self.block = None
+
+    def alone(self, node: ast.With, item: ast.withitem, word: str) -> None:
+        if item.optional_vars is not None:
+            self.refuse(item.optional_vars, f"`with {word}:` has no `as`")
+        if len(node.items) > 1:
+            self.refuse(item.context_expr, f"`with {word}:` must stand alone in its `with`")
+
+    def must_be_outermost(self, node: ast.AST, what: str) -> None:
+        if self.nested is not None:
+            self.refuse(
+                node,
+                f"{what} in {self.nested} cannot wait for the tamed function around it: move it"
+                " out, or make it a tamed function",
+            )
+
+    def visit_Call(self, node: ast.Call) -> None:
+        if self.names.is_word(node.func, tame.twait):
+            self.must_be_outermost(node, "twait(r)")
+            if len(node.args) != 1 or node.keywords or isinstance(node.args[0], ast.Starred):
+                self.refuse(node, "twait(r) takes one rendezvous; its value is the event's id")
+            self.plan.waits.append(node)
+            self.visit(node.args[0])
+        elif self.names.is_word(node.func, tame.mkevent):
+            self.making(node)
+        else:
+            self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        self.not_a_value(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self.not_a_value(node)
+        self.generic_visit(node)
+
+    def not_a_value(self, node: ast.expr) -> None:
+        for name, word in (("twait", tame.twait), ("mkevent", tame.mkevent), ("tvars", tame.tvars)):
+            if self.names.is_word(node, word):
+                self.refuse(
+                    node, f"{name} is a word of the language and not a value: use it as one"
+                )
+
+    # Events
+
+    def making(self, node: ast.Call) -> None:
+        for argument in node.args:
+            if isinstance(argument, ast.Starred):
+                self.refuse(argument, "mkevent() takes its slots one by one, not with `*`")
+        for keyword in node.keywords:
+            self.refuse(keyword.value, "mkevent() takes no keyword arguments: a slot is an lvalue")
+        making = Making(node, self.block, repeated=self.loops > 0)
+        self.choose_form(making)
+        if self.nested is not None:
+            if making.rendezvous is not None and making.certain and not making.slots:
+                self.generic_visit(node)  # `mkevent(r, id)` needs no translation
+                return
+            self.refuse(
+                node,
+                f"mkevent() in {self.nested} can neither join the block of the tamed function"
+                " around it nor have slots: make the event outside and use it there",
+            )
+        for slot in making.slots:
+            self.must_be_lvalue(slot)
+        self.plan.makings.append(making)
+        for argument in node.args:
+            self.generic_visit(argument) if isinstance(argument, ast.Name) else self.visit(argument)
+
+    def choose_form(self, making: Making) -> None:
+        """Which form of `mkevent` is meant: that of the block, or that of a rendezvous."""
+        arguments = making.call.args
+        kind = self.kind(arguments)
+        if making.block is None and kind != "rendezvous":
+            if kind == "slot":
+                self.refuse(
+                    making.call,
+                    "mkevent() outside `with twait:` makes an event of a rendezvous: write"
+                    " mkevent(r, id, slot), or move it into a `with twait:`",
+                )
+            making.certain = False
+        elif kind == "either":
+            making.certain = False
+            outside = isinstance(first := arguments[0], ast.Name) and first.id not in self.bound
+            if not outside and all(isinstance(argument, LVALUES) for argument in arguments[:2]):
+                making.slots = arguments
+                return  # the run will see
+        if kind == "slot":
+            making.slots = arguments
+            return
+        making.rendezvous = arguments[0]
+        making.id = arguments[1] if len(arguments) > 1 else None
+        making.slots = arguments[2:]
+
+    def kind(self, arguments: list[ast.expr]) -> Kind:
+        if not arguments:
+            return "slot"
+        first = arguments[0]
+        if isinstance(first, ast.Name):
+            if any(first.id in names for names in self.comprehended):
+                return "either"
+            kinds = self.kinds.get(first.id, set())
+            if len(kinds) > 1 or "either" in kinds:
+                return "either"
+            if kinds:
+                return next(iter(kinds))
+            if isinstance(self.names.value(first), tame.Rendezvous):
+                return "rendezvous"
+            return "either" if first.id in self.bound | self.free else "slot"
+        if isinstance(first, ast.Subscript) and len(arguments) == 1:
+            return "slot"
+        if isinstance(first, ast.Attribute | ast.Subscript):
+            return "either"
+        if len(arguments) == 1 and self.block is not None:
+            return "slot"  # and no lvalue, which will be said
+        calls = (ast.Call, ast.NamedExpr, ast.IfExp, ast.BoolOp)
+        return "either" if isinstance(first, calls) else "slot"
+
+    def must_be_lvalue(self, slot: ast.expr) -> None:
+        if not isinstance(slot, LVALUES):
+            self.refuse(
+                slot,
+                f"a slot must be a variable, an item or an attribute, and `{ast.unparse(slot)}`"
+                " cannot be assigned to",
+            )
+        if isinstance(slot, ast.Name) and any(slot.id in names for names in self.comprehended):
+            self.refuse(slot, f"the slot `{slot.id}` is the comprehension's own variable")
+        if isinstance(slot, ast.Subscript):
+            parts = slot.slice.elts if isinstance(slot.slice, ast.Tuple) else [slot.slice]
+            for part in parts:
+                if isinstance(part, ast.Slice | ast.Starred):
+                    self.refuse(slot, "a slot is one item: a slice cannot be one")
+
+    # What has no meaning in a tamed function
+
+    def visit_Yield(self, node: ast.Yield | ast.YieldFrom | ast.Await) -> None:
+        if self.nested is None:
+            word = "await" if isinstance(node, ast.Await) else "yield"
+            self.refuse(node, f"`{word}` has no meaning in a tamed function: wait with twait")
+        self.generic_visit(node)
+
+    visit_YieldFrom = visit_Yield
+    visit_Await = visit_Yield
+
+    def visit_Return(self, node: ast.Return) -> None:
+        value = node.value
+        nothing = value is None or (isinstance(value, ast.Constant) and value.value is None)
+        if self.nested is None and not nothing:
+            self.refuse(node, "a tamed function returns nothing: hand the value to an event")
+        self.generic_visit(node)
+
+    # Nested scopes, loops
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        for decorator in node.decorator_list:
+            self.visit(decorator)
+        self.visit_defaults(node.args)
+        if any(self.names.is_word(decorator, tame.tamed) for decorator in node.decorator_list):
+            return  # translated when it is made
+        self.visit_nested(node, node.body, f"the function {node.name}()")
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        self.visit_defaults(node.args)
+        self.visit_nested(node, [node.body], "a lambda")
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        for part in [*node.decorator_list, *node.bases, *(k.value for k in node.keywords)]:
+            self.visit(part)
+        self.visit_nested(node, node.body, f"the body of class {node.name}")
+
+    def visit_defaults(self, arguments: ast.arguments) -> None:
+        for default in [*arguments.defaults, *arguments.kw_defaults]:
+            if default is not None:
+                self.visit(default)
+
+    def visit_nested(self, scope: Scope, body: list[Any], what: str) -> None:
+        outer, self.nested = (self.nested, self.block, self.loops), what
+        self.block, self.loops = None, 0
+        with self.names.inside(scope):
+            for part in body:
+                self.visit(part)
+        self.nested, self.block, self.loops = outer
+
+    def visit_comprehension_of(self, node: Any) -> None:
+        first, *others = node.generators
+        self.visit(first.iter)  # evaluated outside
+        self.comprehended.append(bound_names_of_targets(node.generators))
+        waits = len(self.plan.waits)
+        self.loops += 1
+        for generator in node.generators:
+            for condition in generator.ifs:
+                self.visit(condition)
+        for generator in others:
+            self.visit(generator.iter)
+        for part in (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,):
+            self.visit(part)
+        self.loops -= 1
+        self.comprehended.pop()
+        for wait in self.plan.waits[waits:]:
+            self.refuse(wait, "twait(r) cannot stand in a comprehension: write a loop")
+
+    visit_ListComp = visit_comprehension_of
+    visit_SetComp = visit_comprehension_of
+    visit_DictComp = visit_comprehension_of
+    visit_GeneratorExp = visit_comprehension_of
+
+    def visit_loop(self, node: ast.For | ast.While) -> None:
+        self.loops += 1
+        self.generic_visit(node)
+        self.loops -= 1
+
+    visit_For = visit_loop
+    visit_While = visit_loop
+
+
+def bound_names_of_targets(generators: list[ast.comprehension]) -> set[str]:
+    return {
+        part.id
+        for generator in generators
+        for part in ast.walk(generator.target)
+        if isinstance(part, ast.Name)
+    }
+
+
+def mangled(name: str, class_name: str | None) -> str:
+    """A name private to the class around it, as Python stores it."""
+    if class_name is None or not name.startswith("__") or name.endswith("__"):
+        return name
+    return f"_{class_name.lstrip('_')}{name}" if class_name.strip("_") else name

@@ -1,0 +1,340 @@
+"""Closures: calls of tamed functions, and the queue of those that can go on.
+
+Theory of operation.  A tamed function is translated into a generator function that yields what
+it waits on whenever it must block.  A call starts the generator at once, in the caller's stack.
+If it finishes without a yield, that was all; most calls in a busy server end so, and cost a
+generator and nothing else.  At the first yield the call becomes a `Closure`, which from then on
+lives in one of two places: in the `waiter` of what it waits on, or in `runnable`, where a trigger
+puts it.  `drain` takes closures from there, first in first out, and resumes each up to its next
+wait.  A trigger never resumes anybody, so resumes never nest.
+
+This file knows neither descriptors nor time; the loop calls `drain` after it fired its events.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from time import monotonic
+from types import CodeType, FrameType
+from typing import Any, Protocol
+
+from tame.errors import RendezvousBusyError
+from tame.event import Event, line_of
+
+MAX_DEPTH = 50
+"""How many tamed calls may stand eagerly on one stack; a deeper one is queued instead, because
+Python's own limit is 1,000 frames and each tamed call takes at least two."""
+
+TURN = 1_000
+"""How many closures one turn of the loop resumes at most, so that closures that wake each other
+cannot starve descriptors and timers."""
+
+CHAIN = 12
+"""How many callers a closure remembers."""
+
+
+class Wait(Protocol):
+    """What a closure can wait on: a block or a rendezvous."""
+
+    waiter: Closure | None
+
+
+Body = Generator[Wait, None, None]
+
+
+class Closure:
+    """One call of a tamed function that has blocked at least once."""
+
+    __slots__ = ("__weakref__", "body", "chain", "root", "since", "wait")
+
+    def __init__(self, body: Body, wait: Wait, chain: tuple[Any, ...]) -> None:
+        self.body = body
+        self.wait = wait
+        self.chain = chain  # code and offset of each tamed caller, the nearest first
+        self.since = monotonic()
+        self.root = False  # whether `run` waits for its end
+
+    @property
+    def code(self) -> CodeType:
+        return self.body.gi_code  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def line(self) -> int:
+        """The line that the closure waits at."""
+        frame: FrameType | None = self.body.gi_frame  # type: ignore[attr-defined]
+        return frame.f_lineno if frame is not None else self.code.co_firstlineno
+
+    @property
+    def place(self) -> str:
+        return f"{self.code.co_filename}:{self.line}"
+
+    def callers(self) -> list[str]:
+        """The tamed calls that led here, the nearest first, as ``file.py:12 in name``."""
+        codes, offsets = self.chain[::2], self.chain[1::2]
+        return [
+            f"{code.co_filename}:{line_of(code, offset)} in {code.co_qualname}"
+            for code, offset in zip(codes, offsets, strict=True)
+        ]
+
+
+class Ready:
+    """What a closure waits on that was queued before its first step."""
+
+    waiter: Closure | None = None
+
+
+runnable: deque[Closure] = deque()
+alive: set[Closure] = set()  # every closure that has blocked and not ended
+depth = 0  # tamed calls on the stack
+asleep = True  # whether nobody is going to call `drain` unless woken
+running: Closure | None = None  # the closure that `drain` is resuming
+started: list[Closure] | None = None  # where `run` collects the closures that it must wait for
+bodies: dict[int, CodeType] = {}  # the code of every tamed function by id, to know its frames
+
+
+def no_loop() -> None:
+    """Without a loop the closures stay queued until `run`."""
+
+
+wake_loop: Callable[[], None] = no_loop
+"""Tells the loop that `runnable` is no longer empty; the loop puts its own function here."""
+
+
+def make_runnable(closure: Closure) -> None:
+    runnable.append(closure)
+    if asleep:
+        wake_loop()
+
+
+def tamed_call(body: Callable[..., Body]) -> Callable[..., None]:
+    """The function that users call: it starts `body` in the caller's stack."""
+    bodies[id(body.__code__)] = body.__code__
+
+    def call(*args: Any, **kwargs: Any) -> None:
+        global depth
+        generator = body(*args, **kwargs)
+        if depth >= MAX_DEPTH:
+            return defer(generator)
+        depth += 1
+        try:
+            wait = next(generator, None)
+        finally:
+            depth -= 1
+        if wait is not None:
+            block(generator, wait)
+
+    return call
+
+
+def plain_call(function: Callable[..., None]) -> Callable[..., None]:
+    """The same for a tamed function without any wait, which needs no generator."""
+    bodies[id(function.__code__)] = function.__code__
+
+    def deferred(args: Any, kwargs: Any) -> Body:
+        function(*args, **kwargs)
+        return
+        yield
+
+    def call(*args: Any, **kwargs: Any) -> None:
+        global depth
+        if depth >= MAX_DEPTH:
+            return defer(deferred(args, kwargs))
+        depth += 1
+        try:
+            function(*args, **kwargs)
+        finally:
+            depth -= 1
+
+    return call
+
+
+def block(generator: Body, wait: Wait) -> None:
+    """A call has come to its first wait: from here on it is a closure."""
+    while wait.waiter is not None:
+        try:
+            wait = refuse(generator, wait)
+        except StopIteration:
+            return
+    closure = Closure(generator, wait, chain_of(sys._getframe(2)))
+    wait.waiter = closure
+    alive.add(closure)
+    if started is not None and depth == 0:
+        closure.root = True
+        started.append(closure)
+
+
+def defer(generator: Body) -> None:
+    """Queue a call that is too deep to be started on the caller's stack."""
+    closure = Closure(generator, Ready(), chain_of(sys._getframe(2)))
+    alive.add(closure)
+    make_runnable(closure)
+
+
+def chain_of(frame: FrameType | None) -> tuple[Any, ...]:
+    """The tamed calls on the stack from `frame` outwards, then those that led to the closure
+    that is being resumed, as a flat tuple of code and offset."""
+    chain: list[Any] = []
+    while frame is not None and len(chain) < 2 * CHAIN:
+        code = frame.f_code
+        if id(code) in bodies:
+            chain += (code, frame.f_lasti)
+        elif code is drain.__code__:
+            break
+        frame = frame.f_back
+    if running is not None:
+        chain += running.chain
+    return tuple(chain[: 2 * CHAIN])
+
+
+def drain() -> bool:
+    """Resume runnable closures, at most `TURN` of them; whether some are left."""
+    global asleep, running
+    asleep = False
+    next_closure = runnable.popleft
+    now = monotonic()
+    try:
+        for _ in range(TURN):
+            if not runnable:
+                return False
+            running = closure = next_closure()
+            closure.wait.waiter = None
+            try:
+                wait = next(closure.body, None)
+                while wait is not None and wait.waiter is not None:
+                    wait = refuse(closure.body, wait)
+            except StopIteration:
+                wait = None
+            except BaseException as error:
+                died(closure, error)
+                continue
+            if wait is None:
+                ended(closure)
+            else:
+                wait.waiter = closure
+                closure.wait = wait
+                closure.since = now
+        return bool(runnable)
+    finally:
+        running = None
+        asleep = True
+
+
+def refuse(body: Body, wait: Wait) -> Wait:
+    """Tell a closure at its wait point that somebody else waits there; its next wait."""
+    assert wait.waiter is not None
+    return body.throw(busy(wait.waiter))
+
+
+def busy(waiter: Closure) -> RendezvousBusyError:
+    return RendezvousBusyError(
+        f"the closure at {waiter.place} waits on this rendezvous already; one at a time may:"
+        " give each waiter a rendezvous of its own"
+    )
+
+
+def ended(closure: Closure) -> None:
+    alive.discard(closure)
+    if closure.root:
+        root_ended(None)
+
+
+def died(closure: Closure, error: BaseException) -> None:
+    """An exception has ended the closure; what its events were for learns of it by their drop."""
+    alive.discard(closure)
+    # Without the frame of `drain`, which tells the reader nothing.
+    error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+    if closure.root or not isinstance(error, Exception):
+        root_ended(error)
+    else:
+        report(error, f"{closure.code.co_qualname} ended with an exception", closure.callers())
+
+
+def no_run(error: BaseException | None) -> None:
+    if error is not None:
+        raise error
+
+
+root_ended: Callable[[BaseException | None], None] = no_run
+
+ErrorHandler = Callable[[BaseException, str, list[str]], None]
+
+
+def log_error(error: BaseException, what: str, callers: list[str]) -> None:
+    """The default error handler: one record on the logger ``tame``, with the chain of callers."""
+    import logging  # 1 MB of memory that a program without errors does not need
+
+    lines = [what, *(f"  called from {caller}" for caller in callers)]
+    logging.getLogger("tame").error("\n".join(lines), exc_info=error)
+
+
+error_handler: ErrorHandler = log_error
+
+
+def on_error(handler: ErrorHandler) -> ErrorHandler:
+    """Set the runtime's error handler and return the one before.
+
+    It gets the exception that ended a closure (or that nobody waited for), one line that says
+    what happened, and the chain of tamed calls that led there, the nearest first.
+    """
+    global error_handler
+    previous, error_handler = error_handler, handler
+    return previous
+
+
+def report(error: BaseException, what: str, callers: list[str] | None = None) -> None:
+    error_handler(error, what, callers or [])
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A closure that waits, as `blocked` lists it."""
+
+    function: str
+    """Qualified name of the tamed function."""
+    file: str
+    line: int
+    """The line that it waits at."""
+    seconds: float
+    """How long it has been waiting."""
+    events: tuple[str, ...]
+    """Where the events were made that it waits for and that somebody still holds."""
+    callers: tuple[str, ...]
+    """The tamed calls that led to it, the nearest first, as ``file.py:12 in name``."""
+
+    def __str__(self) -> str:
+        events = ", ".join(self.events) or "no event that anybody holds"
+        return (
+            f"{self.function} at {self.file}:{self.line}, for {self.seconds:.3f} s, waits for"
+            f" {events}"
+        )
+
+
+def blocked() -> list[Blocked]:
+    """Every closure that waits, the longest first.
+
+    Costs a walk over the whole heap, because rendezvous keep no list of their events: a tool for
+    finding hangs, not for the hot path.
+    """
+    can_go_on = set(runnable)
+    waiting = {id(c.wait): c for c in alive - can_go_on if c is not running}
+    events: dict[int, list[str]] = {key: [] for key in waiting}
+    for thing in gc.get_objects():
+        if isinstance(thing, Event) and thing.live and id(thing._rendezvous) in events:
+            events[id(thing._rendezvous)].append(thing.site)
+    now = monotonic()
+    found = [
+        Blocked(
+            function=closure.code.co_qualname,
+            file=closure.code.co_filename,
+            line=closure.line,
+            seconds=max(0.0, now - closure.since),
+            events=tuple(sorted(events[key])),
+            callers=tuple(closure.callers()),
+        )
+        for key, closure in waiting.items()
+    ]
+    return sorted(found, key=lambda entry: -entry.seconds)

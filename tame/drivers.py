@@ -1,0 +1,239 @@
+"""Drivers: what stands between the loop and the operating system.
+
+A driver can watch descriptors, set one alarm, be woken, and run.  It knows no events and no
+closures: it calls back.  Three exist.  `AsyncioDriver` is uvloop's and the standard library's;
+`EpollDriver` stands on `select.epoll` alone and imports neither, which spares a process the
+memory of both.  `make bench-tame` sets them side by side.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+READ: Final = select.EPOLLIN
+WRITE: Final = select.EPOLLOUT
+BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
+
+
+class Watched(Protocol):
+    """A descriptor as a driver sees it."""
+
+    fd: int
+    watched: int
+    """The directions that the driver reports, `READ` or `WRITE` or both; 0 for none."""
+
+    def ready(self, directions: int) -> None:
+        """To be called when the descriptor is ready in `directions`."""
+
+
+class Driver(Protocol):
+    """The small interface behind which the drivers stand."""
+
+    name: str
+    watched: dict[int, Watched]
+    """The descriptors that it reports on, by number."""
+
+    def watch(self, descriptor: Watched, directions: int) -> None:
+        """Report `directions` of the descriptor from now on, and nothing else; 0 for none.
+
+        Raises `OSError` where the kernel cannot watch it; dropping never raises.
+        """
+
+    def alarm(self, when: float | None) -> None:
+        """Call `on_alarm` once at the monotonic time `when` (seconds); replaces the alarm set."""
+
+    def wake(self) -> None:
+        """Call `on_turn` soon; may be called from any thread."""
+
+    def run(self) -> None:
+        """Dispatch until `stop` is called."""
+
+    def stop(self) -> None: ...
+
+    def has_foreign_work(self) -> bool:
+        """Whether somebody other than Tame may still cause something on this loop."""
+
+    def close(self) -> None: ...
+
+
+class EpollDriver:
+    """A bare loop on `select.epoll`: no asyncio, no uvloop."""
+
+    name = "epoll"
+
+    def __init__(self, on_turn: Callable[[], bool], on_alarm: Callable[[], None]) -> None:
+        self.watched: dict[int, Watched] = {}
+        self._epoll = select.epoll()
+        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._waker, READ)
+        self._on_turn = on_turn
+        self._on_alarm = on_alarm
+        self._alarm: float | None = None
+        self._running = False
+
+    def watch(self, descriptor: Watched, directions: int) -> None:
+        fd = descriptor.fd
+        if not directions:
+            if self.watched.pop(fd, None) is not None:
+                with suppress(OSError):  # closed behind our back: the kernel has dropped it
+                    self._epoll.unregister(fd)
+        elif descriptor.watched:
+            self._epoll.modify(fd, directions)
+        else:
+            self._epoll.register(fd, directions)
+            self.watched[fd] = descriptor
+        descriptor.watched = directions
+
+    def alarm(self, when: float | None) -> None:
+        self._alarm = when
+
+    def wake(self) -> None:
+        os.eventfd_write(self._waker, 1)
+
+    def run(self) -> None:
+        self._running = True
+        poll = self._epoll.poll
+        watched = self.watched
+        more = self._on_turn()
+        while self._running:
+            if more:
+                timeout: float | None = 0
+            elif self._alarm is None:
+                timeout = None
+            else:
+                timeout = max(0.0, self._alarm - monotonic())
+            for fd, mask in poll(timeout, 512):
+                descriptor = watched.get(fd)
+                if descriptor is not None:
+                    descriptor.ready(READ | WRITE if mask & BROKEN else mask)
+                elif fd == self._waker:
+                    os.eventfd_read(fd)
+            if self._alarm is not None and self._alarm <= monotonic():
+                self._alarm = None
+                self._on_alarm()
+            more = self._on_turn()
+
+    def stop(self) -> None:
+        self._running = False
+
+    def has_foreign_work(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._epoll.close()
+        os.close(self._waker)
+
+
+class AsyncioDriver:
+    """The loop of uvloop or of the standard library's asyncio."""
+
+    def __init__(
+        self,
+        on_turn: Callable[[], bool],
+        on_alarm: Callable[[], None],
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.name = name
+        self.watched: dict[int, Watched] = {}
+        self.loop = loop
+        self._on_turn = on_turn
+        self._on_alarm = on_alarm
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, descriptor: Watched, directions: int) -> None:
+        fd, before, loop = descriptor.fd, descriptor.watched, self.loop
+        if directions & ~before & READ:
+            loop.add_reader(fd, self._dispatch, descriptor, READ)
+        elif before & ~directions & READ:
+            loop.remove_reader(fd)
+        if directions & ~before & WRITE:
+            loop.add_writer(fd, self._dispatch, descriptor, WRITE)
+        elif before & ~directions & WRITE:
+            loop.remove_writer(fd)
+        descriptor.watched = directions
+        if directions:
+            self.watched[fd] = descriptor
+        else:
+            self.watched.pop(fd, None)
+
+    def _dispatch(self, descriptor: Watched, direction: int) -> None:
+        descriptor.ready(direction)
+        self._turn()
+
+    def _turn(self) -> None:
+        if self._on_turn():
+            self.loop.call_soon(self._turn)
+
+    def alarm(self, when: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if when is not None:
+            # uvloop counts in whole milliseconds and rounds: up, or the alarm comes early.
+            delay = math.ceil(max(0.0, when - monotonic()) * 1000) / 1000
+            self._timer = self.loop.call_later(delay, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._on_alarm()
+        self._turn()
+
+    def wake(self) -> None:
+        self.loop.call_soon_threadsafe(self._turn)
+
+    def run(self) -> None:
+        self.loop.call_soon(self._turn)
+        self.loop.run_forever()
+
+    def stop(self) -> None:
+        self.loop.stop()
+
+    def has_foreign_work(self) -> bool:
+        import asyncio
+
+        return bool(asyncio.all_tasks(self.loop))
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+
+DRIVERS: Final = ("uvloop", "asyncio", "epoll")
+
+
+def make_driver(
+    name: str | None, on_turn: Callable[[], bool], on_alarm: Callable[[], None]
+) -> Driver:
+    """The driver called `name`; by default uvloop's, or asyncio's where uvloop is missing."""
+    if name is None:
+        name = os.environ.get("TAME_DRIVER") or None
+    if name == "epoll":
+        return EpollDriver(on_turn, on_alarm)
+    if name == "asyncio":
+        return _asyncio_driver(on_turn, on_alarm)
+    if name not in (None, "uvloop"):
+        raise ValueError(f"no driver is called {name!r}: choose one of {', '.join(DRIVERS)}")
+    try:
+        import uvloop
+    except ImportError:
+        if name is not None:
+            raise
+        return _asyncio_driver(on_turn, on_alarm)
+    return AsyncioDriver(on_turn, on_alarm, "uvloop", uvloop.new_event_loop())
+
+
+def _asyncio_driver(on_turn: Callable[[], bool], on_alarm: Callable[[], None]) -> Driver:
+    import asyncio
+
+    loop: Any = asyncio.new_event_loop()
+    return AsyncioDriver(on_turn, on_alarm, "asyncio", loop)

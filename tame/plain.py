@@ -1,0 +1,284 @@
+"""`tame translate`: a module with tamed functions as plain Python on the public runtime.
+
+The text is edited where the words stand and nowhere else, so comments, layout and line numbers
+stay.  One thing may need a line: after a compound statement at the end of a ``with twait:`` block
+the wait goes on the blank or comment line that follows, or else on a line of its own, for which
+the next blank line is taken out.
+
+What a name is bound to is read from the imports of `tame`, because nothing is run here.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import io
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType
+
+import tame
+from tame.analysis import (
+    UNKNOWN,
+    FunctionNode,
+    Lookup,
+    Making,
+    Names,
+    Plan,
+    Source,
+    analyse,
+    bound_names,
+    imports_of_tame,
+    kind_of_value,
+    mangled,
+    own_nodes,
+)
+from tame.errors import TranslationError
+from tame.translate import codes_of, first_line
+
+COMPOUND = (
+    ast.If, ast.For, ast.While, ast.With, ast.Try, ast.TryStar, ast.Match, ast.ClassDef,
+    ast.FunctionDef, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith,
+)  # fmt: skip
+
+
+def translate_module(text: str, filename: str) -> str:
+    """The module `text` without the words of Tame.
+
+    Raises `TranslationError` for what has no meaning in Tame, and `SyntaxError` for what has none
+    in Python.
+    """
+    tree = ast.parse(text, filename)
+    code = compile(text, filename, "exec", dont_inherit=True)
+    source = Source(filename, text.split("\n"))
+    functions = list(tamed_functions(tree, code, module_names(tree, code), source))
+    writer = _Writer(text)
+    for function in functions:
+        writer.write(function, analyse(function.node, function.code, function.lookup, source))
+    if functions:
+        writer.import_runtime(tree)
+    result = writer.result()
+    try:
+        compile(result, filename, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise TranslationError(
+            f"{filename}: line {error.lineno} cannot be translated in place; write the words of"
+            " Tame in it without parentheses around them"
+        ) from error
+    return result
+
+
+# -- finding the tamed functions ----------------------------------------------------------------
+
+
+@dataclass
+class Tamed:
+    """A tamed function in a module that is not run."""
+
+    node: FunctionNode
+    code: CodeType
+    lookup: Lookup
+    decorator: ast.expr
+    class_name: str | None
+
+
+def tamed_functions(
+    scope: ast.AST,
+    code: CodeType,
+    lookup: Lookup,
+    source: Source,
+    class_name: str | None = None,
+) -> Iterator[Tamed]:
+    """The tamed functions in `scope`, whose code is `code` and whose names `lookup` knows."""
+    names = Names(ast.Module([], []), code, lookup)
+    used_above = {id(node) for node in getattr(scope, "decorator_list", [])}
+    for node in own_nodes(scope):
+        if isinstance(node, ast.ClassDef):
+            inner = code_of(node, code)
+            yield from tamed_functions(node, inner, lookup, source, node.name)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = code_of(node, code)
+            decorators = [d for d in node.decorator_list if names.is_word(d, tame.tamed)]
+            if decorators:
+                yield Tamed(node, inner, lookup, decorators[0], class_name)
+            inside = function_names(node, inner, lookup)
+            yield from tamed_functions(node, inner, inside, source, class_name)
+        elif names.is_word(node, tame.tamed) and id(node) not in used_above:
+            source.refuse(node, "tamed can only be translated as `@tamed` above a `def`")
+
+
+def code_of(node: FunctionNode | ast.ClassDef, outer: CodeType) -> CodeType:
+    """The code object that `node` has in the compiled module."""
+    place = (node.name, first_line(node))
+    return next(c for c in codes_of(outer) if (c.co_name, c.co_firstlineno) == place)
+
+
+def module_names(tree: ast.Module, code: CodeType) -> Lookup:
+    """What the module's own names are bound to, as far as that is to be seen."""
+    found = dict(imports_of_tame(own_nodes(tree)))
+    bound = bound_names(tree)
+
+    def lookup(name: str) -> object:
+        default = UNKNOWN if name in bound else getattr(builtins, name, UNKNOWN)
+        return found.get(name, default)
+
+    names = Names(ast.Module([], []), code, lookup)
+    for node in own_nodes(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            value = names.value(node.value)
+            if value is UNKNOWN and kind_of_value(node.value, names) == "rendezvous":
+                value = tame.Rendezvous()
+            if value is not UNKNOWN:
+                found[node.targets[0].id] = value
+    return lookup
+
+
+def function_names(node: FunctionNode, code: CodeType, outer: Lookup) -> Lookup:
+    """The same for the inside of a function."""
+    found = dict(imports_of_tame(own_nodes(node)))
+    local = {*code.co_varnames, *code.co_cellvars}
+    return lambda name: found.get(name, UNKNOWN) if name in local else outer(name)
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+class _Writer:
+    """The edits of one module's text.  Offsets are in bytes, as the syntax tree's columns are."""
+
+    def __init__(self, text: str) -> None:
+        self.data = text.encode()
+        self.starts = [0]
+        for line in self.data.split(b"\n"):
+            self.starts.append(self.starts[-1] + len(line) + 1)
+        self.edits: list[tuple[int, int, str]] = []
+        free = ""
+        while any(name + free in text for name in ("_tame", "_block", "_wait")):
+            free += "_"
+        self.runtime, self.block, self.waited = f"_tame{free}", f"_block{free}", f"_wait{free}"
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+        self.blank_lines = sorted(
+            t.start[0] for t in tokens if t.type == tokenize.NL and not t.line.strip()
+        )
+        self.comment_lines = {
+            t.start[0]: t
+            for t in tokens
+            if t.type == tokenize.COMMENT and not t.line[: t.start[1]].strip()
+        }
+
+    def result(self) -> str:
+        data = self.data
+        for start, end, text in sorted(self.edits, key=lambda edit: edit[:2], reverse=True):
+            data = data[:start] + text.encode() + data[end:]
+        return data.decode()
+
+    def start(self, node: ast.expr | ast.stmt) -> int:
+        return self.starts[node.lineno - 1] + node.col_offset
+
+    def end(self, node: ast.expr | ast.stmt) -> int:
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        return self.starts[node.end_lineno - 1] + node.end_col_offset
+
+    def edit(self, start: int, end: int, text: str) -> None:
+        self.edits.append((start, end, text))
+
+    def write(self, function: Tamed, plan: Plan) -> None:
+        decorator = function.decorator
+        self.edit(self.start(decorator), self.end(decorator), f"{self.runtime}.closure")
+        for block in plan.blocks:
+            self.write_block(block)
+        for declaration in plan.declarations:
+            colon = self.data.index(b":", self.end(declaration.items[0].context_expr))
+            self.edit(self.start(declaration), colon, "if True")
+        for wait in plan.waits:
+            self.write_wait(wait)
+        for making in plan.makings:
+            self.write_event(making, plan, function.class_name)
+
+    def write_wait(self, call: ast.Call) -> None:
+        """``twait(r)``: yield unless an id is there, then take it."""
+        argument = call.args[0]
+        if isinstance(argument, ast.Name) and call.lineno == call.end_lineno:
+            name = argument.id
+            text = f"{name}.take({name}.ready or (yield {name}))"
+            return self.edit(self.start(call), self.end(call), text)
+        paren = self.data.index(b"(", self.end(call.func))
+        self.edit(self.start(call), paren + 1, f"({self.waited} := ")
+        comma = self.data.find(b",", self.end(argument), self.end(call))
+        if comma >= 0:
+            self.edit(comma, comma + 1, "")
+        text = f").take({self.waited}.ready or (yield {self.waited}))"
+        self.edit(self.end(call) - 1, self.end(call), text)
+
+    def write_block(self, block: ast.With) -> None:
+        word = block.items[0].context_expr
+        self.edit(self.start(word), self.end(word), f"{self.runtime}.block() as {self.block}")
+        wait = f"{self.block}.finish({self.block}.pending and (yield {self.block}))"
+        last = block.body[-1]
+        if not isinstance(last, COMPOUND):
+            return self.edit(self.end(last), self.end(last), f"; {wait}")
+        assert last.end_lineno is not None
+        following = last.end_lineno + 1
+        line = " " * block.body[0].col_offset + wait
+        if following in self.blank_lines:
+            self.blank_lines.remove(following)
+            self.edit(self.starts[following - 1], self.starts[following] - 1, line)
+        elif following in self.comment_lines:
+            comment = self.comment_lines.pop(following).string
+            edited = f"{line}  {comment}"
+            self.edit(self.starts[following - 1], self.starts[following] - 1, edited)
+        else:
+            self.edit(self.end(last), self.end(last), f"\n{line}")
+            spare = next((number for number in self.blank_lines if number > following), None)
+            if spare is not None:
+                self.blank_lines.remove(spare)
+                self.edit(self.starts[spare - 1], self.starts[spare], "")
+
+    def write_event(self, making: Making, plan: Plan, class_name: str | None) -> None:
+        call = making.call
+        paren = self.data.index(b"(", self.end(call.func))
+        if making.rendezvous is not None:
+            maker = f"{self.runtime}.event("
+        elif making.certain:
+            maker = f"{self.block}.event("
+        else:
+            maker = f"{self.runtime}.choose({self.block}, "
+        self.edit(self.start(call.func), paren + 1, maker)
+        for slot in making.slots:
+            self.write_slot(slot, plan, class_name)
+
+    def write_slot(self, slot: ast.expr, plan: Plan, class_name: str | None) -> None:
+        start, end = self.start(slot), self.end(slot)
+        if isinstance(slot, ast.Name):
+            name = slot.id
+            if name in plan.global_names:
+                text = f'{self.runtime}.item(globals(), "{mangled(name, class_name)}")'
+            elif name in plan.unbound:  # what is assigned to, even never, is a local variable
+                text = f"{self.runtime}.local((lambda: {name}) if True else ({name} := None))"
+            else:
+                text = f"{self.runtime}.local(lambda: {name})"
+            self.edit(start, end, text)
+        elif isinstance(slot, ast.Attribute):
+            dot = self.data.index(b".", self.end(slot.value))
+            self.edit(start, start, f"{self.runtime}.attribute(")
+            self.edit(dot, end, f', "{mangled(slot.attr, class_name)}")')
+        else:
+            assert isinstance(slot, ast.Subscript)
+            bracket = self.data.index(b"[", self.end(slot.value))
+            several = isinstance(slot.slice, ast.Tuple)
+            self.edit(start, start, f"{self.runtime}.item(")
+            self.edit(bracket, bracket + 1, ", (" if several else ", ")
+            self.edit(end - 1, end, "))" if several else ")")
+
+    def import_runtime(self, tree: ast.Module) -> None:
+        """Beside the first import of Tame, or of anything, so that no line moves."""
+        imports = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
+        of_tame = [s for s in imports if any(imports_of_tame(iter([s])))]
+        text = f"from tame import runtime as {self.runtime}"
+        if imports:
+            beside = self.end((of_tame or imports)[0])
+            self.edit(beside, beside, f"; {text}")
+        else:
+            self.edit(0, 0, f"{text}\n")

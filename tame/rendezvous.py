@@ -1,0 +1,279 @@
+"""Rendezvous: sets of outstanding events that one closure waits on.
+
+Two kinds, as in the paper.  A `Block` is the implicit rendezvous of ``with twait:``; it ends when
+all its events are spent.  A `Rendezvous` is the explicit one; it hands out the ids of its events
+one by one, in the order of their triggers.  Each has its own kind of event.
+
+Nothing here runs a closure: a trigger only puts the waiting one on the runnable queue
+(`closure.py`).  A rendezvous holds no references to its events, so that a dropped event is
+noticed when its last handle goes (``__del__``, which costs 30 ns an event).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from tame import closure as closures
+from tame.closure import runnable
+from tame.errors import EventDroppedError, RendezvousCancelledError
+from tame.event import Event, Site, Slot, Ts, describe
+
+if TYPE_CHECKING:
+    from tame.closure import Closure
+
+I = TypeVar("I")  # noqa: E741  (the paper's name for the type of event ids)
+
+
+def dropped(site: Site) -> EventDroppedError:
+    return EventDroppedError(
+        f"the event made at {describe(site)} was dropped: its last handle is gone, so nobody can"
+        " trigger it any more; keep the event until it is triggered"
+    )
+
+
+class Block:
+    """The implicit rendezvous of one ``with twait:`` block.
+
+    `pending` counts the events still to be spent; a forgotten block has none, which is how its
+    events know that they are forgotten.
+    """
+
+    __slots__ = ("failures", "pending", "waiter")
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self.failures: list[BaseException] | None = None
+        self.waiter: Closure | None = None
+
+    def event(self, *slots: Slot) -> BlockEvent[*tuple[Any, ...]]:
+        """An event of this block, made where the caller stands."""
+        frame = sys._getframe(1)
+        return BlockEvent(self, (frame.f_code, frame.f_lasti), slots)
+
+    def finish(self, waited: object = None) -> None:
+        """The end of the wait: raise what the block's events failed with, if any did."""
+        if self.failures is not None:
+            raise self.failure()
+
+    def failure(self) -> BaseException:
+        """What to raise because events of the block failed; the block forgets it."""
+        failures = self.failures
+        assert failures is not None
+        self.failures = None
+        if len(failures) == 1:
+            return failures[0]
+        return BaseExceptionGroup("several events of one `with twait:` block failed", failures)
+
+    def forget(self) -> None:
+        """Leave the block early: its events no longer count, their slots are never written."""
+        self.pending = 0
+        self.failures = None
+
+    def settle(self, error: BaseException | None = None) -> None:
+        """One event is spent, with `error` if it failed."""
+        if error is not None:
+            if self.failures is None:
+                self.failures = []
+            self.failures.append(error)
+        self.pending -= 1
+        if not self.pending and self.waiter is not None:
+            closures.make_runnable(self.waiter)
+
+    def __enter__(self) -> Block:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.pending or self.failures:
+            self.forget()
+
+
+class BlockEvent(Event[*Ts]):
+    """An event of a ``with twait:`` block."""
+
+    __slots__ = ()
+
+    def __init__(self, block: Block, site: Site, slots: tuple[Slot, ...]) -> None:
+        self._rendezvous = block
+        self._site = site
+        self._slots = slots
+        block.pending += 1
+
+    def trigger(self, *values: *Ts) -> None:
+        block = self._rendezvous
+        if block is None:
+            return self._triggered_again()
+        slots = self._slots
+        if len(values) != len(slots):
+            raise self._wrong_arity(values)
+        if not block.pending:
+            return
+        self._rendezvous = None
+        if slots:
+            try:
+                value: Any
+                for slot, value in zip(slots, values):  # type: ignore[arg-type]  # noqa: B905
+                    slot.cell_contents = value
+            except Exception as error:
+                # The slot is the waiter's expression, so the waiter gets the error.
+                return cast(None, block.settle(error))
+        # `block.settle()`, written out: the call would be a tenth of a whole wait.
+        pending = block.pending = block.pending - 1
+        if not pending:
+            waiter = block.waiter
+            if waiter is not None:
+                runnable.append(waiter)
+                if closures.asleep:
+                    closures.wake_loop()
+
+    __call__ = trigger
+
+    def fail(self, error: BaseException) -> None:
+        block = self._rendezvous
+        if block is None:
+            return self._triggered_again()
+        if block.pending:
+            self._rendezvous = None
+            block.settle(error)
+
+    @property
+    def live(self) -> bool:
+        block = self._rendezvous
+        return block is not None and block.pending > 0
+
+    def __del__(self) -> None:
+        block = self._rendezvous
+        if block is not None and block.pending:
+            block.settle(dropped(self._site))
+
+
+class Failure:
+    """An error on its way from `Event.fail` to the closure that will take it."""
+
+    __slots__ = ("claimed", "error")
+
+    def __init__(self, error: BaseException, claimed: bool) -> None:
+        self.error = error
+        self.claimed = claimed
+
+    def __del__(self) -> None:
+        if not self.claimed:
+            closures.report(self.error, "an event of a rendezvous failed and nobody waited for it")
+
+
+class Rendezvous(Generic[I]):
+    """An open-ended set of outstanding events, each with an id of type `I` (paper, Figure 2).
+
+    ``mkevent(r, id, slots…)`` makes an event of it, ``id = twait(r)`` waits for the next one that
+    triggers.  Ids come in the order of the triggers and may repeat.  One closure at a time may
+    wait; a second one raises `RendezvousBusyError`.
+    """
+
+    __slots__ = ("__weakref__", "ready", "round", "waiter")
+
+    def __init__(self) -> None:
+        self.ready: deque[Any] = deque()  # ids and failures that nobody has taken yet
+        self.round = 0  # events of an earlier round are forgotten
+        self.waiter: Closure | None = None
+
+    def event(self, id: I, *slots: Slot) -> RendezvousEvent[*tuple[Any, ...]]:
+        """An event of this rendezvous, made where the caller stands."""
+        frame = sys._getframe(1)
+        return RendezvousEvent(self, id, (frame.f_code, frame.f_lasti), slots)
+
+    def take(self, waited: object = None) -> I:
+        """The id of the event that triggered first; only after `ready` or a wait."""
+        if self.waiter is not None:
+            raise closures.busy(self.waiter)
+        first = self.ready.popleft()
+        if type(first) is Failure:
+            first.claimed = True
+            raise first.error
+        return cast(I, first)
+
+    def cancel(self) -> None:
+        """Forget every outstanding event and every id not yet taken.
+
+        A later trigger of a forgotten event does nothing and writes nothing.  A closure that
+        waits on the rendezvous gets `RendezvousCancelledError` at its wait point.
+        """
+        self.round += 1
+        already_runnable = bool(self.ready)
+        for item in self.ready:
+            if type(item) is Failure:
+                item.claimed = True
+        self.ready.clear()
+        if self.waiter is not None:
+            error = RendezvousCancelledError(
+                "the rendezvous was cancelled while this closure waited"
+            )
+            self.ready.append(Failure(error, claimed=True))
+            if not already_runnable:
+                closures.make_runnable(self.waiter)
+
+    def settle(self, result: I | Failure) -> None:
+        """One event is spent: queue its id or its failure for the waiter."""
+        self.ready.append(result)
+        if self.waiter is not None and len(self.ready) == 1:
+            closures.make_runnable(self.waiter)
+
+
+class RendezvousEvent(Event[*Ts]):
+    """An event of an explicit rendezvous."""
+
+    __slots__ = ("_id", "_round")
+
+    def __init__(
+        self, rendezvous: Rendezvous[I], id: I, site: Site, slots: tuple[Slot, ...]
+    ) -> None:
+        self._rendezvous = rendezvous
+        self._id = id
+        self._round = rendezvous.round
+        self._site = site
+        self._slots = slots
+
+    def trigger(self, *values: *Ts) -> None:
+        rendezvous = self._rendezvous
+        if rendezvous is None:
+            return self._triggered_again()
+        slots = self._slots
+        if len(values) != len(slots):
+            raise self._wrong_arity(values)
+        if self._round != rendezvous.round:
+            return
+        self._rendezvous = None
+        if slots:
+            try:
+                value: Any
+                for slot, value in zip(slots, values):  # type: ignore[arg-type]  # noqa: B905
+                    slot.cell_contents = value
+            except Exception as error:
+                return cast(None, rendezvous.settle(Failure(error, claimed=False)))
+        ready = rendezvous.ready
+        ready.append(self._id)
+        waiter = rendezvous.waiter
+        if waiter is not None and len(ready) == 1:
+            runnable.append(waiter)
+            if closures.asleep:
+                closures.wake_loop()
+
+    __call__ = trigger
+
+    def fail(self, error: BaseException) -> None:
+        rendezvous = self._rendezvous
+        if rendezvous is None:
+            return self._triggered_again()
+        if self._round == rendezvous.round:
+            self._rendezvous = None
+            rendezvous.settle(Failure(error, claimed=False))
+
+    @property
+    def live(self) -> bool:
+        rendezvous = self._rendezvous
+        return rendezvous is not None and self._round == rendezvous.round
+
+    def __del__(self) -> None:
+        rendezvous = self._rendezvous
+        if rendezvous is not None and self._round == rendezvous.round:
+            rendezvous.settle(Failure(dropped(self._site), claimed=True))
