@@ -30,17 +30,20 @@ def translate(file: Path, output: Path | None) -> None:
     no source can be read: frozen, zipped, or compiled.
     """
     try:
-        result = translate_module(file.read_text(encoding="utf-8"), str(file))
+        result = translate_module(file.read_text(encoding="utf-8-sig"), str(file))
     except UnicodeDecodeError as error:
         sys.exit(f"{file} is not UTF-8: {error.reason} at byte {error.start}")
     except SyntaxError as error:
-        where = f"{error.filename}:{error.lineno}:{error.offset}: " if error.filename else ""
+        place = f"{error.filename}:{error.lineno}:{error.offset}" if error.filename else str(file)
         line = f"\n    {error.text.strip()}" if error.text else ""
-        sys.exit(f"{where}{error.msg}{line}")
+        sys.exit(f"{place}: {error.msg}{line}")
     if output is None:
         click.echo(result, nl=False)
-    else:
+        return
+    try:
         output.write_text(result, encoding="utf-8")
+    except OSError as error:
+        sys.exit(f"{output} cannot be written: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import CodeType
 from typing import Any, Final, Literal, NoReturn
 
 import tame
@@ -25,7 +24,16 @@ Lookup = Callable[[str], object]
 UNKNOWN: Final = object()
 """What `Lookup` answers for a name of which it knows nothing."""
 
+BOUND: Final = object()
+"""What it answers for a name that is bound to something it cannot tell."""
+
 COMPREHENSIONS: Final = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+NAMING: Final = (
+    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler, ast.MatchAs,
+    ast.MatchStar,
+)  # fmt: skip
+"""The nodes that bind the variable `name`, if they have one."""
+
 LVALUES: Final = (ast.Name, ast.Attribute, ast.Subscript)
 
 Kind = Literal["slot", "rendezvous", "either"]
@@ -62,15 +70,16 @@ class Plan:
     """Names that only a slot binds: to be local variables, as an assignment would make them."""
 
 
-def analyse(node: FunctionNode, code: CodeType, lookup: Lookup, source: Source) -> Plan:
-    """The plan of the tamed function `node`, whose untranslated code is `code`.
+def analyse(node: FunctionNode, free: Collection[str], lookup: Lookup, source: Source) -> Plan:
+    """The plan of the tamed function `node`.
 
-    `lookup` tells what a name outside the function is bound to.  Raises `TranslationError`.
+    `free` has the variables of the functions around it that it may use, and `lookup` tells what
+    a name outside it is bound to.  Raises `TranslationError`.
     """
     if isinstance(node, ast.AsyncFunctionDef):
         source.refuse(node, "a tamed function cannot be `async`: write `def`, and wait with twait")
-    names = Names(node, code, lookup)
-    reader = _Reader(node, code, names, source)
+    names = Names(node, lookup)
+    reader = _Reader(node, free, names, source)
     for statement in node.body:
         reader.visit(statement)
     return reader.finish()
@@ -88,16 +97,10 @@ class Source:
         assert isinstance(node, ast.stmt | ast.expr | ast.arg | ast.excepthandler)
         line = self.lines[node.lineno - 1] if node.lineno <= len(self.lines) else ""
         one_line = node.end_lineno == node.lineno
+        start, end = node.col_offset, node.end_col_offset if one_line else None
+        offset, end_offset = (len(line.encode()[:column].decode()) + 1 for column in (start, end))
         raise TranslationError(
-            message,
-            (
-                self.filename,
-                node.lineno,
-                node.col_offset + 1,
-                line,
-                node.lineno,
-                (node.end_col_offset or 0) + 1 if one_line else len(line) + 1,
-            ),
+            message, (self.filename, node.lineno, offset, line, node.lineno, end_offset)
         )
 
 
@@ -108,27 +111,31 @@ class Names:
     """What the names in a tamed function are bound to: the words are known by that, not by
     their spelling."""
 
-    def __init__(self, node: Scope, code: CodeType, lookup: Lookup) -> None:
+    def __init__(self, node: Scope, lookup: Lookup) -> None:
         self._lookup = lookup
-        self._local = {*code.co_varnames, *code.co_cellvars}
+        self._local = bound_names(node)
         self._imported = dict(imports_of_tame(own_nodes(node)))
         self._shadows: list[set[str]] = []
 
     @contextmanager
-    def inside(self, scope: Scope) -> Iterator[None]:
-        """In the nested `scope` its own variables hide the outer ones."""
-        self._shadows.append(bound_names(scope))
+    def inside(self, variables: set[str]) -> Iterator[None]:
+        """In a nested scope its own `variables` hide the outer ones."""
+        self._shadows.append(variables)
         yield
         self._shadows.pop()
 
+    def hidden(self, name: str) -> bool:
+        """Whether `name` is a variable of a nested scope that we are in."""
+        return any(name in shadow for shadow in self._shadows)
+
     def value(self, node: ast.AST) -> object:
-        """What a name, or an attribute of a module, is bound to; `UNKNOWN` if that is not known."""
+        """What a name, or an attribute of a module, is bound to, as far as that is known."""
         if isinstance(node, ast.Name):
             name = node.id
-            if any(name in shadow for shadow in self._shadows):
-                return UNKNOWN
+            if self.hidden(name):
+                return BOUND
             if name in self._local:
-                return self._imported.get(name, UNKNOWN)
+                return self._imported.get(name, BOUND)
             return self._lookup(name)
         if isinstance(node, ast.Attribute):
             owner = self.value(node.value)
@@ -150,7 +157,7 @@ class Names:
             annotation = annotation.value
         value = self.value(annotation)
         value = getattr(value, "__origin__", value)
-        if isinstance(value, type) and value is not object:
+        if isinstance(value, type) and value not in (object, Any):
             return "rendezvous" if issubclass(value, tame.Rendezvous) else "slot"
         return "either"
 
@@ -179,18 +186,25 @@ def own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
 
 
 def bound_names(scope: Scope) -> set[str]:
-    """The variables of a nested function, lambda or class, or of a module."""
+    """The variables of a function, lambda or class, or of a module."""
     bound: set[str] = set()
     outer: set[str] = set()
+    comprehended: set[ast.AST] = set()  # variables of comprehensions, which have their own scope
     for node in own_nodes(scope):
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            bound.add(node.id)
+        if isinstance(node, ast.comprehension):
+            comprehended.update(ast.walk(node.target))
+    for node in own_nodes(scope):
+        if isinstance(node, ast.Name):
+            if not isinstance(node.ctx, ast.Load) and node not in comprehended:
+                bound.add(node.id)
         elif isinstance(node, ast.arg):
             bound.add(node.arg)
         elif isinstance(node, ast.alias):
             bound.add(node.asname or node.name.partition(".")[0])
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        elif isinstance(node, NAMING) and node.name:
             bound.add(node.name)
+        elif isinstance(node, ast.MatchMapping) and node.rest:
+            bound.add(node.rest)
         elif isinstance(node, ast.Global | ast.Nonlocal):
             outer.update(node.names)
     return bound - outer
@@ -222,7 +236,7 @@ def evidence(node: FunctionNode, names: Names) -> dict[str, set[Kind]]:
             say(part.target, kind_of_value(part.value, names))
         elif isinstance(part, ast.AugAssign):
             say(part.target, "slot")  # a rendezvous has no arithmetic
-        elif isinstance(part, ast.For | ast.comprehension):
+        elif isinstance(part, ast.For):
             say(part.target, "either")
         elif isinstance(part, ast.withitem) and part.optional_vars:
             say(part.optional_vars, "either")
@@ -251,7 +265,9 @@ def kind_of_value(value: ast.expr, names: Names) -> Kind:
 class _Reader(ast.NodeVisitor):
     """Walks a tamed function's body once and writes down its plan."""
 
-    def __init__(self, node: FunctionNode, code: CodeType, names: Names, source: Source) -> None:
+    def __init__(
+        self, node: FunctionNode, free: Collection[str], names: Names, source: Source
+    ) -> None:
         self.plan = Plan()
         self.names = names
         self.refuse = source.refuse
@@ -259,9 +275,8 @@ class _Reader(ast.NodeVisitor):
         self.block: ast.With | None = None
         self.nested: str | None = None  # what we are in that is not the tamed function itself
         self.loops = 0
-        self.comprehended: list[set[str]] = []  # the variables of the comprehensions around
-        self.free = set(code.co_freevars)
-        self.bound = {*code.co_varnames, *code.co_cellvars}
+        self.free = free
+        self.bound = bound_names(node)
         for part in own_nodes(node):
             if isinstance(part, ast.Global):
                 self.plan.global_names.update(part.names)
@@ -356,8 +371,9 @@ class _Reader(ast.NodeVisitor):
         making = Making(node, self.block, repeated=self.loops > 0)
         self.choose_form(making)
         if self.nested is not None:
-            if making.rendezvous is not None and making.certain and not making.slots:
-                self.generic_visit(node)  # `mkevent(r, id)` needs no translation
+            if making.rendezvous is not None and not making.slots:
+                for argument in node.args:  # `mkevent(r, id)` needs no translation
+                    self.visit(argument)
                 return
             self.refuse(
                 node,
@@ -384,8 +400,7 @@ class _Reader(ast.NodeVisitor):
             making.certain = False
         elif kind == "either":
             making.certain = False
-            outside = isinstance(first := arguments[0], ast.Name) and first.id not in self.bound
-            if not outside and all(isinstance(argument, LVALUES) for argument in arguments[:2]):
+            if all(self.may_be_slot(argument) for argument in arguments[:2]):
                 making.slots = arguments
                 return  # the run will see
         if kind == "slot":
@@ -395,12 +410,20 @@ class _Reader(ast.NodeVisitor):
         making.id = arguments[1] if len(arguments) > 1 else None
         making.slots = arguments[2:]
 
+    def may_be_slot(self, argument: ast.expr) -> bool:
+        """False for what is no lvalue, and for a variable of somebody else."""
+        if not isinstance(argument, ast.Name):
+            return isinstance(argument, LVALUES)
+        name = argument.id
+        known = name in self.free or self.names.value(argument) is not UNKNOWN
+        return not self.names.hidden(name) and (name in self.bound or not known)
+
     def kind(self, arguments: list[ast.expr]) -> Kind:
         if not arguments:
             return "slot"
         first = arguments[0]
         if isinstance(first, ast.Name):
-            if any(first.id in names for names in self.comprehended):
+            if self.names.hidden(first.id):
                 return "either"
             kinds = self.kinds.get(first.id, set())
             if len(kinds) > 1 or "either" in kinds:
@@ -409,7 +432,7 @@ class _Reader(ast.NodeVisitor):
                 return next(iter(kinds))
             if isinstance(self.names.value(first), tame.Rendezvous):
                 return "rendezvous"
-            return "either" if first.id in self.bound | self.free else "slot"
+            return "either" if first.id in self.bound or first.id in self.free else "slot"
         if isinstance(first, ast.Subscript) and len(arguments) == 1:
             return "slot"
         if isinstance(first, ast.Attribute | ast.Subscript):
@@ -426,7 +449,7 @@ class _Reader(ast.NodeVisitor):
                 f"a slot must be a variable, an item or an attribute, and `{ast.unparse(slot)}`"
                 " cannot be assigned to",
             )
-        if isinstance(slot, ast.Name) and any(slot.id in names for names in self.comprehended):
+        if isinstance(slot, ast.Name) and self.names.hidden(slot.id):
             self.refuse(slot, f"the slot `{slot.id}` is the comprehension's own variable")
         if isinstance(slot, ast.Subscript):
             parts = slot.slice.elts if isinstance(slot.slice, ast.Tuple) else [slot.slice]
@@ -481,26 +504,25 @@ class _Reader(ast.NodeVisitor):
     def visit_nested(self, scope: Scope, body: list[Any], what: str) -> None:
         outer, self.nested = (self.nested, self.block, self.loops), what
         self.block, self.loops = None, 0
-        with self.names.inside(scope):
+        with self.names.inside(bound_names(scope)):
             for part in body:
                 self.visit(part)
         self.nested, self.block, self.loops = outer
 
     def visit_comprehension_of(self, node: Any) -> None:
+        waits = len(self.plan.waits)
         first, *others = node.generators
         self.visit(first.iter)  # evaluated outside
-        self.comprehended.append(bound_names_of_targets(node.generators))
-        waits = len(self.plan.waits)
         self.loops += 1
-        for generator in node.generators:
-            for condition in generator.ifs:
-                self.visit(condition)
-        for generator in others:
-            self.visit(generator.iter)
-        for part in (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,):
-            self.visit(part)
+        with self.names.inside(bound_names_of_targets(node.generators)):
+            for generator in node.generators:
+                for condition in generator.ifs:
+                    self.visit(condition)
+            for generator in others:
+                self.visit(generator.iter)
+            for part in (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,):
+                self.visit(part)
         self.loops -= 1
-        self.comprehended.pop()
         for wait in self.plan.waits[waits:]:
             self.refuse(wait, "twait(r) cannot stand in a comprehension: write a loop")
 

@@ -17,10 +17,10 @@ import gc
 import sys
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from contextlib import suppress
 from time import monotonic
 from types import CodeType, FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tame.errors import RendezvousBusyError
 from tame.event import Event, line_of
@@ -32,6 +32,9 @@ Python's own limit is 1,000 frames and each tamed call takes at least two."""
 TURN = 1_000
 """How many closures one turn of the loop resumes at most, so that closures that wake each other
 cannot starve descriptors and timers."""
+
+GENERATORS = 0x20 | 0x80 | 0x200
+"""The flags of code that can be suspended, as `inspect` has them."""
 
 CHAIN = 12
 """How many callers a closure remembers."""
@@ -251,6 +254,24 @@ def died(closure: Closure, error: BaseException) -> None:
         root_ended(error)
     else:
         report(error, f"{closure.code.co_qualname} ended with an exception", closure.callers())
+        clear_frames(error)
+
+
+def clear_frames(error: BaseException) -> None:
+    """Let go of what the dead closure held, though somebody may keep `error` and its traceback.
+
+    Like `traceback.clear_frames`, but a generator in the traceback may be another closure that
+    is alive and only waits.
+    """
+    traceback = error.__traceback__
+    own = True
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if own or not frame.f_code.co_flags & GENERATORS:
+            with suppress(RuntimeError):  # it is still running
+                frame.clear()
+        own = False
+        traceback = traceback.tb_next
 
 
 def no_run(error: BaseException | None) -> None:
@@ -289,8 +310,7 @@ def report(error: BaseException, what: str, callers: list[str] | None = None) ->
     error_handler(error, what, callers or [])
 
 
-@dataclass(frozen=True)
-class Blocked:
+class Blocked(NamedTuple):
     """A closure that waits, as `blocked` lists it."""
 
     function: str

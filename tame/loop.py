@@ -35,9 +35,11 @@ sweep_at = 1024
 def timer(seconds: float, event: Event[()]) -> None:
     """Trigger `event` after so many seconds (paper, Figure 2); at once, in effect, if negative.
 
-    Raises `ValueError` for a NaN, `LoopError` outside `run`.
+    Raises `TypeError` for an event with slots, `ValueError` for a NaN, `LoopError` outside `run`.
     """
     global sweep_at
+    if event._slots:
+        raise event._wrong_arity(())
     if seconds != seconds:
         raise ValueError("timer() was given NaN seconds")
     if active is None:
@@ -58,7 +60,9 @@ def _fire_timers() -> None:
     now = monotonic()
     closures.asleep = False
     while timers and timers[0][0] <= now:
-        heapq.heappop(timers)[2].trigger()
+        event = heapq.heappop(timers)[2]
+        if event._rendezvous is not None:  # spent by somebody else, perhaps
+            event.trigger()
     while timers and not timers[0][2].live:
         heapq.heappop(timers)
     if timers and active is not None:
@@ -115,14 +119,16 @@ class Descriptor:
             event = self._reader
             if event is not None:
                 self._reader = None
-                event.trigger()
+                if event._rendezvous is not None:  # spent by somebody else, perhaps
+                    event.trigger()
             if event is None or not self.kept:
                 unwanted = READ
         if directions & WRITE:
             event = self._writer
             if event is not None:
                 self._writer = None
-                event.trigger()
+                if event._rendezvous is not None:
+                    event.trigger()
             if event is None or not self.kept:
                 unwanted |= WRITE
         unwanted &= self.watched
@@ -144,8 +150,10 @@ def wait_on_fd(fd: int | HasFileno, direction: int, event: Event[()]) -> None:
     `fd` is a `Descriptor`, a number, or anything with a ``fileno``.  An error or a hang-up counts
     as ready, so that the next call on the descriptor reports it; a regular file is always ready.
     Raises `DescriptorBusyError` if another event waits for the same, `OSError` for a descriptor
-    that is not open, `LoopError` outside `run`.
+    that is not open, `TypeError` for an event with slots, `LoopError` outside `run`.
     """
+    if event._slots:
+        raise event._wrong_arity(())
     if active is None:
         raise LoopError("wait_on_fd() needs a running loop: call it inside tame.run(f)")
     if type(fd) is Descriptor:

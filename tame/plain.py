@@ -16,10 +16,10 @@ import io
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import CodeType
 
 import tame
 from tame.analysis import (
+    BOUND,
     UNKNOWN,
     FunctionNode,
     Lookup,
@@ -35,7 +35,6 @@ from tame.analysis import (
     own_nodes,
 )
 from tame.errors import TranslationError
-from tame.translate import codes_of, first_line
 
 COMPOUND = (
     ast.If, ast.For, ast.While, ast.With, ast.Try, ast.TryStar, ast.Match, ast.ClassDef,
@@ -50,12 +49,14 @@ def translate_module(text: str, filename: str) -> str:
     in Python.
     """
     tree = ast.parse(text, filename)
-    code = compile(text, filename, "exec", dont_inherit=True)
+    compile(text, filename, "exec", dont_inherit=True)
     source = Source(filename, text.split("\n"))
-    functions = list(tamed_functions(tree, code, module_names(tree, code), source))
+    functions = list(tamed_functions(tree, Surroundings(module_names(tree)), source))
     writer = _Writer(text)
     for function in functions:
-        writer.write(function, analyse(function.node, function.code, function.lookup, source))
+        around = function.around
+        plan = analyse(function.node, around.variables, around.lookup, source)
+        writer.write(function, plan)
     if functions:
         writer.import_runtime(tree)
     result = writer.result()
@@ -63,8 +64,9 @@ def translate_module(text: str, filename: str) -> str:
         compile(result, filename, "exec", dont_inherit=True)
     except SyntaxError as error:
         raise TranslationError(
-            f"{filename}: line {error.lineno} cannot be translated in place; write the words of"
-            " Tame in it without parentheses around them"
+            "this cannot be translated in place: give each mkevent() and twait() in it a simple"
+            " statement of its own, without parentheses around the word",
+            (filename, error.lineno, error.offset, error.text),
         ) from error
     return result
 
@@ -73,72 +75,77 @@ def translate_module(text: str, filename: str) -> str:
 
 
 @dataclass
+class Surroundings:
+    """What the place of a function tells, in a module that is not run."""
+
+    lookup: Lookup
+    variables: frozenset[str] = frozenset()
+    """Those of the functions around."""
+    class_name: str | None = None
+
+    def within(self, scope: FunctionNode | ast.Lambda | ast.ClassDef) -> Surroundings:
+        """What the inside of `scope` tells, which stands here."""
+        if isinstance(scope, ast.ClassDef):
+            return Surroundings(self.lookup, self.variables, scope.name)
+        bound = bound_names(scope)
+        found = dict(imports_of_tame(own_nodes(scope)))
+
+        def lookup(name: str) -> object:
+            return found.get(name, BOUND) if name in bound else self.lookup(name)
+
+        return Surroundings(lookup, self.variables | bound, self.class_name)
+
+
+@dataclass
 class Tamed:
-    """A tamed function in a module that is not run."""
+    """A tamed function."""
 
     node: FunctionNode
-    code: CodeType
-    lookup: Lookup
     decorator: ast.expr
-    class_name: str | None
+    around: Surroundings
 
 
-def tamed_functions(
-    scope: ast.AST,
-    code: CodeType,
-    lookup: Lookup,
-    source: Source,
-    class_name: str | None = None,
-) -> Iterator[Tamed]:
-    """The tamed functions in `scope`, whose code is `code` and whose names `lookup` knows."""
-    names = Names(ast.Module([], []), code, lookup)
-    used_above = {id(node) for node in getattr(scope, "decorator_list", [])}
+def tamed_functions(scope: ast.AST, around: Surroundings, source: Source) -> Iterator[Tamed]:
+    """The tamed functions in `scope`, of which `around` tells what its inside is."""
+    names = Names(ast.Module([], []), around.lookup)
+    used_above = set(scope.decorator_list) if isinstance(scope, FunctionNode) else set()
     for node in own_nodes(scope):
-        if isinstance(node, ast.ClassDef):
-            inner = code_of(node, code)
-            yield from tamed_functions(node, inner, lookup, source, node.name)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            inner = code_of(node, code)
+        if isinstance(node, FunctionNode):
             decorators = [d for d in node.decorator_list if names.is_word(d, tame.tamed)]
             if decorators:
-                yield Tamed(node, inner, lookup, decorators[0], class_name)
-            inside = function_names(node, inner, lookup)
-            yield from tamed_functions(node, inner, inside, source, class_name)
-        elif names.is_word(node, tame.tamed) and id(node) not in used_above:
+                if decorators[0] is not node.decorator_list[-1]:
+                    source.refuse(
+                        decorators[0],
+                        "@tamed translates a function written with `def`: put it below all other"
+                        " decorators, nearest to the `def`",
+                    )
+                yield Tamed(node, decorators[0], around)
+        if isinstance(node, FunctionNode | ast.Lambda | ast.ClassDef):
+            yield from tamed_functions(node, around.within(node), source)
+        elif names.is_word(node, tame.tamed) and node not in used_above:
             source.refuse(node, "tamed can only be translated as `@tamed` above a `def`")
 
 
-def code_of(node: FunctionNode | ast.ClassDef, outer: CodeType) -> CodeType:
-    """The code object that `node` has in the compiled module."""
-    place = (node.name, first_line(node))
-    return next(c for c in codes_of(outer) if (c.co_name, c.co_firstlineno) == place)
-
-
-def module_names(tree: ast.Module, code: CodeType) -> Lookup:
+def module_names(tree: ast.Module) -> Lookup:
     """What the module's own names are bound to, as far as that is to be seen."""
-    found = dict(imports_of_tame(own_nodes(tree)))
+    found: dict[str, object] = {}
     bound = bound_names(tree)
 
     def lookup(name: str) -> object:
-        default = UNKNOWN if name in bound else getattr(builtins, name, UNKNOWN)
+        default = BOUND if name in bound else getattr(builtins, name, UNKNOWN)
         return found.get(name, default)
 
-    names = Names(ast.Module([], []), code, lookup)
+    names = Names(ast.Module([], []), lookup)
     for node in own_nodes(tree):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        found.update(imports_of_tame(iter([node])))
+        if isinstance(node, FunctionNode | ast.ClassDef):
+            found.pop(node.name, None)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             value = names.value(node.value)
-            if value is UNKNOWN and kind_of_value(node.value, names) == "rendezvous":
+            if kind_of_value(node.value, names) == "rendezvous":
                 value = tame.Rendezvous()
-            if value is not UNKNOWN:
-                found[node.targets[0].id] = value
+            found[node.targets[0].id] = BOUND if value is UNKNOWN else value
     return lookup
-
-
-def function_names(node: FunctionNode, code: CodeType, outer: Lookup) -> Lookup:
-    """The same for the inside of a function."""
-    found = dict(imports_of_tame(own_nodes(node)))
-    local = {*code.co_varnames, *code.co_cellvars}
-    return lambda name: found.get(name, UNKNOWN) if name in local else outer(name)
 
 
 # -- writing -----------------------------------------------------------------------------------
@@ -195,7 +202,7 @@ class _Writer:
         for wait in plan.waits:
             self.write_wait(wait)
         for making in plan.makings:
-            self.write_event(making, plan, function.class_name)
+            self.write_event(making, plan, function.around.class_name)
 
     def write_wait(self, call: ast.Call) -> None:
         """``twait(r)``: yield unless an id is there, then take it."""
@@ -205,11 +212,12 @@ class _Writer:
             text = f"{name}.take({name}.ready or (yield {name}))"
             return self.edit(self.start(call), self.end(call), text)
         paren = self.data.index(b"(", self.end(call.func))
-        self.edit(self.start(call), paren + 1, f"({self.waited} := ")
+        opening, closing = ("(", ")") if isinstance(argument, ast.NamedExpr) else ("", "")
+        self.edit(self.start(call), paren + 1, f"({self.waited} := {opening}")
         comma = self.data.find(b",", self.end(argument), self.end(call))
         if comma >= 0:
             self.edit(comma, comma + 1, "")
-        text = f").take({self.waited}.ready or (yield {self.waited}))"
+        text = f"{closing}).take({self.waited}.ready or (yield {self.waited}))"
         self.edit(self.end(call) - 1, self.end(call), text)
 
     def write_block(self, block: ast.With) -> None:
@@ -231,10 +239,14 @@ class _Writer:
             self.edit(self.starts[following - 1], self.starts[following] - 1, edited)
         else:
             self.edit(self.end(last), self.end(last), f"\n{line}")
-            spare = next((number for number in self.blank_lines if number > following), None)
-            if spare is not None:
-                self.blank_lines.remove(spare)
-                self.edit(self.starts[spare - 1], self.starts[spare], "")
+            self.spare_line(following)
+
+    def spare_line(self, after: int) -> None:
+        """Take out the next blank line, for one that was put in above it."""
+        spare = next((number for number in self.blank_lines if number > after), None)
+        if spare is not None:
+            self.blank_lines.remove(spare)
+            self.edit(self.starts[spare - 1], self.starts[spare], "")
 
     def write_event(self, making: Making, plan: Plan, class_name: str | None) -> None:
         call = making.call
@@ -273,12 +285,25 @@ class _Writer:
             self.edit(end - 1, end, "))" if several else ")")
 
     def import_runtime(self, tree: ast.Module) -> None:
-        """Beside the first import of Tame, or of anything, so that no line moves."""
+        """Beside the first import of Tame, or of anything, or the docstring, or on a blank line
+        at the top, so that no line moves."""
+        text = f"from tame import runtime as {self.runtime}"
         imports = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
         of_tame = [s for s in imports if any(imports_of_tame(iter([s])))]
-        text = f"from tame import runtime as {self.runtime}"
-        if imports:
-            beside = self.end((of_tame or imports)[0])
-            self.edit(beside, beside, f"; {text}")
+        docstring = tree.body[:1] if ast.get_docstring(tree) is not None else []
+        beside: list[ast.stmt] = [*of_tame, *imports, *docstring]
+        if beside:
+            end = self.end(beside[0])
+            return self.edit(end, end, f"; {text}")
+        first = tree.body[0]
+        line = min([first.lineno, *(d.lineno for d in getattr(first, "decorator_list", []))])
+        start = self.starts[line - 1]
+        above = [number for number in self.blank_lines if number < line]
+        if not isinstance(first, COMPOUND):
+            self.edit(start, start, f"{text}; ")
+        elif above:
+            self.blank_lines.remove(above[-1])
+            self.edit(self.starts[above[-1] - 1], self.starts[above[-1]] - 1, text)
         else:
-            self.edit(0, 0, f"{text}\n")
+            self.edit(start, start, f"{text}\n")
+            self.spare_line(line)

@@ -189,7 +189,10 @@ class Rendezvous(Generic[I]):
         first = self.ready.popleft()
         if type(first) is Failure:
             first.claimed = True
-            raise first.error
+            try:
+                raise first.error
+            finally:
+                del first  # or the error, by its traceback and this frame, would hold itself
         return cast(I, first)
 
     def cancel(self) -> None:

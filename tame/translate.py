@@ -55,7 +55,8 @@ def translate_function(f: Callable[..., Any]) -> FunctionType:
     Raises `TranslationError` if `f` says something that has no meaning in Tame, or if its source
     cannot be had.
     """
-    if not isinstance(f, FunctionType):
+    decorated = hasattr(f, "__wrapped__")
+    if not isinstance(f, FunctionType) or f.__code__.co_name == "<lambda>" or decorated:
         raise TranslationError(
             f"@tamed translates a function written with `def`, and this is {f!r}: put @tamed below"
             " all other decorators, nearest to the `def`"
@@ -79,7 +80,8 @@ def _translate_code(f: FunctionType) -> CodeType:
     lines = linecache.getlines(code.co_filename, f.__globals__)
     node, around = _find(code, "".join(lines))
     node = copy.deepcopy(node)
-    plan = analyse(node, code, lambda name: _lookup(f, name), Source(code.co_filename, lines))
+    source = Source(code.co_filename, lines)
+    plan = analyse(node, code.co_freevars, lambda name: _lookup(f, name), source)
     return compile_body(node, around, plan, code)
 
 
@@ -160,7 +162,7 @@ def compile_body(
     flags = original.co_flags & FUTURES
     compiled = compile(module, original.co_filename, "exec", flags=flags, dont_inherit=True)
     code = next(c for c in codes_of(compiled) if _is_same(c, original))
-    return _requalified(code, len(code.co_qualname), original.co_qualname)
+    return _requalified(code, code.co_qualname, original.co_qualname)
 
 
 def _bare(node: FunctionNode) -> FunctionNode:
@@ -215,12 +217,19 @@ def _is_same(code: CodeType, original: CodeType) -> bool:
     return (code.co_name, code.co_firstlineno) == (original.co_name, original.co_firstlineno)
 
 
-def _requalified(code: CodeType, wrong: int, right: str) -> CodeType:
-    """`code` and those nested in it with the first `wrong` characters of their names replaced."""
-    constants = tuple(
-        _requalified(c, wrong, right) if isinstance(c, CodeType) else c for c in code.co_consts
-    )
-    return code.replace(co_qualname=right + code.co_qualname[wrong:], co_consts=constants)
+def _requalified(code: CodeType, wrong: str, right: str) -> CodeType:
+    """`code` and those nested in it with qualified names that begin with `right`, not `wrong`."""
+    name = code.co_qualname
+    if name.startswith(wrong):  # not that of a nested function declared global
+        name = right + name[len(wrong) :]
+    constants: list[Any] = []
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            constant = _requalified(constant, wrong, right)
+        elif constant == code.co_qualname:  # a class gets its name from there
+            constant = name
+        constants.append(constant)
+    return code.replace(co_qualname=name, co_consts=tuple(constants))
 
 
 # -- rewriting ---------------------------------------------------------------------------------

@@ -1,0 +1,212 @@
+"""Knot by events: every connection is a tamed function, all of them on one thread.
+
+Read it from the top: `serve` accepts, `connection` is one client from its first byte to its last,
+and the two below it are the rare cases, a client that takes its answer slowly and one that must
+be hung up on with care.  ``with twait:`` is where the others get their turn; between two of those
+nothing else runs, so there is nothing to lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from time import time
+from typing import Final, NamedTuple
+
+from knot.request import RequestParser
+from knot.respond import Response, respond
+from knot.site import File, Site
+from tame import (
+    READ,
+    WRITE,
+    Descriptor,
+    Event,
+    Rendezvous,
+    mkevent,
+    tamed,
+    timer,
+    tvars,
+    twait,
+    wait_on_fd,
+)
+
+BATCH: Final = 64
+"""Connections accepted before those that are open get their turn again."""
+
+READ_SIZE: Final = 16 * 1024
+"""Bytes read at once; the requests of a browser have 2 KiB."""
+
+WHOLE: Final = 64 * 1024
+"""Bytes of a file that go out in one call with the head."""
+
+SLICE: Final = 512 * 1024
+"""Bytes of a large file that are sent before the others get their turn."""
+
+OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+PAUSE: Final = 0.1
+"""Seconds without accepting when the process has no descriptor left."""
+
+LINGER: Final = 2.0
+"""Seconds in which a client that was refused may still send, as nginx has it by default."""
+
+log = logging.getLogger("knot")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 means any that is free.  Raises `OSError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=4096)
+    listener.setblocking(False)
+    # What is accepted inherits it: an answer is one send, and must not wait for an old one's ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Accepted when the request is there: `connection` then reads it without waiting.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+    return listener
+
+
+@tamed
+def serve(listener: socket.socket, site: Site) -> None:
+    """Accept connections for as long as the loop runs, and serve `site` on each of them."""
+    door = Descriptor(listener.fileno())
+    while True:
+        with twait:
+            wait_on_fd(door, READ, mkevent())
+        for _ in range(BATCH):
+            try:
+                peer, _address = listener.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in OUT_OF_DESCRIPTORS:
+                    log.warning("cannot accept a connection: %s", error.strerror)
+                    with twait:
+                        timer(PAUSE, mkevent())
+                break
+            os.set_blocking(peer.fileno(), False)
+            connection(Descriptor(peer.detach()), site)
+
+
+@tamed
+def connection(peer: Descriptor, site: Site) -> None:
+    """One client: read, parse, answer, write, until either side has enough."""
+    with tvars:
+        sent: bool
+    parser = RequestParser()
+    try:
+        while True:
+            data = receive(peer)
+            if data == b"":
+                return
+            for request in parser.feed(data) if data else ():
+                response = respond(request, site, time())
+                rest = send(peer, response)
+                if rest is not None:
+                    with twait:
+                        send_rest(peer, rest, mkevent(sent))
+                    if not sent:
+                        return
+                if not response.keep_alive:
+                    if parser.unread:
+                        with twait:
+                            hang_up(peer, mkevent())
+                    return
+            with twait:
+                wait_on_fd(peer, READ, mkevent())
+    except ConnectionError:
+        pass  # the client has gone
+    except Exception:
+        log.exception("a connection ended with an error that is Knot's own")
+    finally:
+        peer.close()
+
+
+def receive(peer: Descriptor) -> bytes | None:
+    """What the client has sent: b"" if nothing will come any more, None if nothing is there yet."""
+    try:
+        return os.read(peer.fd, READ_SIZE)
+    except BlockingIOError:
+        return None
+
+
+class Rest(NamedTuple):
+    """What is left to send of a response: bytes, and then a file from an offset on."""
+
+    data: memoryview
+    content: bytes | File
+    offset: int
+
+
+def send(peer: Descriptor, response: Response) -> Rest | None:
+    """Send what goes out in one call; what is left, or None if that was all."""
+    head, content = response.head, response.content
+    if isinstance(content, File):
+        data = head + os.pread(content.fd, min(content.size, WHOLE), 0)
+        length = len(head) + content.size
+    else:
+        data = head + content
+        length = len(data)
+    try:
+        sent = os.write(peer.fd, data)
+    except BlockingIOError:
+        sent = 0
+    if sent == length:
+        return None
+    return Rest(memoryview(data)[sent:], content, len(data) - len(head))
+
+
+@tamed
+def send_rest(peer: Descriptor, rest: Rest, done: Event[bool]) -> None:
+    """Send it as fast as the client takes it; triggers `done` with whether all has gone out.
+
+    It has not if the client has left, or if the file has become shorter: then the client must see
+    the connection end before the length that it was told.
+    """
+    data, content, offset = rest
+    size = content.size if isinstance(content, File) else 0
+    try:
+        while data or offset < size:
+            with twait:
+                wait_on_fd(peer, WRITE, mkevent())
+            try:
+                if data:
+                    data = data[os.write(peer.fd, data) :]
+                else:
+                    assert isinstance(content, File)
+                    sent = os.sendfile(peer.fd, content.fd, offset, min(SLICE, size - offset))
+                    if not sent:
+                        break
+                    offset += sent
+            except BlockingIOError:
+                continue
+    except ConnectionError:
+        done.trigger(False)
+    else:
+        done.trigger(not data and offset >= size)
+
+
+@tamed
+def hang_up(peer: Descriptor, done: Event[()]) -> None:
+    """End a connection whose client may still be sending, without losing the answer.
+
+    What it sends and nobody reads would make the kernel reset the connection, and a reset
+    overtakes the answer (RFC 9112, section 9.6): so say that nothing more will come, and read on
+    for a while.
+    """
+    with tvars:
+        enough: bool
+    r = Rendezvous[bool]()
+    timer(LINGER, mkevent(r, True))
+    with socket.socket(fileno=os.dup(peer.fd)) as end:
+        end.shutdown(socket.SHUT_WR)
+    try:
+        while receive(peer) != b"":
+            wait_on_fd(peer, READ, mkevent(r, False))
+            enough = twait(r)
+            if enough:
+                break
+    except ConnectionError:
+        pass  # the client has gone
+    r.cancel()
+    done.trigger()

@@ -1,0 +1,51 @@
+"""What every test stands on: strict events, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tame import closure as closures
+from tame import run
+from tame.drivers import DRIVERS
+
+
+@pytest.fixture(autouse=True)
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second trigger is an error in this project's own tests."""
+    monkeypatch.setenv("TAME_STRICT", "1")
+
+
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each driver in turn, as the default one."""
+    name: str = request.param
+    if name == "uvloop":
+        pytest.importorskip("uvloop", reason="uvloop is not installed; asyncio stands in for it")
+    monkeypatch.setenv("TAME_DRIVER", name)
+    return name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uvloop_has_its_pipe() -> None:
+    """The first uvloop of a process opens a pipe for signals and keeps it."""
+    run(lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No closure and no descriptor outlives its test."""
+    before = open_descriptors()
+    yield
+    gc.collect()
+    assert not closures.alive
+    assert not closures.runnable
+    assert closures.depth == 0
+    assert open_descriptors() <= before
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))

@@ -1,0 +1,170 @@
+"""`knot serve` as a user starts it, fetched by curl and by a browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from knot.cli import main
+
+WWW = Path(__file__).parents[2] / "www"
+
+KNOT = [sys.executable, "-m", "knot.cli"]
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and the address that it printed."""
+    command = [*KNOT, "serve", *arguments, "--port", "0"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain_environment()
+    )
+    assert process.stdout
+    try:
+        line = process.stdout.readline()
+        found = re.fullmatch(r"Serving .* at (http://\S+) \(Ctrl-C stops\)\n", line)
+        assert found, line
+        yield process, found[1]
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def plain_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+def curl(*arguments: str) -> bytes:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    return subprocess.run(
+        ["curl", "--silent", "--show-error", "--max-time", "20", *arguments],
+        check=True,
+        capture_output=True,
+    ).stdout
+
+
+def test_curl_gets_the_site(driver: str) -> None:
+    with serving(str(WWW)) as (_, url):
+        assert curl(f"{url}/") == (WWW / "index.html").read_bytes()
+        assert curl(f"{url}/style.css", f"{url}/knot.svg") == (
+            (WWW / "style.css").read_bytes() + (WWW / "knot.svg").read_bytes()
+        )
+        head = curl("--head", f"{url}/style.css").decode()
+        assert head.startswith("HTTP/1.1 200 OK\r\n")
+        assert "Content-Type: text/css; charset=utf-8\r\n" in head
+        status = curl("--output", os.devnull, "--write-out", "%{http_code}", f"{url}/nothing")
+        assert status == b"404"
+
+
+def test_a_browser_shows_the_site(driver: str, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    with serving(str(WWW)) as (_, url):
+        browser = [
+            chromium,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={tmp_path}",
+            "--virtual-time-budget=2000",
+            "--dump-dom",
+            f"{url}/",
+        ]
+        shown = subprocess.run(browser, check=True, capture_output=True, text=True, timeout=60)
+    assert "Knot serves this page" in shown.stdout
+
+
+def test_the_current_directory_is_served_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index.html").write_text("here")
+    monkeypatch.chdir(tmp_path)
+    with serving() as (_, url), urllib.request.urlopen(url) as answer:
+        assert answer.read() == b"here"
+
+
+def test_ipv6(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("six")
+    with serving(str(tmp_path), "--host", "::1") as (_, url):
+        assert url.startswith("http://[::1]:")
+        with urllib.request.urlopen(url) as answer:
+            assert answer.read() == b"six"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_without_a_word(driver: str, number: signal.Signals) -> None:
+    with serving(str(WWW)) as (process, url):
+        with urllib.request.urlopen(url):
+            pass
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        assert (out, err) == ("", "")
+        assert process.returncode == 0
+
+
+def test_it_survives_without_descriptors(driver: str) -> None:
+    """More connections than its limit allows; those that there is room for are served."""
+    with serving(str(WWW)) as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (40, 40))
+        connections = [socket.create_connection((host, int(port)), 20) for _ in range(60)]
+        for connection in connections:
+            connection.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connections[0].recv(12) in (b"HTTP/1.1 404", b"HTTP/1.1 503")
+        for connection in connections:
+            connection.close()
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            assert answer.status == 200
+
+
+# -- what it says when it cannot -----------------------------------------------------------------
+
+
+def test_errors_at_the_start_are_one_sentence_with_the_remedy(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        check_errors(tmp_path, str(taken.getsockname()[1]))
+
+
+def check_errors(tmp_path: Path, port: str) -> None:
+    (tmp_path / "file").write_text("")
+    cases = [
+        (["nowhere"], "cannot serve nowhere: No such file or directory; name a directory"),
+        ([str(tmp_path / "file")], "Not a directory; name a directory to serve"),
+        ([".", "--port", port], f"127.0.0.1:{port}: Address already in use; stop the program"),
+        ([".", "--host", "192.0.2.1"], "give --host an address of this machine"),
+    ]
+    for arguments, expected in cases:
+        result = CliRunner().invoke(main, ["serve", *arguments])
+        assert result.exit_code == 1
+        assert expected in str(result.output), result.output
+        assert result.output.startswith("knot: cannot ")
+        assert result.output.count("\n") == 1
+
+
+def test_a_port_out_of_range_is_a_usage_error() -> None:
+    result = CliRunner().invoke(main, ["serve", "--port", "70000"])
+    assert result.exit_code == 2
+    assert "0<=x<=65535" in result.output
+
+
+def test_help_and_version() -> None:
+    for arguments in (["--help"], ["serve", "--help"], ["--version"]):
+        result = CliRunner().invoke(main, arguments, prog_name="knot")
+        assert result.exit_code == 0
+        assert "knot" in result.output.lower()

@@ -1,0 +1,116 @@
+"""Bytes to requests (RFC 9112)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knot.request import MAX_HEAD, BadRequest, Request, RequestParser
+
+HOST = b"Host: example.org\r\n"
+
+
+def parse(*chunks: bytes) -> list[Request | BadRequest]:
+    parser = RequestParser()
+    return [request for chunk in chunks for request in parser.feed(chunk)]
+
+
+def get(target: bytes = b"/", fields: bytes = HOST) -> bytes:
+    return b"GET %b HTTP/1.1\r\n%b\r\n" % (target, fields)
+
+
+KEPT = [
+    # what the client sends, (method, target, keep_alive) of each request
+    (get(), [(b"GET", b"/", True)]),
+    (b"\r\n" + get(), [(b"GET", b"/", True)]),
+    (get(b"/a?b=%20"), [(b"GET", b"/a?b=%20", True)]),
+    (get(b"http://example.org/a"), [(b"GET", b"http://example.org/a", True)]),
+    (get() + get(b"/2") + get(b"/3"), [(b"GET", b, True) for b in (b"/", b"/2", b"/3")]),
+    (get(fields=HOST + b"Connection: close\r\n"), [(b"GET", b"/", False)]),
+    (b"HEAD / HTTP/1.0\r\n\r\n", [(b"HEAD", b"/", False)]),
+    (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", [(b"GET", b"/", True)]),
+    (get(fields=HOST + b"Content-Length: 0\r\n"), [(b"GET", b"/", True)]),
+    # What follows a request that closes the connection is not looked at.
+    (get(fields=HOST + b"Connection: close\r\n") + get(), [(b"GET", b"/", False)]),
+    (get(fields=HOST + b"Connection: close\r\n") + b"\0", [(b"GET", b"/", False)]),
+    # Content is of no use here, so the connection ends after the answer.
+    (get(fields=HOST + b"Content-Length: 3\r\n") + b"abc" + get(), [(b"GET", b"/", False)]),
+    (get(fields=HOST + b"Content-Length: 3\r\n"), [(b"GET", b"/", False)]),
+    (
+        get(fields=HOST + b"Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n" + get(),
+        [(b"GET", b"/", False)],
+    ),
+    # An upgrade is declined (RFC 9110, section 7.8).
+    (
+        get(fields=HOST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n") + b"PRI * HTTP/2.0",
+        [(b"GET", b"/", False)],
+    ),
+]
+
+
+@pytest.mark.parametrize(("sent", "expected"), KEPT)
+def test_requests_are_found(sent: bytes, expected: list[tuple[bytes, bytes, bool]]) -> None:
+    requests = parse(sent)
+    assert [request[:3] for request in requests] == expected
+
+
+@pytest.mark.parametrize(("sent", "expected"), KEPT)
+def test_they_are_found_byte_by_byte_too(
+    sent: bytes, expected: list[tuple[bytes, bytes, bool]]
+) -> None:
+    requests = parse(*(bytes([byte]) for byte in sent))
+    assert [request[:2] for request in requests] == [entry[:2] for entry in expected]
+
+
+REFUSED = [
+    (b"\0\1\2\3", 400),
+    (b"\x16\x03\x01\x02\0", 400),  # the first bytes of TLS
+    (b"GET /\r\n\r\n", 400),  # HTTP/0.9
+    (b"GET / HTTP/2.0\r\n\r\n", 505),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\n\r\n", 400),
+    (get(fields=HOST + HOST), 400),
+    (b"GET / HTTP/1.0\r\n" + HOST + HOST + b"\r\n", 400),
+    (get(fields=HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n"), 400),
+    (get(fields=HOST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"), 400),
+    (get(fields=HOST + b"Content-Length: -1\r\n"), 400),
+    (get(fields=HOST + b"no colon\r\n"), 400),
+    (get(fields=HOST + b"a : b\r\n"), 400),
+    (get(fields=HOST + b"a: \0\r\n"), 400),
+    (b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    (b"GET /" + b"a" * MAX_HEAD, 431),
+    (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MAX_HEAD // 6 + 1), 431),
+]
+
+
+@pytest.mark.parametrize(("sent", "status"), REFUSED, ids=repr)
+def test_what_is_no_request_is_refused(sent: bytes, status: int) -> None:
+    for chunks in ([sent], [sent[:7], sent[7:]]):
+        parser = RequestParser()
+        requests = [request for chunk in chunks for request in parser.feed(chunk)]
+        assert [type(request) for request in requests] == [BadRequest]
+        assert isinstance(requests[0], BadRequest)
+        assert requests[0].status == status
+        assert parser.ended
+        assert parser.unread
+        assert parser.feed(get()) == []
+
+
+def test_a_request_before_a_bad_one_is_answered() -> None:
+    good, bad = parse(get(b"/good") + b"\0")
+    assert isinstance(good, Request)
+    assert good.target == b"/good"
+    assert isinstance(bad, BadRequest)
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=5))
+def test_any_bytes_give_requests_or_a_refusal(data: bytes, cuts: list[int]) -> None:
+    parser = RequestParser()
+    places = [0, *sorted(cuts), len(data)]
+    found = [r for a, b in pairwise(places) if data[a:b] for r in parser.feed(data[a:b])]
+    refusals = [r for r in found if isinstance(r, BadRequest)]
+    assert refusals == found[len(found) - len(refusals) :]
+    assert len(refusals) <= 1

@@ -1,0 +1,46 @@
+"""Imports run one way, `loadtest` to `knot` to `tame`, and the HTTP core does no I/O."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = ["loadtest", "knot", "tame"]
+MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+
+CORE = ["knot/request.py", "knot/respond.py"]
+IO = {"asyncio", "io", "os", "pathlib", "select", "socket", "tame", "threading", "uvloop"}
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield (node.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_imports_a_layer_above_its_own(path: Path) -> None:
+    layer = path.relative_to(ROOT).parts[0]
+    above = set(LAYERS[: LAYERS.index(layer)])
+    assert not above & set(imported(path))
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_http_core_does_no_io(name: str) -> None:
+    assert not IO & set(imported(ROOT / name))
+
+
+def test_only_a_concurrency_model_and_the_command_line_touch_the_network() -> None:
+    users = {
+        str(path.relative_to(ROOT / "knot"))
+        for path in (ROOT / "knot").rglob("*.py")
+        if "socket" in imported(path)
+    }
+    assert users == {"cli.py", "models/events.py"}
