@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from time import monotonic
@@ -32,6 +32,8 @@ Python's own limit is 1,000 frames and each tamed call takes at least two."""
 TURN = 1_000
 """How many closures one turn of the loop resumes at most, so that closures that wake each other
 cannot starve descriptors and timers."""
+
+TURNS = range(TURN)  # made once: 70 ns a drain, and most drains resume one closure
 
 GENERATORS = 0x20 | 0x80 | 0x200
 """The flags of code that can be suspended, as `inspect` has them."""
@@ -93,7 +95,7 @@ class Ready:
 runnable: deque[Closure] = deque()
 alive: set[Closure] = set()  # every closure that has blocked and not ended
 depth = 0  # tamed calls on the stack
-asleep = True  # whether nobody is going to call `drain` unless woken
+asleep = True  # whether nobody is going to call `drain` unless `wake_loop` is called
 running: Closure | None = None  # the closure that `drain` is resuming
 started: list[Closure] | None = None  # where `run` collects the closures that it must wait for
 bodies: dict[int, CodeType] = {}  # the code of every tamed function by id, to know its frames
@@ -124,11 +126,13 @@ def tamed_call(body: Callable[..., Body]) -> Callable[..., None]:
             return defer(generator)
         depth += 1
         try:
-            wait = next(generator, None)
+            for wait in generator:  # noqa: B007  (`next` costs 20 ns more)
+                break
+            else:
+                return
         finally:
             depth -= 1
-        if wait is not None:
-            block(generator, wait)
+        block(generator, wait)
 
     return call
 
@@ -162,7 +166,9 @@ def block(generator: Body, wait: Wait) -> None:
             wait = refuse(generator, wait)
         except StopIteration:
             return
-    closure = Closure(generator, wait, chain_of(sys._getframe(2)))
+    caller = None if depth else running
+    chain = chain_of(sys._getframe(2)) if caller is None else chain_under(caller)
+    closure = Closure(generator, wait, chain)
     wait.waiter = closure
     alive.add(closure)
     if started is not None and depth == 0:
@@ -193,6 +199,24 @@ def chain_of(frame: FrameType | None) -> tuple[Any, ...]:
     return tuple(chain[: 2 * CHAIN])
 
 
+last_chain: tuple[Any, ...] = (None, 0)  # what `chain_under` made last
+last_tail: tuple[Any, ...] = ()
+
+
+def chain_under(caller: Closure) -> tuple[Any, ...]:
+    """The chain of a call that `caller`, which is being resumed, makes itself.
+
+    Without a walk, and with one tuple for all calls from one place: 400 ns and 96 bytes a call.
+    """
+    global last_chain, last_tail
+    code = caller.code
+    offset = caller.body.gi_frame.f_lasti  # type: ignore[attr-defined]
+    if last_tail is not caller.chain or last_chain[1] != offset or last_chain[0] is not code:
+        last_tail = caller.chain
+        last_chain = (code, offset, *last_tail)[: 2 * CHAIN]
+    return last_chain
+
+
 def drain() -> bool:
     """Resume runnable closures, at most `TURN` of them; whether some are left."""
     global asleep, running
@@ -200,9 +224,9 @@ def drain() -> bool:
     next_closure = runnable.popleft
     now = monotonic()
     try:
-        for _ in range(TURN):
+        for _ in TURNS:
             if not runnable:
-                return False
+                break
             running = closure = next_closure()
             closure.wait.waiter = None
             try:
@@ -220,10 +244,10 @@ def drain() -> bool:
                 wait.waiter = closure
                 closure.wait = wait
                 closure.since = now
-        return bool(runnable)
     finally:
         running = None
         asleep = True
+    return bool(runnable)
 
 
 def refuse(body: Body, wait: Wait) -> Wait:
@@ -326,7 +350,12 @@ class Blocked(NamedTuple):
     """The tamed calls that led to it, the nearest first, as ``file.py:12 in name``."""
 
     def __str__(self) -> str:
-        events = ", ".join(self.events) or "no event that anybody holds"
+        sites = [
+            f"{site} ({count} events)" if count > 1 else site
+            for site, count in Counter(self.events).items()
+        ]
+        shown = sites[:10] + (["…"] if len(sites) > 10 else [])
+        events = ", ".join(shown) or "no event that anybody holds"
         return (
             f"{self.function} at {self.file}:{self.line}, for {self.seconds:.3f} s, waits for"
             f" {events}"

@@ -52,7 +52,7 @@ class Driver(Protocol):
         """Call `on_alarm` once at the monotonic time `when` (seconds); replaces the alarm set."""
 
     def wake(self) -> None:
-        """Call `on_turn` soon; may be called from any thread."""
+        """Call `on_turn` soon."""
 
     def run(self) -> None:
         """Dispatch until `stop` is called."""
@@ -148,7 +148,7 @@ class AsyncioDriver:
         self.loop = loop
         self._on_turn = on_turn
         self._on_alarm = on_alarm
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def watch(self, descriptor: Watched, directions: int) -> None:
         fd, before, loop = descriptor.fd, descriptor.watched, self.loop
@@ -168,7 +168,8 @@ class AsyncioDriver:
 
     def _dispatch(self, descriptor: Watched, direction: int) -> None:
         descriptor.ready(direction)
-        self._turn()
+        if self._on_turn():
+            self.loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         if self._on_turn():
@@ -179,9 +180,12 @@ class AsyncioDriver:
             self._timer.cancel()
             self._timer = None
         if when is not None:
-            # uvloop counts in whole milliseconds and rounds: up, or the alarm comes early.
-            delay = math.ceil(max(0.0, when - monotonic()) * 1000) / 1000
-            self._timer = self.loop.call_later(delay, self._ring)
+            delay = when - monotonic()
+            if delay <= 0:
+                self._timer = self.loop.call_soon(self._ring)
+            else:
+                # uvloop counts in whole milliseconds and rounds: up, or the alarm comes early.
+                self._timer = self.loop.call_later(math.ceil(delay * 1000) / 1000, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
@@ -189,7 +193,7 @@ class AsyncioDriver:
         self._turn()
 
     def wake(self) -> None:
-        self.loop.call_soon_threadsafe(self._turn)
+        self.loop.call_soon(self._turn)
 
     def run(self) -> None:
         self.loop.call_soon(self._turn)

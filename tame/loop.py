@@ -8,6 +8,7 @@ ever has one alarm.
 from __future__ import annotations
 
 import _thread
+import errno
 import heapq
 import itertools
 import os
@@ -158,6 +159,8 @@ def wait_on_fd(fd: int | HasFileno, direction: int, event: Event[()]) -> None:
         raise LoopError("wait_on_fd() needs a running loop: call it inside tame.run(f)")
     if type(fd) is Descriptor:
         descriptor = fd
+        if fd.fd < 0:
+            raise OSError(errno.EBADF, "the descriptor is closed")
     else:
         descriptor = _by_number(fd if isinstance(fd, int) else fd.fileno(), active)
     if direction == READ:
@@ -173,12 +176,14 @@ def wait_on_fd(fd: int | HasFileno, direction: int, event: Event[()]) -> None:
     if not descriptor.watched & direction:
         try:
             active.watch(descriptor, descriptor.watched | direction)
-        except PermissionError:  # a regular file cannot be polled, it is always ready
+        except OSError as error:
             if direction == READ:
                 descriptor._reader = None
             else:
                 descriptor._writer = None
-            event.trigger()
+            if not isinstance(error, PermissionError):
+                raise
+            event.trigger()  # a regular file cannot be polled: it is always ready
 
 
 def _by_number(fd: int, driver: Driver) -> Descriptor:
@@ -238,7 +243,8 @@ def run(f: Callable[..., None], *args: Any, driver: str | None = None) -> None:
     An exception that ends it comes out of here.  Closures that are still blocked then are named
     in a `BlockedWarning` and closed, so that their ``finally`` blocks run.  Raises
     `DeadlockError` when the closure can never end, because nothing is left that could trigger an
-    event, and `LoopError` inside another `run`.
+    event (an asyncio task could; a bare callback on the asyncio loop is not seen), and `LoopError`
+    inside another `run`.
 
     `driver` is ``"uvloop"``, ``"asyncio"`` or ``"epoll"``; by default the environment's
     ``TAME_DRIVER``, else uvloop, else asyncio where uvloop is not installed.
@@ -271,14 +277,24 @@ def _use(opened: Driver | None, on_end: Callable[[BaseException | None], None]) 
     global active
     active = opened
     closures.root_ended = on_end
-    closures.wake_loop = closures.no_loop if opened is None else opened.wake
+    closures.wake_loop = closures.no_loop if opened is None else _wake
+
+
+def _wake() -> None:
+    closures.asleep = False
+    if active is not None:
+        active.wake()
 
 
 def _listing(head: str) -> str:
     lines = [str(entry) for entry in closures.blocked()]
-    count = f"{len(lines)} closure{' is' if len(lines) == 1 else 's are'}"
-    shown = lines[:20] + (["…"] if len(lines) > 20 else [])
-    return "\n  ".join([f"{head} {count} still blocked:", *shown])
+    others = len(closures.alive) - len(lines)
+    lines = lines[:20] + (["…"] if len(lines) > 20 else [])
+    if others:
+        lines.append(f"{others} of them can go on")
+    count = len(closures.alive)
+    are = "closure is" if count == 1 else "closures are"
+    return "\n  ".join([f"{head} {count} {are} still blocked:", *lines])
 
 
 def _close(opened: Driver) -> None:

@@ -33,6 +33,11 @@ def dropped(site: Site) -> EventDroppedError:
     )
 
 
+def store(slots: tuple[Slot, ...], values: tuple[Any, ...]) -> None:
+    for slot, value in zip(slots, values, strict=True):
+        slot.cell_contents = value
+
+
 class Block:
     """The implicit rendezvous of one ``with twait:`` block.
 
@@ -50,7 +55,7 @@ class Block:
     def event(self, *slots: Slot) -> BlockEvent[*tuple[Any, ...]]:
         """An event of this block, made where the caller stands."""
         frame = sys._getframe(1)
-        return BlockEvent(self, (frame.f_code, frame.f_lasti), slots)
+        return block_event(self, (frame.f_code, frame.f_lasti), slots)
 
     def finish(self, waited: object = None) -> None:
         """The end of the wait: raise what the block's events failed with, if any did."""
@@ -94,27 +99,24 @@ class BlockEvent(Event[*Ts]):
 
     __slots__ = ()
 
-    def __init__(self, block: Block, site: Site, slots: tuple[Slot, ...]) -> None:
-        self._rendezvous = block
-        self._site = site
-        self._slots = slots
-        block.pending += 1
+    __init__ = object.__init__  # `block_event` fills it in
 
     def trigger(self, *values: *Ts) -> None:
         block = self._rendezvous
         if block is None:
             return self._triggered_again()
         slots = self._slots
-        if len(values) != len(slots):
+        if (slots or values) and len(values) != len(slots):
             raise self._wrong_arity(values)
         if not block.pending:
             return
         self._rendezvous = None
         if slots:
             try:
-                value: Any
-                for slot, value in zip(slots, values):  # type: ignore[arg-type]  # noqa: B905
-                    slot.cell_contents = value
+                if len(slots) == 1:  # the rule, and without a loop 100 ns less
+                    slots[0].cell_contents = values[0]  # type: ignore[misc]
+                else:
+                    store(slots, values)
             except Exception as error:
                 # The slot is the waiter's expression, so the waiter gets the error.
                 return cast(None, block.settle(error))
@@ -146,6 +148,17 @@ class BlockEvent(Event[*Ts]):
         block = self._rendezvous
         if block is not None and block.pending:
             block.settle(dropped(self._site))
+
+
+def block_event(block: Block, site: Site, slots: tuple[Slot, ...]) -> BlockEvent[*tuple[Any, ...]]:
+    """A new event of `block`.  A function, because the interpreter runs a call of one in place and
+    that of a class not: 20 ns an event."""
+    event: BlockEvent[*tuple[Any, ...]] = BlockEvent()
+    event._rendezvous = block
+    event._site = site
+    event._slots = slots
+    block.pending += 1
+    return event
 
 
 class Failure:
@@ -180,7 +193,7 @@ class Rendezvous(Generic[I]):
     def event(self, id: I, *slots: Slot) -> RendezvousEvent[*tuple[Any, ...]]:
         """An event of this rendezvous, made where the caller stands."""
         frame = sys._getframe(1)
-        return RendezvousEvent(self, id, (frame.f_code, frame.f_lasti), slots)
+        return rendezvous_event(self, id, (frame.f_code, frame.f_lasti), slots)
 
     def take(self, waited: object = None) -> I:
         """The id of the event that triggered first; only after `ready` or a wait."""
@@ -193,7 +206,8 @@ class Rendezvous(Generic[I]):
                 raise first.error
             finally:
                 del first  # or the error, by its traceback and this frame, would hold itself
-        return cast(I, first)
+        id: I = first
+        return id
 
     def cancel(self) -> None:
         """Forget every outstanding event and every id not yet taken.
@@ -227,30 +241,27 @@ class RendezvousEvent(Event[*Ts]):
 
     __slots__ = ("_id", "_round")
 
-    def __init__(
-        self, rendezvous: Rendezvous[I], id: I, site: Site, slots: tuple[Slot, ...]
-    ) -> None:
-        self._rendezvous = rendezvous
-        self._id = id
-        self._round = rendezvous.round
-        self._site = site
-        self._slots = slots
+    _id: Any
+    _round: int
+
+    __init__ = object.__init__  # `rendezvous_event` fills it in
 
     def trigger(self, *values: *Ts) -> None:
         rendezvous = self._rendezvous
         if rendezvous is None:
             return self._triggered_again()
         slots = self._slots
-        if len(values) != len(slots):
+        if (slots or values) and len(values) != len(slots):
             raise self._wrong_arity(values)
         if self._round != rendezvous.round:
             return
         self._rendezvous = None
         if slots:
             try:
-                value: Any
-                for slot, value in zip(slots, values):  # type: ignore[arg-type]  # noqa: B905
-                    slot.cell_contents = value
+                if len(slots) == 1:  # the rule, and without a loop 100 ns less
+                    slots[0].cell_contents = values[0]  # type: ignore[misc]
+                else:
+                    store(slots, values)
             except Exception as error:
                 return cast(None, rendezvous.settle(Failure(error, claimed=False)))
         ready = rendezvous.ready
@@ -280,3 +291,16 @@ class RendezvousEvent(Event[*Ts]):
         rendezvous = self._rendezvous
         if rendezvous is not None and self._round == rendezvous.round:
             rendezvous.settle(Failure(dropped(self._site), claimed=True))
+
+
+def rendezvous_event(
+    rendezvous: Rendezvous[I], id: I, site: Site, slots: tuple[Slot, ...]
+) -> RendezvousEvent[*tuple[Any, ...]]:
+    """A new event of `rendezvous`; a function for the same reason as `block_event`."""
+    event: RendezvousEvent[*tuple[Any, ...]] = RendezvousEvent()
+    event._rendezvous = rendezvous
+    event._id = id
+    event._round = rendezvous.round
+    event._site = site
+    event._slots = slots
+    return event

@@ -20,7 +20,7 @@ from typing import Any
 
 from tame.closure import plain_call, tamed_call
 from tame.event import Attribute, Event, Item, Site, Slot, local
-from tame.rendezvous import Block, BlockEvent, Rendezvous, RendezvousEvent
+from tame.rendezvous import Block, Rendezvous, block_event, rendezvous_event
 
 __all__ = ["attribute", "block", "choose", "closure", "event", "item", "local"]
 
@@ -57,7 +57,7 @@ def explicit(
             f"mkevent() outside `with twait:` makes an event of a rendezvous, and its first"
             f" argument is {rendezvous!r}: pass a Rendezvous, or move it into a `with twait:`"
         )
-    return RendezvousEvent(rendezvous, id, site, slots)
+    return rendezvous_event(rendezvous, id, site, slots)
 
 
 def chosen(block: Block, site: Site, slots: tuple[Slot, ...]) -> Event[*tuple[Any, ...]]:
@@ -67,5 +67,5 @@ def chosen(block: Block, site: Site, slots: tuple[Slot, ...]) -> Event[*tuple[An
         first = None
     if isinstance(first, Rendezvous):
         id = slots[1].cell_contents if len(slots) > 1 else None
-        return RendezvousEvent(first, id, site, slots[2:])
-    return BlockEvent(block, site, slots)
+        return rendezvous_event(first, id, site, slots[2:])
+    return block_event(block, site, slots)

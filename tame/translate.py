@@ -25,13 +25,13 @@ from typing import Any, Final, TypeVar
 from tame.analysis import UNKNOWN, FunctionNode, Making, Plan, Source, analyse, mangled
 from tame.errors import TranslationError
 from tame.event import Attribute, Item
-from tame.rendezvous import Block, BlockEvent, RendezvousEvent
+from tame.rendezvous import Block, block_event, rendezvous_event
 from tame.runtime import chosen, explicit
 
 RUNTIME: Final = {
     ".Block": Block,
-    ".BlockEvent": BlockEvent,
-    ".RendezvousEvent": RendezvousEvent,
+    ".block_event": block_event,
+    ".rendezvous_event": rendezvous_event,
     ".Item": Item,
     ".Attribute": Attribute,
     ".chosen": chosen,
@@ -264,7 +264,8 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit_With(self, node: ast.With) -> Any:
         if node in self.plan.declarations:
-            return [part for old in node.body for part in self.statements(old)]
+            line = _place(ast.Pass(), node.items[0].context_expr)  # it counts as executed, too
+            return [line, *(part for old in node.body for part in self.statements(old))]
         name = self.blocks.get(node)
         if name is None:
             return self.generic_visit(node)
@@ -302,11 +303,11 @@ class _Rewriter(ast.NodeTransformer):
         slots = self.slots(making)
         if making.rendezvous is not None:
             id = self.visit(making.id) if making.id is not None else ast.Constant(None)
-            maker = ".RendezvousEvent" if making.certain else ".explicit"
+            maker = ".rendezvous_event" if making.certain else ".explicit"
             arguments = [self.visit(making.rendezvous), id, site, slots]
         else:
             assert making.block is not None
-            maker = ".BlockEvent" if making.certain else ".chosen"
+            maker = ".block_event" if making.certain else ".chosen"
             arguments = [_name(self.blocks[making.block]), site, slots]
         return _place(ast.Call(_name(maker), arguments, []), making.call)
 

@@ -16,7 +16,7 @@ import pytest
 
 from knot import Site, listen, serve
 from knot.models import events
-from tame import BlockedWarning, mkevent, run, tamed, twait
+from tame import READ, BlockedWarning, mkevent, run, tamed, twait, wait_on_fd
 
 pytestmark = pytest.mark.usefixtures("driver")
 
@@ -41,24 +41,24 @@ def root(tmp_path: Path) -> Path:
 def with_server(root: Path, client: Callable[[int], T]) -> T:
     """Serve `root` while `client`, given the port, runs on a thread; its result."""
     results: list[T] = []
+    errors: list[BaseException] = []
     listener = listen("127.0.0.1", 0)
     site = Site(root)
+    here, there = socket.socketpair()
+
+    def work() -> None:
+        try:
+            results.append(client(listener.getsockname()[1]))
+        except BaseException as error:
+            errors.append(error)
+        there.close()
 
     @tamed
     def main() -> None:
         serve(listener, site)
+        thread = threading.Thread(target=work)
         with twait:
-            event = mkevent()
-
-            def work() -> None:
-                try:
-                    results.append(client(listener.getsockname()[1]))
-                except BaseException as error:
-                    event.fail(error)
-                else:
-                    event.trigger()
-
-            thread = threading.Thread(target=work)
+            wait_on_fd(here, READ, mkevent())
             thread.start()
         thread.join()
 
@@ -66,7 +66,10 @@ def with_server(root: Path, client: Callable[[int], T]) -> T:
         warnings.simplefilter("ignore", BlockedWarning)  # `serve` never ends by itself
         run(main)
     listener.close()
+    here.close()
     site.close()
+    for error in errors:
+        raise error
     return results[0]
 
 

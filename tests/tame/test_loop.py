@@ -122,35 +122,51 @@ def test_run_that_can_never_end_says_why() -> None:
         run(main)
 
 
-def test_a_thread_may_trigger_what_nobody_else_will() -> None:
-    """So `run` waits as long as a thread lives, and a trigger from it wakes the loop."""
-    seen: list[int] = []
-    blocked = threading.Event()
-
-    def work(event: Event[int]) -> None:
-        blocked.wait(10)
-        event.trigger(7)
+def test_a_thread_brings_its_news_through_a_descriptor(pair: Pair) -> None:
+    """Events are triggered on the loop's thread; `run` waits for as long as it may be told."""
+    seen: list[bytes] = []
+    left, right = pair
 
     @tamed
     def main() -> None:
-        x = None
+        thread = threading.Thread(target=right.send, args=(b"news",))
         with twait:
-            thread = threading.Thread(target=work, args=(mkevent(x),))
+            wait_on_fd(left, READ, mkevent())
             thread.start()
-            when_asleep(blocked.set)
         thread.join()
-        seen.append(x or 0)
+        seen.append(left.recv(10))
 
     run(main)
-    assert seen == [7]
+    assert seen == [b"news"]
 
 
-@tamed
-def when_asleep(call: Callable[[], None]) -> None:
-    """Call it from a later turn of the loop."""
-    with twait:
-        timer(0.001, mkevent())
-    call()
+def test_a_callback_of_the_loop_may_trigger_events(driver: str) -> None:
+    """Whatever else runs on an asyncio loop: the closures go on in the same turn."""
+    if driver == "epoll":
+        pytest.skip("this driver runs nothing but Tame")
+    import asyncio
+
+    log: list[int] = []
+
+    async def foreign(events: list[Event[int]]) -> None:
+        await asyncio.sleep(0)
+        for number, event in enumerate(events):
+            event.trigger(number)
+
+    @tamed
+    def main() -> None:
+        a = [7, 7, 7]
+        active = loops.active
+        assert active is not None
+        task: Any = None
+        with twait:
+            events = [mkevent(a[i]) for i in range(3)]
+            task = active.loop.create_task(foreign(events))  # type: ignore[attr-defined]
+        log.extend(a)
+        assert task is not None
+
+    run(main)
+    assert log == [0, 1, 2]
 
 
 def test_closures_woken_before_run_go_on_in_it() -> None:
@@ -387,6 +403,10 @@ def test_a_descriptor_that_is_not_open_is_an_error() -> None:
             wait_on_fd(19_999, READ, Event())
         with pytest.raises(ValueError, match="READ or WRITE"):
             wait_on_fd(0, 3, Event())
+        closed = Descriptor(os.dup(0))
+        closed.close()
+        with pytest.raises(OSError, match="the descriptor is closed"):
+            wait_on_fd(closed, READ, Event())
 
     run(main)
 
