@@ -6,13 +6,14 @@ elsewhere, and what a type checker sees.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar, overload
 
 from tame.errors import OutsideTamedError
 from tame.event import Event, Ts
-from tame.rendezvous import I, Rendezvous
-from tame.runtime import closure, event
+from tame.rendezvous import I, Rendezvous, rendezvous_event
+from tame.runtime import closure
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -77,5 +78,7 @@ def mkevent(*arguments: Any) -> Any:  # type: ignore[misc]  # mypy takes *Any no
     tamed function only ``mkevent(rendezvous, id)`` is possible, because a slot needs translation.
     """
     if 1 <= len(arguments) <= 2 and isinstance(arguments[0], Rendezvous):
-        return event(*arguments)
+        id = arguments[1] if len(arguments) > 1 else None
+        caller = sys._getframe(1)
+        return rendezvous_event(arguments[0], id, (caller.f_code, caller.f_lasti), ())
     _outside("a slot of mkevent()")

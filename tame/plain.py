@@ -18,23 +18,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import tame
-from tame.analysis import (
+from tame.analysis import Making, Plan, Source, analyse
+from tame.errors import TranslationError
+from tame.names import (
     BOUND,
     UNKNOWN,
     FunctionNode,
     Lookup,
-    Making,
     Names,
-    Plan,
-    Source,
-    analyse,
     bound_names,
     imports_of_tame,
     kind_of_value,
     mangled,
     own_nodes,
 )
-from tame.errors import TranslationError
 
 COMPOUND = (
     ast.If, ast.For, ast.While, ast.With, ast.Try, ast.TryStar, ast.Match, ast.ClassDef,
@@ -145,6 +142,9 @@ def module_names(tree: ast.Module) -> Lookup:
             if kind_of_value(node.value, names) == "rendezvous":
                 value = tame.Rendezvous()
             found[node.targets[0].id] = BOUND if value is UNKNOWN else value
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            is_rendezvous = names.kind_of_type(node.annotation) == "rendezvous"
+            found[node.target.id] = tame.Rendezvous() if is_rendezvous else BOUND
     return lookup
 
 

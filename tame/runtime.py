@@ -54,8 +54,9 @@ def explicit(
 ) -> Event[*tuple[Any, ...]]:
     if not isinstance(rendezvous, Rendezvous):
         raise TypeError(
-            f"mkevent() outside `with twait:` makes an event of a rendezvous, and its first"
-            f" argument is {rendezvous!r}: pass a Rendezvous, or move it into a `with twait:`"
+            f"mkevent() was to make an event of a rendezvous, but its first argument is"
+            f" {rendezvous!r}: pass a Rendezvous; or if it is a slot, put it into a `with twait:`,"
+            " and declare a variable of an outer function nonlocal"
         )
     return rendezvous_event(rendezvous, id, site, slots)
 

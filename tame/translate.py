@@ -22,9 +22,10 @@ from functools import lru_cache
 from types import CellType, CodeType, FunctionType
 from typing import Any, Final, TypeVar
 
-from tame.analysis import UNKNOWN, FunctionNode, Making, Plan, Source, analyse, mangled
+from tame.analysis import Making, Plan, Source, analyse
 from tame.errors import TranslationError
 from tame.event import Attribute, Item
+from tame.names import UNKNOWN, FunctionNode, mangled
 from tame.rendezvous import Block, block_event, rendezvous_event
 from tame.runtime import chosen, explicit
 
@@ -43,6 +44,9 @@ Node = TypeVar("Node", bound=ast.AST)
 FUTURES: Final = sum(
     getattr(__future__, name).compiler_flag for name in __future__.all_feature_names
 )
+
+FUNCTION: Final = 0x1
+"""The flag that the code of a function has and that of a class has not (`CO_OPTIMIZED`)."""
 
 _done: dict[int, tuple[CodeType, CodeType]] = {}
 """Translations by the id of the original's code, which is kept alive by standing there: a nested
@@ -152,11 +156,13 @@ def compile_body(
     """The code of the translated function, free variables and place as in `original`."""
     class_name = around.name if around is not None else None
     _Rewriter(plan, original.co_filename, class_name).rewrite(node)
-    function: ast.stmt = _bare(node)
+    defined: FunctionNode | ast.ClassDef = _bare(node)
     if around is not None:
-        function = _class(around.name, [function])
+        defined = _class(around.name, [defined])
     names = [name for name in original.co_freevars if name != "__class__"]
-    scope = _scope([*names, ".globals", *RUNTIME], [function])
+    scope = _scope([*names, ".globals", *RUNTIME], [defined])
+    if defined.name not in names:  # what the function calls so is not what stands here
+        scope.body.insert(0, ast.Global([defined.name]))
     module = ast.Module([scope], [])
     ast.fix_missing_locations(module)
     flags = original.co_flags & FUTURES
@@ -220,13 +226,14 @@ def _is_same(code: CodeType, original: CodeType) -> bool:
 def _requalified(code: CodeType, wrong: str, right: str) -> CodeType:
     """`code` and those nested in it with qualified names that begin with `right`, not `wrong`."""
     name = code.co_qualname
-    if name.startswith(wrong):  # not that of a nested function declared global
+    if name == wrong or name.startswith(wrong + "."):  # no nested function declared global
         name = right + name[len(wrong) :]
     constants: list[Any] = []
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             constant = _requalified(constant, wrong, right)
-        elif constant == code.co_qualname:  # a class gets its name from there
+        elif constant == code.co_qualname and not code.co_flags & FUNCTION:
+            # The body of a class, which gets its name from there.
             constant = name
         constants.append(constant)
     return code.replace(co_qualname=name, co_consts=tuple(constants))

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TAME = (ROOT / "docs" / "tame.md").read_text()
+README = (ROOT / "README.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
@@ -19,7 +20,7 @@ BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 def programs() -> dict[str, tuple[str, str]]:
     """By the heading of the section: its program, and what it prints."""
     found = {}
-    for section in re.split(r"\n(?=##? )", TAME):
+    for section in re.split(r"\n(?=##? )", f"{TAME}\n{README}"):
         blocks = BLOCK.findall(section)
         program = "\n\n".join(text for language, text in blocks if language == "python")
         printed = "".join(text for language, text in blocks if language == "text")

@@ -241,7 +241,7 @@ def test_mkevent_of_something_that_is_no_rendezvous_says_so() -> None:
     def main(r: Any) -> None:
         mkevent(r, 1)
 
-    with pytest.raises(TypeError, match="its first argument is 5: pass a Rendezvous"):
+    with pytest.raises(TypeError, match="but its first argument is 5: pass a Rendezvous"):
         run(main, 5)
 
 
@@ -255,3 +255,10 @@ def test_twait_of_something_that_is_no_rendezvous_says_so() -> None:
 
     with pytest.raises(AttributeError, match="'int' object has no attribute"):
         run(main, 5)
+
+
+def test_an_event_made_outside_a_tamed_function_knows_where() -> None:
+    def plain(r: Rendezvous[int]) -> Event[()]:
+        return mkevent(r, 1)
+
+    assert plain(Rendezvous[int]()).site.startswith(f"{__file__}:")
