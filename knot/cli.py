@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
-from contextlib import closing, suppress
+import warnings
+from contextlib import closing
 from socket import socket
-from typing import Any
 
 import click
 
 from knot.models import events
 from knot.site import Site
-from tame import run
+from tame import READ, BlockedWarning, mkevent, run, tamed, twait, wait_on_fd
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,9 +43,25 @@ def serve(directory: str, host: str, port: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}"
         click.echo(f"Serving {directory} at {address} (Ctrl-C stops)")
-        signal.signal(signal.SIGTERM, interrupt)
-        with suppress(KeyboardInterrupt):
-            run(events.serve, listener, site)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BlockedWarning)  # the connections that are cut
+            run(serve_until_a_signal, listener, site)
+
+
+@tamed
+def serve_until_a_signal(listener: socket, site: Site) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Their handler only writes to a descriptor: an exception raised in it could come up inside a
+    finalizer, where Python drops it, and the signal would be lost.
+    """
+    told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os.eventfd_write(told, 1))
+    events.serve(listener, site)
+    with twait:
+        wait_on_fd(told, READ, mkevent())
+    os.close(told)
 
 
 def open_listener(host: str, port: int) -> socket:
@@ -53,10 +70,6 @@ def open_listener(host: str, port: int) -> socket:
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # create_server() says the address again
         sys.exit(f"knot: cannot listen on {host}:{port}: {reason}; {remedy(error, port)}")
-
-
-def interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def remedy(error: OSError, port: int) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -116,6 +116,38 @@ def test_a_signal_stops_it_without_a_word(driver: str, number: signal.Signals) -
         out, err = process.communicate(timeout=20)
         assert (out, err) == ("", "")
         assert process.returncode == 0
+
+
+LOST = """
+import os, signal, sys
+from knot import cli
+from knot.site import File
+
+close = File.__del__
+
+def interrupted(file):
+    os.kill(os.getpid(), signal.SIGTERM)
+    close(file)
+
+File.__del__ = interrupted
+cli.main(["serve", sys.argv[1], "--port", "0"])
+"""
+
+
+def test_a_signal_in_a_finalizer_is_not_lost(driver: str) -> None:
+    """Python drops exceptions that come up there, so that of a handler would be none."""
+    command = [sys.executable, "-c", LOST, str(WWW)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=plain_environment()
+    ) as process:
+        assert process.stdout
+        try:
+            url = process.stdout.readline().split()[3]
+            with suppress(OSError), urllib.request.urlopen(url, timeout=20):
+                pass
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
 
 
 def test_it_survives_without_descriptors(driver: str) -> None:
