@@ -331,7 +331,11 @@ def on_error(handler: ErrorHandler) -> ErrorHandler:
 
 
 def report(error: BaseException, what: str, callers: list[str] | None = None) -> None:
-    error_handler(error, what, callers or [])
+    try:
+        error_handler(error, what, callers or [])
+    except Exception as failure:  # it must not stop the other closures
+        log_error(failure, "the error handler failed", [])
+        log_error(error, what, callers or [])
 
 
 class Blocked(NamedTuple):

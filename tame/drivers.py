@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
+LONGEST: Final = 86_400.0
+"""Seconds that a driver sleeps at most: the system calls take no more than 24 days."""
+
 BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 
 
@@ -49,7 +52,8 @@ class Driver(Protocol):
         """
 
     def alarm(self, when: float | None) -> None:
-        """Call `on_alarm` once at the monotonic time `when` (seconds); replaces the alarm set."""
+        """Call `on_alarm` once at the monotonic time `when` (seconds), or earlier if that is far
+        off; replaces the alarm set."""
 
     def wake(self) -> None:
         """Call `on_turn` soon."""
@@ -110,7 +114,7 @@ class EpollDriver:
             elif self._alarm is None:
                 timeout = None
             else:
-                timeout = max(0.0, self._alarm - monotonic())
+                timeout = min(max(0.0, self._alarm - monotonic()), LONGEST)
             for fd, mask in poll(timeout, 512):
                 descriptor = watched.get(fd)
                 if descriptor is not None:
@@ -180,7 +184,7 @@ class AsyncioDriver:
             self._timer.cancel()
             self._timer = None
         if when is not None:
-            delay = when - monotonic()
+            delay = min(when - monotonic(), LONGEST)
             if delay <= 0:
                 self._timer = self.loop.call_soon(self._ring)
             else:

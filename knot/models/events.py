@@ -48,6 +48,9 @@ OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EN
 PAUSE: Final = 0.1
 """Seconds without accepting when the process has no descriptor left."""
 
+GONE: Final = (ConnectionError, TimeoutError)
+"""What the system calls raise when there is no client any more."""
+
 LINGER: Final = 2.0
 """Seconds in which a client that was refused may still send, as nginx has it by default."""
 
@@ -114,8 +117,8 @@ def connection(peer: Descriptor, site: Site) -> None:
                     return
             with twait:
                 wait_on_fd(peer, READ, mkevent())
-    except ConnectionError:
-        pass  # the client has gone
+    except GONE:
+        pass
     except Exception:
         log.exception("a connection ended with an error that is Knot's own")
     finally:
@@ -160,8 +163,8 @@ def send(peer: Descriptor, response: Response) -> Rest | None:
 def send_rest(peer: Descriptor, rest: Rest, done: Event[bool]) -> None:
     """Send it as fast as the client takes it; triggers `done` with whether all has gone out.
 
-    It has not if the client has left, or if the file has become shorter: then the client must see
-    the connection end before the length that it was told.
+    It has not if the file has become shorter: then the client must see the connection end before
+    the length that it was told.
     """
     data, content, offset = rest
     size = content.size if isinstance(content, File) else 0
@@ -180,8 +183,8 @@ def send_rest(peer: Descriptor, rest: Rest, done: Event[bool]) -> None:
                     offset += sent
             except BlockingIOError:
                 continue
-    except ConnectionError:
-        done.trigger(False)
+    except OSError as error:
+        done.fail(error)
     else:
         done.trigger(not data and offset >= size)
 
@@ -198,15 +201,23 @@ def hang_up(peer: Descriptor, done: Event[()]) -> None:
         enough: bool
     r = Rendezvous[bool]()
     timer(LINGER, mkevent(r, True))
-    with socket.socket(fileno=os.dup(peer.fd)) as end:
-        end.shutdown(socket.SHUT_WR)
     try:
+        say_the_end(peer)
         while receive(peer) != b"":
             wait_on_fd(peer, READ, mkevent(r, False))
             enough = twait(r)
             if enough:
                 break
-    except ConnectionError:
+    except OSError:
         pass  # the client has gone
     r.cancel()
     done.trigger()
+
+
+def say_the_end(peer: Descriptor) -> None:
+    """Tell the client that nothing more will come."""
+    end = socket.socket(fileno=peer.fd)
+    try:
+        end.shutdown(socket.SHUT_WR)
+    finally:
+        end.detach()

@@ -383,6 +383,41 @@ def test_an_error_of_its_own_ends_one_connection_and_no_more(
     assert "Knot's own" in record.message
 
 
+@pytest.mark.parametrize("call", ["read", "write", "sendfile"])
+def test_a_client_that_the_network_has_lost_is_no_error_of_its_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    """Retransmissions have timed out: the kernel says so at the next call."""
+    lost = 0
+
+    def timed_out(*_: object) -> int:
+        nonlocal lost
+        lost += 1
+        raise TimeoutError(110, "Connection timed out")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(events.os, call, timed_out)
+        with suppress(OSError):  # the reset of a connection that was closed unread
+            exchange(root, get(b"/big"))
+    assert lost == 1
+    assert not caplog.records
+
+
+def test_a_disk_that_fails_is_logged(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(events.os, "sendfile", broken)
+        assert len(exchange(root, get(b"/big"))) < len(BIG)
+    (record,) = caplog.records
+    assert "Input/output error" in str(record.exc_text)
+    del record
+    caplog.clear()  # its traceback holds the file
+
+
 def test_no_descriptor_left_is_survived(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

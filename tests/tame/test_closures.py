@@ -134,6 +134,43 @@ def test_the_error_handler_can_be_replaced() -> None:
     assert len(callers) == 1
 
 
+def test_an_error_handler_that_fails_stops_nobody(
+    driver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+
+    @tamed
+    def dies() -> None:
+        with twait:
+            timer(0, mkevent())
+        raise KeyError("first")
+
+    @tamed
+    def goes_on(done: Event[()]) -> None:
+        with twait:
+            timer(0, mkevent())
+        log.append("goes on")
+        done.trigger()
+
+    @tamed
+    def main() -> None:
+        with twait:
+            dies()
+            goes_on(mkevent())
+
+    def fails(error: BaseException, what: str, callers: list[str]) -> None:
+        raise ValueError("second")
+
+    before = on_error(fails)
+    try:
+        run(main)
+    finally:
+        on_error(before)
+    assert log == ["goes on"]
+    errors = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert [type(error) for error in errors] == [ValueError, KeyError]
+
+
 def test_keyboard_interrupt_in_any_closure_ends_run(driver: str) -> None:
     @tamed
     def interrupted() -> None:

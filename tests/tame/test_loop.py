@@ -245,6 +245,23 @@ def test_a_timer_needs_a_number_and_an_event_without_slots() -> None:
     run(main)
 
 
+def test_a_timer_may_be_as_far_off_as_one_likes() -> None:
+    log: list[str] = []
+
+    @tamed
+    def main() -> None:
+        r = Rendezvous[str]()
+        for seconds in (float("inf"), 1e12, 1e7):
+            timer(seconds, mkevent(r, "far"))
+        timer(0.001, mkevent(r, "near"))
+        log.append(twait(r))
+        with twait:
+            timer(0.001, mkevent())
+
+    run(main)
+    assert log == ["near"]
+
+
 def test_a_timer_whose_event_somebody_else_triggered_is_no_error() -> None:
     @tamed
     def main() -> None:
