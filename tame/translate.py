@@ -281,7 +281,8 @@ class _Rewriter(ast.NodeTransformer):
         repeated = self.plan.blocks[node]
         if repeated:
             self.prologue.append(_assign(name, ast.Constant(None)))
-        (make, protected) = _template(_REUSED_BLOCK if repeated else _BLOCK, name, node)
+        [make] = _template(_MAKE_OR_REUSE if repeated else _MAKE, name, node)
+        [protected] = _template(_WAIT, name, node)
         assert isinstance(protected, ast.Try)
         body = [part for old in node.body for part in self.statements(old)]
         protected.body[:0] = body
@@ -320,14 +321,9 @@ class _Rewriter(ast.NodeTransformer):
 
     def slots(self, making: Making) -> ast.expr:
         """The tuple of slots; a local variable's is its cell, got from ``(lambda: x)``."""
-        cells: list[ast.expr] = []
-        for slot in making.slots:
-            if isinstance(slot, ast.Name) and slot.id not in self.plan.global_names:
-                cells.append(_closure_of(slot.id))
-            else:
-                break
-        if len(cells) == len(making.slots) == 1:
-            return self.hoisted(making, cells[0])
+        first = making.slots[0] if len(making.slots) == 1 else None
+        if isinstance(first, ast.Name) and first.id not in self.plan.global_names:
+            return self.hoisted(making, _closure_of(first.id))  # it is such a tuple already
         return ast.Tuple([self.slot(making, slot) for slot in making.slots], ast.Load())
 
     def slot(self, making: Making, slot: ast.expr) -> ast.expr:
@@ -354,21 +350,14 @@ class _Rewriter(ast.NodeTransformer):
         return _name(name)
 
 
-_BLOCK = """
-block = Block()
-try:
-    if block.pending:
-        yield block
-    if block.failures is not None:
-        raise block.failure()
-finally:
-    if block.pending or block.failures is not None:
-        block.forget()
-"""
+_MAKE = "block = Block()"
 
-_REUSED_BLOCK = """
+_MAKE_OR_REUSE = """
 if block is None:
     block = Block()
+"""
+
+_WAIT = """
 try:
     if block.pending:
         yield block
