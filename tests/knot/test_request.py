@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.request import MAX_HEAD, BadRequest, Request, RequestParser
+from knot.request import MAX_HEAD, MAX_TARGET, BadRequest, Request, RequestParser
 
 HOST = b"Host: example.org\r\n"
 
@@ -81,14 +81,18 @@ REFUSED = [
     (get(fields=HOST + b"a : b\r\n"), 400),
     (get(fields=HOST + b"a: \0\r\n"), 400),
     (b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n", 400),
-    (b"GET /" + b"a" * MAX_HEAD, 431),
+    (b"GET /" + b"a" * MAX_TARGET, 414),
+    (get(b"/" + b"a" * MAX_TARGET), 414),
+    (b"BREW / HTTP/1.1\r\n" + HOST + b"\r\n", 501),
+    (b"get / HTTP/1.1\r\n" + HOST + b"\r\n", 501),
+    (b"G\0T / HTTP/1.1\r\n" + HOST + b"\r\n", 400),
     (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MAX_HEAD // 6 + 1), 431),
 ]
 
 
-@pytest.mark.parametrize(("sent", "status"), REFUSED, ids=repr)
+@pytest.mark.parametrize(("sent", "status"), REFUSED, ids=lambda case: repr(case)[:60])
 def test_what_is_no_request_is_refused(sent: bytes, status: int) -> None:
-    for chunks in ([sent], [sent[:7], sent[7:]]):
+    for chunks in ([sent], [sent[:9], sent[9:]]):
         parser = RequestParser()
         requests = [request for chunk in chunks for request in parser.feed(chunk)]
         assert [type(request) for request in requests] == [BadRequest]
@@ -97,6 +101,15 @@ def test_what_is_no_request_is_refused(sent: bytes, status: int) -> None:
         assert parser.ended
         assert parser.unread
         assert parser.feed(get()) == []
+
+
+def test_the_fields_that_an_answer_may_depend_on_are_kept() -> None:
+    fields = b"IF-None-Match: \"a\"\r\nRange: bytes=0-1\r\nX: y\r\nif-none-match: \"b\"\r\n"
+    first, second = parse(get(fields=HOST + fields) + get())
+    assert isinstance(first, Request)
+    assert isinstance(second, Request)
+    assert first.fields == {b"if-none-match": b'"a", "b"', b"range": b"bytes=0-1"}
+    assert second.fields == {}
 
 
 def test_a_request_before_a_bad_one_is_answered() -> None:
