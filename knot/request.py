@@ -95,7 +95,7 @@ class RequestParser:
             self.ended = self.unread = True
         except httptools.HttpParserInvalidMethodError:
             if not self.ended:
-                unknown = METHOD.match(data.lstrip(b"\r\n"))
+                unknown = not requests and METHOD.match(data.lstrip(b"\r\n"))
                 status = 501 if unknown else 400
                 self._refuse(status, "the method of the request is not known here")
             self.unread = True

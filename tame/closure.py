@@ -22,7 +22,7 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import Any, NamedTuple, Protocol
 
-from tame.errors import RendezvousBusyError
+from tame.errors import LoopError, RendezvousBusyError
 from tame.event import Event, line_of
 
 MAX_DEPTH = 50
@@ -68,9 +68,14 @@ class Closure:
         return self.body.gi_code  # type: ignore[attr-defined,no-any-return]
 
     @property
+    def frame(self) -> FrameType | None:
+        """Where its variables are; None once it has ended."""
+        return self.body.gi_frame  # type: ignore[attr-defined,no-any-return]
+
+    @property
     def line(self) -> int:
         """The line that the closure waits at."""
-        frame: FrameType | None = self.body.gi_frame  # type: ignore[attr-defined]
+        frame = self.frame
         return frame.f_lineno if frame is not None else self.code.co_firstlineno
 
     @property
@@ -93,9 +98,10 @@ class Ready:
 
 
 runnable: deque[Closure] = deque()
-alive: set[Closure] = set()  # every closure that has blocked and not ended
+alive: dict[Closure, None] = {}  # every closure that has blocked and not ended, in that order
 depth = 0  # tamed calls on the stack
 asleep = True  # whether nobody is going to call `drain` unless `wake_loop` is called
+closing = False  # whether `run` closes what is left, and nothing may block any more
 running: Closure | None = None  # the closure that `drain` is resuming
 started: list[Closure] | None = None  # where `run` collects the closures that it must wait for
 bodies: dict[int, CodeType] = {}  # the code of every tamed function by id, to know its frames
@@ -144,7 +150,7 @@ def plain_call(function: Callable[..., None]) -> Callable[..., None]:
     def deferred(args: Any, kwargs: Any) -> Body:
         function(*args, **kwargs)
         return
-        yield
+        yield  # a generator, because the queue holds nothing else
 
     def call(*args: Any, **kwargs: Any) -> None:
         global depth
@@ -161,16 +167,23 @@ def plain_call(function: Callable[..., None]) -> Callable[..., None]:
 
 def block(generator: Body, wait: Wait) -> None:
     """A call has come to its first wait: from here on it is a closure."""
+    if closing:
+        generator.close()
+        raise LoopError("run() is closing what was still blocked: nothing can wait any more")
     while wait.waiter is not None:
         try:
             wait = refuse(generator, wait)
         except StopIteration:
             return
     caller = None if depth else running
-    chain = chain_of(sys._getframe(2)) if caller is None else chain_under(caller)
+    frame = caller.frame if caller is not None else None
+    if caller is None or frame is None:
+        chain = chain_of(sys._getframe(2))
+    else:
+        chain = chain_under(caller, frame)
     closure = Closure(generator, wait, chain)
     wait.waiter = closure
-    alive.add(closure)
+    alive[closure] = None
     if started is not None and depth == 0:
         closure.root = True
         started.append(closure)
@@ -179,7 +192,10 @@ def block(generator: Body, wait: Wait) -> None:
 def defer(generator: Body) -> None:
     """Queue a call that is too deep to be started on the caller's stack."""
     closure = Closure(generator, Ready(), chain_of(sys._getframe(2)))
-    alive.add(closure)
+    alive[closure] = None
+    if started is not None:
+        closure.root = True
+        started.append(closure)
     make_runnable(closure)
 
 
@@ -203,14 +219,13 @@ last_chain: tuple[Any, ...] = (None, 0)  # what `chain_under` made last
 last_tail: tuple[Any, ...] = ()
 
 
-def chain_under(caller: Closure) -> tuple[Any, ...]:
+def chain_under(caller: Closure, frame: FrameType) -> tuple[Any, ...]:
     """The chain of a call that `caller`, which is being resumed, makes itself.
 
     Without a walk, and with one tuple for all calls from one place: 400 ns and 96 bytes a call.
     """
     global last_chain, last_tail
-    code = caller.code
-    offset = caller.body.gi_frame.f_lasti  # type: ignore[attr-defined]
+    code, offset = frame.f_code, frame.f_lasti
     if last_tail is not caller.chain or last_chain[1] != offset or last_chain[0] is not code:
         last_tail = caller.chain
         last_chain = (code, offset, *last_tail)[: 2 * CHAIN]
@@ -264,43 +279,42 @@ def busy(waiter: Closure) -> RendezvousBusyError:
 
 
 def ended(closure: Closure) -> None:
-    alive.discard(closure)
+    alive.pop(closure, None)
     if closure.root:
         root_ended(None)
 
 
 def died(closure: Closure, error: BaseException) -> None:
     """An exception has ended the closure; what its events were for learns of it by their drop."""
-    alive.discard(closure)
+    global running
+    running = None
+    alive.pop(closure, None)
     # Without the frame of `drain`, which tells the reader nothing.
     error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
     if closure.root or not isinstance(error, Exception):
         root_ended(error)
     else:
         report(error, f"{closure.code.co_qualname} ended with an exception", closure.callers())
-        clear_frames(error)
+        clear_frames(error, closure.code)
 
 
-def clear_frames(error: BaseException) -> None:
+def clear_frames(error: BaseException, own: CodeType) -> None:
     """Let go of what the dead closure held, though somebody may keep `error` and its traceback.
 
-    Like `traceback.clear_frames`, but a generator in the traceback may be another closure that
-    is alive and only waits.
+    Like `traceback.clear_frames`, but a generator other than that of the code `own` may be
+    another closure that is alive and only waits.
     """
     traceback = error.__traceback__
-    own = True
     while traceback is not None:
         frame = traceback.tb_frame
-        if own or not frame.f_code.co_flags & GENERATORS:
+        if frame.f_code is own or not frame.f_code.co_flags & GENERATORS:
             with suppress(RuntimeError):  # it is still running
                 frame.clear()
-        own = False
         traceback = traceback.tb_next
 
 
 def no_run(error: BaseException | None) -> None:
-    if error is not None:
-        raise error
+    """Without a run nobody waits for a closure."""
 
 
 root_ended: Callable[[BaseException | None], None] = no_run
@@ -372,11 +386,12 @@ def blocked() -> list[Blocked]:
     Costs a walk over the whole heap, because rendezvous keep no list of their events: a tool for
     finding hangs, not for the hot path.
     """
-    can_go_on = set(runnable)
-    waiting = {id(c.wait): c for c in alive - can_go_on if c is not running}
+    can_go_on = {*runnable, running}
+    waiting = {id(c.wait): c for c in alive if c not in can_go_on}
     events: dict[int, list[str]] = {key: [] for key in waiting}
     for thing in gc.get_objects():
-        if isinstance(thing, Event) and thing.live and id(thing._rendezvous) in events:
+        # Not isinstance(): it asks the thing for its class, which may be a dead weak proxy.
+        if issubclass(type(thing), Event) and thing.live and id(thing._rendezvous) in events:
             events[id(thing._rendezvous)].append(thing.site)
     now = monotonic()
     found = [

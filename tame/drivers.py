@@ -8,6 +8,7 @@ memory of both.  `make bench-tame` sets them side by side.
 
 from __future__ import annotations
 
+import _thread
 import math
 import os
 import select
@@ -37,6 +38,13 @@ class Watched(Protocol):
     def ready(self, directions: int) -> None:
         """To be called when the descriptor is ready in `directions`."""
 
+    def forget(self) -> None:
+        """To be called when the driver is closed."""
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for it."""
+
 
 class Driver(Protocol):
     """The small interface behind which the drivers stand."""
@@ -56,7 +64,7 @@ class Driver(Protocol):
         off; replaces the alarm set."""
 
     def wake(self) -> None:
-        """Call `on_turn` soon."""
+        """Call `on_turn` soon; also from a signal handler or another thread's finalizer."""
 
     def run(self) -> None:
         """Dispatch until `stop` is called."""
@@ -153,17 +161,21 @@ class AsyncioDriver:
         self._on_turn = on_turn
         self._on_alarm = on_alarm
         self._timer: asyncio.Handle | None = None
+        self._turning = False  # whether `_turn` is to be called already
+        self._error: BaseException | None = None
 
     def watch(self, descriptor: Watched, directions: int) -> None:
         fd, before, loop = descriptor.fd, descriptor.watched, self.loop
         if directions & ~before & READ:
             loop.add_reader(fd, self._dispatch, descriptor, READ)
         elif before & ~directions & READ:
-            loop.remove_reader(fd)
+            with suppress(OSError):  # closed behind our back: the kernel has dropped it
+                loop.remove_reader(fd)
         if directions & ~before & WRITE:
             loop.add_writer(fd, self._dispatch, descriptor, WRITE)
         elif before & ~directions & WRITE:
-            loop.remove_writer(fd)
+            with suppress(OSError):
+                loop.remove_writer(fd)
         descriptor.watched = directions
         if directions:
             self.watched[fd] = descriptor
@@ -171,13 +183,31 @@ class AsyncioDriver:
             self.watched.pop(fd, None)
 
     def _dispatch(self, descriptor: Watched, direction: int) -> None:
-        descriptor.ready(direction)
-        if self._on_turn():
-            self.loop.call_soon(self._turn)
+        try:
+            descriptor.ready(direction)
+            if self._on_turn():
+                self._again()
+        except BaseException as error:
+            self._fail(error)
 
     def _turn(self) -> None:
-        if self._on_turn():
+        self._turning = False
+        try:
+            if self._on_turn():
+                self._again()
+        except BaseException as error:
+            self._fail(error)
+
+    def _again(self) -> None:
+        """One turn more; never two at once, or closures that stay runnable would take over."""
+        if not self._turning:
+            self._turning = True
             self.loop.call_soon(self._turn)
+
+    def _fail(self, error: BaseException) -> None:
+        """End `run` with it: asyncio would log an exception of a callback and go on."""
+        self._error = error
+        self.loop.stop()
 
     def alarm(self, when: float | None) -> None:
         if self._timer is not None:
@@ -193,15 +223,27 @@ class AsyncioDriver:
 
     def _ring(self) -> None:
         self._timer = None
-        self._on_alarm()
-        self._turn()
+        try:
+            self._on_alarm()
+            if self._on_turn():
+                self._again()
+        except BaseException as error:
+            self._fail(error)
 
     def wake(self) -> None:
-        self.loop.call_soon(self._turn)
+        if not self._turning:
+            self._turning = True
+            self.loop.call_soon_threadsafe(self._turn)
 
     def run(self) -> None:
-        self.loop.call_soon(self._turn)
+        self._again()
         self.loop.run_forever()
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # or its traceback would hold it by this frame
 
     def stop(self) -> None:
         self.loop.stop()
@@ -209,11 +251,21 @@ class AsyncioDriver:
     def has_foreign_work(self) -> bool:
         import asyncio
 
-        return bool(asyncio.all_tasks(self.loop))
+        # A thread may use `call_soon_threadsafe`.
+        return bool(_thread._count() or asyncio.all_tasks(self.loop))
 
     def close(self) -> None:
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-        self.loop.close()
+        import asyncio
+
+        try:
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                self.loop.run_until_complete(asyncio.wait(tasks))
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        finally:
+            self.loop.close()
 
 
 DRIVERS: Final = ("uvloop", "asyncio", "epoll")

@@ -90,6 +90,12 @@ def local(variable: Any) -> CellType:
     return cell
 
 
+def check_error(error: object) -> None:
+    """Refuse at `fail` what could not be raised at the wait."""
+    if not isinstance(error, BaseException):
+        raise TypeError(f"fail() takes an exception, as ValueError('why'), and not {error!r}")
+
+
 class Event(Generic[*Ts]):
     """One occurrence in the future, with trigger values of types ``*Ts`` (paper, Figure 2).
 
@@ -134,7 +140,13 @@ class Event(Generic[*Ts]):
         spent; several errors arrive as one `ExceptionGroup`.
         """
         if self._rendezvous is None:
-            self._triggered_again()
+            return self._triggered_again()
+        check_error(error)
+        self._rendezvous = None
+
+    def lose(self, error: BaseException) -> None:
+        """The same where nobody can trigger the event any more, and nobody need know who did
+        not wait for it: `error` is an `EventDroppedError`."""
         self._rendezvous = None
 
     @property
@@ -148,7 +160,8 @@ class Event(Generic[*Ts]):
         return describe(self._site)
 
     def __repr__(self) -> str:
-        return f"<{'live' if self.live else 'spent'} event made at {self.site}>"
+        state = "live" if self.live else "spent" if self._rendezvous is None else "forgotten"
+        return f"<{state} event made at {self.site}>"
 
     def _triggered_again(self) -> None:
         if os.environ.get("TAME_STRICT") == "1":

@@ -7,11 +7,12 @@ ever has one alarm.
 
 from __future__ import annotations
 
-import _thread
 import errno
+import gc
 import heapq
 import itertools
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from time import monotonic
@@ -19,7 +20,13 @@ from typing import Any, Protocol
 
 from tame import closure as closures
 from tame.drivers import READ, WRITE, Driver, make_driver
-from tame.errors import BlockedWarning, DeadlockError, DescriptorBusyError, LoopError
+from tame.errors import (
+    BlockedWarning,
+    DeadlockError,
+    DescriptorBusyError,
+    EventDroppedError,
+    LoopError,
+)
 from tame.event import Event
 
 active: Driver | None = None  # while `run` runs
@@ -109,8 +116,23 @@ class Descriptor:
             if self.watched and active is not None:
                 active.watch(self, 0)
             fd, self.fd = self.fd, -1
+            waiting = [event for event in (self._reader, self._writer) if event is not None]
             self._reader = self._writer = None
             os.close(fd)
+            for event in waiting:
+                if event.live:
+                    why = f"descriptor {fd}, which the event made at {event.site} waited for"
+                    event.lose(EventDroppedError(f"{why}, was closed"))
+
+    def forget(self) -> None:
+        """Let go of the events that wait for it."""
+        self._reader = self._writer = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for it."""
+        reader, writer = self._reader, self._writer
+        return bool((reader and reader.live) or (writer and writer.live))
 
     def ready(self, directions: int) -> None:
         """The driver's call: trigger who waits, and drop the directions nobody waits for."""
@@ -157,12 +179,12 @@ def wait_on_fd(fd: int | HasFileno, direction: int, event: Event[()]) -> None:
         raise event._wrong_arity(())
     if active is None:
         raise LoopError("wait_on_fd() needs a running loop: call it inside tame.run(f)")
-    if type(fd) is Descriptor:
+    if isinstance(fd, Descriptor):
         descriptor = fd
-        if fd.fd < 0:
-            raise OSError(errno.EBADF, "the descriptor is closed")
     else:
         descriptor = _by_number(fd if isinstance(fd, int) else fd.fileno(), active)
+    if descriptor.fd < 0:
+        raise OSError(errno.EBADF, "the descriptor is closed")
     if direction == READ:
         if descriptor._reader is not None and descriptor._reader.live:
             raise _descriptor_busy(descriptor, "READ", descriptor._reader)
@@ -175,6 +197,9 @@ def wait_on_fd(fd: int | HasFileno, direction: int, event: Event[()]) -> None:
         raise ValueError(f"wait_on_fd() waits for READ or WRITE, not {direction!r}")
     if not descriptor.watched & direction:
         try:
+            if not descriptor.watched and descriptor.fd in active.watched:
+                # The number was another file's, which was closed behind our back.
+                active.watch(active.watched[descriptor.fd], 0)
             active.watch(descriptor, descriptor.watched | direction)
         except OSError as error:
             if direction == READ:
@@ -191,8 +216,7 @@ def _by_number(fd: int, driver: Driver) -> Descriptor:
     if found is None:
         return Number(fd)
     assert isinstance(found, Descriptor)
-    reader, writer = found._reader, found._writer
-    if not found.kept and not (reader and reader.live) and not (writer and writer.live):
+    if not found.kept and not found.awaited:
         # Left by a wait that was forgotten: the number may mean another file by now.
         driver.watch(found, 0)
     return found
@@ -218,23 +242,49 @@ class _Run:
         self.error: BaseException | None = None
 
     def ended(self, error: BaseException | None) -> None:
+        """A closure that `run` waits for has ended, or one was ended by what ends a program."""
         self.outstanding -= 1
-        self.error = self.error or error
-        if (self.outstanding <= 0 or self.error is not None) and active is not None:
+        if error is not None:
+            self.fail(error)
+        elif self.outstanding == 0 and active is not None:
+            active.stop()
+
+    def fail(self, error: BaseException) -> None:
+        """End `run` with `error`; of several with the first, but a KeyboardInterrupt before all."""
+        other: BaseException | None = error
+        if self.error is None or not isinstance(error, Exception):
+            self.error, other = error, self.error
+        if other is not None:
+            closures.report(other, "run() ended with another exception than this one")
+        if active is not None:
             active.stop()
 
     def turn(self) -> bool:
         """Resume runnable closures; whether some are left."""
         more = closures.drain()
-        if (
-            not (more or timers or active is None or active.watched)
-            and self.outstanding > 0
-            # Threads and asyncio tasks may trigger events that Tame knows nothing of.
-            and not _thread._count()
-            and not active.has_foreign_work()
-        ):
-            self.ended(DeadlockError(_listing("no event can ever happen any more, yet")))
+        unended = self.outstanding > 0 and self.error is None
+        if not more and unended and _nothing_can_happen():
+            gc.collect()  # a dropped event in a cycle is not dropped before
+            if closures.runnable:
+                return True
+            self.fail(DeadlockError(_listing("no event can ever happen any more, yet")))
         return more
+
+
+FEW = 64
+"""How many timers and descriptors are looked at in each turn; with more, a program is not stuck."""
+
+
+def _nothing_can_happen() -> bool:
+    """Whether no timer, no descriptor and nobody else on the loop can trigger an event."""
+    assert active is not None
+    if len(timers) > FEW or len(active.watched) > FEW:
+        return False
+    if any(entry[2].live for entry in timers):
+        return False
+    if any(descriptor.awaited for descriptor in active.watched.values()):
+        return False
+    return not active.has_foreign_work()
 
 
 def run(f: Callable[..., None], *args: Any, driver: str | None = None) -> None:
@@ -251,15 +301,20 @@ def run(f: Callable[..., None], *args: Any, driver: str | None = None) -> None:
     """
     if active is not None:
         raise LoopError("a loop runs in this process already: call the tamed function as it is")
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        raise LoopError("an asyncio loop runs in this thread already: call run() outside of it")
     this_run = _Run()
     opened = make_driver(driver, this_run.turn, _fire_timers)
     _use(opened, this_run.ended)
     try:
         started = closures.started = []
         try:
-            f(*args)
+            result: object = f(*args)  # type: ignore[func-returns-value]
         finally:
             closures.started = None
+        if result is not None:
+            raise TypeError(f"run() calls a tamed function, which returns None, and not {result!r}")
         this_run.outstanding = len(started)
         del started
         if this_run.outstanding:
@@ -276,6 +331,7 @@ def run(f: Callable[..., None], *args: Any, driver: str | None = None) -> None:
 def _use(opened: Driver | None, on_end: Callable[[BaseException | None], None]) -> None:
     global active
     active = opened
+    closures.asleep = True
     closures.root_ended = on_end
     closures.wake_loop = closures.no_loop if opened is None else _wake
 
@@ -298,18 +354,43 @@ def _listing(head: str) -> str:
 
 
 def _close(opened: Driver) -> None:
-    """Close what is still alive, so that its ``finally`` blocks run, and then the driver."""
+    """Close what is still alive, so that its ``finally`` blocks run, and then the driver.
+
+    The last that blocked is closed first.  Whatever goes wrong, the loop is gone afterwards.
+    """
+    global sweep_at
     _use(opened, closures.no_run)
+    closures.closing = True
+    try:
+        _close_closures()
+    finally:
+        closures.closing = False
+        closures.runnable.clear()
+        timers.clear()
+        sweep_at = 1024
+        try:
+            for descriptor in list(opened.watched.values()):
+                opened.watch(descriptor, 0)
+                descriptor.forget()
+            opened.alarm(None)
+            opened.close()
+        finally:
+            _use(None, closures.no_run)
+
+
+def _close_closures() -> None:
+    interrupt: BaseException | None = None
     while closures.alive:
-        closure = closures.alive.pop()
+        closure, _ = closures.alive.popitem()
         closure.wait.waiter = None
         try:
             closure.body.close()
         except Exception as error:
             closures.report(error, f"{closure.code.co_qualname} failed as run() closed it")
-    closures.runnable.clear()
-    timers.clear()
-    for descriptor in list(opened.watched.values()):
-        opened.watch(descriptor, 0)
-    opened.close()
-    _use(None, closures.no_run)
+        except BaseException as error:  # a second Ctrl-C: the others are closed all the same
+            interrupt = interrupt or error
+    if interrupt is not None:
+        try:
+            raise interrupt
+        finally:
+            del interrupt

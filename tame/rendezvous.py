@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tame import closure as closures
 from tame.closure import runnable
 from tame.errors import EventDroppedError, RendezvousCancelledError
-from tame.event import Event, Site, Slot, Ts, describe
+from tame.event import Event, Site, Slot, Ts, check_error, describe
 
 if TYPE_CHECKING:
     from tame.closure import Closure
@@ -117,9 +117,13 @@ class BlockEvent(Event[*Ts]):
                     slots[0].cell_contents = values[0]  # type: ignore[misc]
                 else:
                     store(slots, values)
-            except Exception as error:
-                # The slot is the waiter's expression, so the waiter gets the error.
-                return cast(None, block.settle(error))
+            except BaseException as error:
+                # The slot is the waiter's expression, so the waiter gets the error, without the
+                # frames of whoever triggered.
+                block.settle(error.with_traceback(None))
+                if not isinstance(error, Exception):
+                    raise
+                return
         # `block.settle()`, written out: the call would be a tenth of a whole wait.
         pending = block.pending = block.pending - 1
         if not pending:
@@ -136,6 +140,7 @@ class BlockEvent(Event[*Ts]):
         if block is None:
             return self._triggered_again()
         if block.pending:
+            check_error(error)
             self._rendezvous = None
             block.settle(error)
 
@@ -147,7 +152,12 @@ class BlockEvent(Event[*Ts]):
     def __del__(self) -> None:
         block = self._rendezvous
         if block is not None and block.pending:
-            block.settle(dropped(self._site))
+            self.lose(dropped(self._site))
+
+    def lose(self, error: BaseException) -> None:
+        block: Block = self._rendezvous
+        self._rendezvous = None  # the collector runs other finalizers, which may trigger it
+        block.settle(error)
 
 
 def block_event(block: Block, site: Site, slots: tuple[Slot, ...]) -> BlockEvent[*tuple[Any, ...]]:
@@ -262,8 +272,11 @@ class RendezvousEvent(Event[*Ts]):
                     slots[0].cell_contents = values[0]  # type: ignore[misc]
                 else:
                     store(slots, values)
-            except Exception as error:
-                return cast(None, rendezvous.settle(Failure(error, claimed=False)))
+            except BaseException as error:
+                rendezvous.settle(Failure(error.with_traceback(None), claimed=False))
+                if not isinstance(error, Exception):
+                    raise
+                return
         ready = rendezvous.ready
         ready.append(self._id)
         waiter = rendezvous.waiter
@@ -279,6 +292,7 @@ class RendezvousEvent(Event[*Ts]):
         if rendezvous is None:
             return self._triggered_again()
         if self._round == rendezvous.round:
+            check_error(error)
             self._rendezvous = None
             rendezvous.settle(Failure(error, claimed=False))
 
@@ -290,7 +304,12 @@ class RendezvousEvent(Event[*Ts]):
     def __del__(self) -> None:
         rendezvous = self._rendezvous
         if rendezvous is not None and self._round == rendezvous.round:
-            rendezvous.settle(Failure(dropped(self._site), claimed=True))
+            self.lose(dropped(self._site))
+
+    def lose(self, error: BaseException) -> None:
+        rendezvous: Rendezvous[Any] = self._rendezvous
+        self._rendezvous = None
+        rendezvous.settle(Failure(error, claimed=True))
 
 
 def rendezvous_event(

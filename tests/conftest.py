@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tame import closure as closures
-from tame import run
+from tame import on_error, run
 from tame.drivers import DRIVERS
 
 
@@ -33,6 +33,21 @@ def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 def uvloop_has_its_pipe() -> None:
     """The first uvloop of a process opens a pipe for signals and keeps it."""
     run(lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def reports() -> Iterator[list[BaseException]]:
+    """What the error handler got; a test that expects something there clears it."""
+    seen: list[BaseException] = []
+
+    def handler(error: BaseException, what: str, callers: list[str]) -> None:
+        seen.append(error)
+        closures.log_error(error, what, callers)
+
+    before = on_error(handler)
+    yield seen
+    on_error(before)
+    assert not seen
 
 
 @pytest.fixture(autouse=True)

@@ -104,7 +104,7 @@ def test_what_is_no_request_is_refused(sent: bytes, status: int) -> None:
 
 
 def test_the_fields_that_an_answer_may_depend_on_are_kept() -> None:
-    fields = b"IF-None-Match: \"a\"\r\nRange: bytes=0-1\r\nX: y\r\nif-none-match: \"b\"\r\n"
+    fields = b'IF-None-Match: "a"\r\nRange: bytes=0-1\r\nX: y\r\nif-none-match: "b"\r\n'
     first, second = parse(get(fields=HOST + fields) + get())
     assert isinstance(first, Request)
     assert isinstance(second, Request)

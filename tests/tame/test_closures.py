@@ -61,7 +61,7 @@ def test_an_exception_before_the_first_block_reaches_the_caller() -> None:
 
 
 def test_an_exception_after_it_goes_to_the_error_handler_and_the_waiter_learns_of_it(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, reports: list[BaseException]
 ) -> None:
     seen: list[str] = []
 
@@ -93,6 +93,7 @@ def test_an_exception_after_it_goes_to_the_error_handler_and_the_waiter_learns_o
     assert all("test_closures.py:" in line for line in message[1:])
     assert record.exc_info
     assert isinstance(record.exc_info[1], KeyError)
+    reports.clear()
 
 
 def test_an_exception_that_ends_the_closure_of_run_comes_out_of_run(driver: str) -> None:
