@@ -1,7 +1,7 @@
 """Drivers: what stands between the loop and the operating system.
 
-A driver can watch descriptors, set one alarm, be woken, and run.  It knows no events and no
-closures: it calls back.  Three exist.  `AsyncioDriver` is uvloop's and the standard library's;
+A driver can watch descriptors, set one alarm, be woken, and run.  It triggers no events and knows
+no closures: it calls back.  Three exist.  `AsyncioDriver` is uvloop's and the standard library's;
 `EpollDriver` stands on `select.epoll` alone and imports neither, which spares a process the
 memory of both.  `make bench-tame` sets them side by side.
 """
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 if TYPE_CHECKING:
     import asyncio
 
+    from tame.event import Event
+
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
 LONGEST: Final = 86_400.0
@@ -34,16 +36,12 @@ class Watched(Protocol):
     fd: int
     watched: int
     """The directions that the driver reports, `READ` or `WRITE` or both; 0 for none."""
+    reader: Event[()] | None
+    """Who waits for it to become readable."""
+    writer: Event[()] | None
 
     def ready(self, directions: int) -> None:
         """To be called when the descriptor is ready in `directions`."""
-
-    def forget(self) -> None:
-        """To be called when the driver is closed."""
-
-    @property
-    def awaited(self) -> bool:
-        """Whether anybody waits for it."""
 
 
 class Driver(Protocol):

@@ -93,15 +93,15 @@ class Descriptor:
     the number to something else.
     """
 
-    __slots__ = ("_reader", "_writer", "fd", "watched")
+    __slots__ = ("fd", "reader", "watched", "writer")
 
     kept = True
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.watched = 0
-        self._reader: Event[()] | None = None
-        self._writer: Event[()] | None = None
+        self.reader: Event[()] | None = None
+        self.writer: Event[()] | None = None
 
     def fileno(self) -> int:
         """The number, or -1 once it is closed."""
@@ -116,40 +116,30 @@ class Descriptor:
             if self.watched and active is not None:
                 active.watch(self, 0)
             fd, self.fd = self.fd, -1
-            waiting = [event for event in (self._reader, self._writer) if event is not None]
-            self._reader = self._writer = None
+            waiting = [event for event in (self.reader, self.writer) if event is not None]
+            self.reader = self.writer = None
             os.close(fd)
             for event in waiting:
                 if event.live:
                     why = f"descriptor {fd}, which the event made at {event.site} waited for"
                     event.lose(EventDroppedError(f"{why}, was closed"))
 
-    def forget(self) -> None:
-        """Let go of the events that wait for it."""
-        self._reader = self._writer = None
-
-    @property
-    def awaited(self) -> bool:
-        """Whether anybody waits for it."""
-        reader, writer = self._reader, self._writer
-        return bool((reader and reader.live) or (writer and writer.live))
-
     def ready(self, directions: int) -> None:
         """The driver's call: trigger who waits, and drop the directions nobody waits for."""
         closures.asleep = False
         unwanted = 0
         if directions & READ:
-            event = self._reader
+            event = self.reader
             if event is not None:
-                self._reader = None
+                self.reader = None
                 if event._rendezvous is not None:  # spent by somebody else, perhaps
                     event.trigger()
             if event is None or not self.kept:
                 unwanted = READ
         if directions & WRITE:
-            event = self._writer
+            event = self.writer
             if event is not None:
-                self._writer = None
+                self.writer = None
                 if event._rendezvous is not None:
                     event.trigger()
             if event is None or not self.kept:
@@ -186,13 +176,13 @@ def wait_on_fd(fd: int | HasFileno, direction: int, event: Event[()]) -> None:
     if descriptor.fd < 0:
         raise OSError(errno.EBADF, "the descriptor is closed")
     if direction == READ:
-        if descriptor._reader is not None and descriptor._reader.live:
-            raise _descriptor_busy(descriptor, "READ", descriptor._reader)
-        descriptor._reader = event
+        if descriptor.reader is not None and descriptor.reader.live:
+            raise _descriptor_busy(descriptor, "READ", descriptor.reader)
+        descriptor.reader = event
     elif direction == WRITE:
-        if descriptor._writer is not None and descriptor._writer.live:
-            raise _descriptor_busy(descriptor, "WRITE", descriptor._writer)
-        descriptor._writer = event
+        if descriptor.writer is not None and descriptor.writer.live:
+            raise _descriptor_busy(descriptor, "WRITE", descriptor.writer)
+        descriptor.writer = event
     else:
         raise ValueError(f"wait_on_fd() waits for READ or WRITE, not {direction!r}")
     if not descriptor.watched & direction:
@@ -203,9 +193,9 @@ def wait_on_fd(fd: int | HasFileno, direction: int, event: Event[()]) -> None:
             active.watch(descriptor, descriptor.watched | direction)
         except OSError as error:
             if direction == READ:
-                descriptor._reader = None
+                descriptor.reader = None
             else:
-                descriptor._writer = None
+                descriptor.writer = None
             if not isinstance(error, PermissionError):
                 raise
             event.trigger()  # a regular file cannot be polled: it is always ready
@@ -216,7 +206,8 @@ def _by_number(fd: int, driver: Driver) -> Descriptor:
     if found is None:
         return Number(fd)
     assert isinstance(found, Descriptor)
-    if not found.kept and not found.awaited:
+    reader, writer = found.reader, found.writer
+    if not found.kept and not (reader and reader.live) and not (writer and writer.live):
         # Left by a wait that was forgotten: the number may mean another file by now.
         driver.watch(found, 0)
     return found
@@ -240,6 +231,7 @@ class _Run:
     def __init__(self) -> None:
         self.outstanding = 0
         self.error: BaseException | None = None
+        self.hope: Event[()] | None = None  # an event that was still to happen when last looked
 
     def ended(self, error: BaseException | None) -> None:
         """A closure that `run` waits for has ended, or one was ended by what ends a program."""
@@ -262,29 +254,41 @@ class _Run:
     def turn(self) -> bool:
         """Resume runnable closures; whether some are left."""
         more = closures.drain()
-        unended = self.outstanding > 0 and self.error is None
-        if not more and unended and _nothing_can_happen():
-            gc.collect()  # a dropped event in a cycle is not dropped before
-            if closures.runnable:
-                return True
-            self.fail(DeadlockError(_listing("no event can ever happen any more, yet")))
+        if not more and (self.hope is None or not self.hope.live):
+            self.hope = _next_hope()
+            if self.hope is None and self.outstanding > 0 and self.error is None:
+                return self.despair()
         return more
+
+    def despair(self) -> bool:
+        """Nothing that the loop knows can trigger an event any more."""
+        assert active is not None
+        if active.has_foreign_work():
+            return False
+        gc.collect()  # a dropped event in a cycle is not dropped before
+        if closures.runnable:
+            return True
+        self.fail(DeadlockError(_listing("no event can ever happen any more, yet")))
+        return False
 
 
 FEW = 64
-"""How many timers and descriptors are looked at in each turn; with more, a program is not stuck."""
+"""How many timers and descriptors are searched for an event; with more, a program is not stuck."""
 
 
-def _nothing_can_happen() -> bool:
-    """Whether no timer, no descriptor and nobody else on the loop can trigger an event."""
+def _next_hope() -> Event[()] | None:
+    """A live event that a timer or a descriptor will trigger."""
     assert active is not None
     if len(timers) > FEW or len(active.watched) > FEW:
-        return False
-    if any(entry[2].live for entry in timers):
-        return False
-    if any(descriptor.awaited for descriptor in active.watched.values()):
-        return False
-    return not active.has_foreign_work()
+        return Event()
+    for entry in timers:
+        if entry[2].live:
+            return entry[2]
+    for descriptor in active.watched.values():
+        for event in (descriptor.reader, descriptor.writer):
+            if event is not None and event.live:
+                return event
+    return None
 
 
 def run(f: Callable[..., None], *args: Any, driver: str | None = None) -> None:
@@ -371,7 +375,7 @@ def _close(opened: Driver) -> None:
         try:
             for descriptor in list(opened.watched.values()):
                 opened.watch(descriptor, 0)
-                descriptor.forget()
+                descriptor.reader = descriptor.writer = None
             opened.alarm(None)
             opened.close()
         finally:
