@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, cast
 
 from knot.request import BadRequest, Request
-from knot.site import File, Missing, Moved
+from knot.site import Missing, Moved, Representation, Slice
 
-METHODS: Final = b"GET, HEAD"
+METHODS: Final = b"GET, HEAD, OPTIONS"
 
 KEEP: Final = {
     # (the connection is kept, the client speaks HTTP/1.0): RFC 9112, section 9.3
@@ -24,35 +24,75 @@ KEEP: Final = {
 class Finder(Protocol):
     """What is asked of a site."""
 
-    def find(self, path: bytes) -> File | Moved | Missing: ...
+    def find(self, path: bytes, second: int) -> Representation | Moved | Missing: ...
 
 
 class Response(NamedTuple):
-    """An answer: its head, and its content as bytes or as a whole file."""
+    """An answer: bytes that begin with its head, and slices of files that follow."""
 
-    head: bytes
-    content: bytes | File
+    data: bytes
+    rest: tuple[bytes | Slice, ...]
     keep_alive: bool
 
 
 def respond(request: Request | BadRequest, site: Finder, now: float) -> Response:
     """The answer to `request` at the time `now`, in seconds since the epoch."""
-    date = http_date(int(now))
+    second = int(now)
     if isinstance(request, BadRequest):
-        return refusal(request, request.status, date, why=request.reason)
-    if request.method not in (b"GET", b"HEAD"):
-        return refusal(request, 405, date, b"Allow: %b\r\n" % METHODS)
+        return refusal(request, request.status, second, why=request.reason)
+    method = request.method
+    if method not in (b"GET", b"HEAD"):
+        if method == b"OPTIONS":
+            return options(request, second)
+        return refusal(request, 405, second, b"Allow: %b\r\n" % METHODS)
     path, query = split_target(request.target)
-    found = site.find(path)
-    if isinstance(found, Missing):
-        return refusal(request, found.status, date)
+    found = site.find(path, second)
+    if isinstance(found, Representation):
+        if request.fields or method == b"HEAD" or not request.keep_alive or request.http_1_0:
+            return selected(request, found, second)
+        if found.prepared is None:
+            found.prepared = selected(request, found, second)
+        return cast(Response, found.prepared)
     if isinstance(found, Moved):
-        return refusal(request, 301, date, b"Location: %b%b\r\n" % (found.path.encode(), query))
+        field = b"Location: %b%b\r\n" % (found.path.encode(), query)
+        return refusal(request, 301, second, field)
+    return refusal(request, found.status, second)
+
+
+def selected(request: Request, found: Representation, second: int) -> Response:
+    """The answer to a GET or HEAD whose target has a representation."""
     head = (
-        b"HTTP/1.1 200 OK\r\nServer: knot\r\nDate: %b\r\nContent-Type: %b\r\n"
-        b"Content-Length: %d\r\n%b\r\n"
-    ) % (date, found.type, found.size, KEEP[request.keep_alive, request.http_1_0])
-    return Response(head, found if request.method == b"GET" else b"", request.keep_alive)
+        b"HTTP/1.1 200 OK\r\nServer: knot\r\nDate: %b\r\n%b"
+        b"Content-Type: %b\r\nContent-Length: %d\r\n%b\r\n"
+    ) % (
+        http_date(second),
+        validators(found),
+        found.type,
+        found.size,
+        KEEP[request.keep_alive, request.http_1_0],
+    )
+    if request.method == b"HEAD":
+        return Response(head, (), request.keep_alive)
+    content = found.slice(0, found.size)
+    if isinstance(content, bytes):
+        return Response(head + content, (), request.keep_alive)
+    return Response(head, (content,), request.keep_alive)
+
+
+def validators(found: Representation) -> bytes:
+    """The fields by which a client can ask whether it has this (RFC 9110, section 8.8)."""
+    modified = formatdate(found.modified, usegmt=True).encode()
+    return b"Last-Modified: %b\r\nETag: %b\r\n" % (modified, found.etag)
+
+
+def options(request: Request, second: int) -> Response:
+    """What may be done with any target here (RFC 9110, section 9.3.7)."""
+    head = (b"HTTP/1.1 204 No Content\r\nServer: knot\r\nDate: %b\r\nAllow: %b\r\n%b\r\n") % (
+        http_date(second),
+        METHODS,
+        KEEP[request.keep_alive, request.http_1_0],
+    )
+    return Response(head, (), request.keep_alive)
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes]:
@@ -70,7 +110,7 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
 
 
 def refusal(
-    request: Request | BadRequest, status: int, date: bytes, field: bytes = b"", why: str = ""
+    request: Request | BadRequest, status: int, second: int, field: bytes = b"", why: str = ""
 ) -> Response:
     """Any answer that is no file: a small page that says what is the matter."""
     phrase = HTTPStatus(status).phrase
@@ -84,9 +124,16 @@ def refusal(
     head = (
         b"HTTP/1.1 %d %b\r\nServer: knot\r\nDate: %b\r\n%b"
         b"Content-Type: text/html; charset=utf-8\r\nContent-Length: %d\r\n%b\r\n"
-    ) % (status, phrase.encode(), date, field, len(page), KEEP[request.keep_alive, http_1_0])
+    ) % (
+        status,
+        phrase.encode(),
+        http_date(second),
+        field,
+        len(page),
+        KEEP[request.keep_alive, http_1_0],
+    )
     head_only = isinstance(request, Request) and request.method == b"HEAD"
-    return Response(head, b"" if head_only else page, request.keep_alive)
+    return Response(head if head_only else head + page, (), request.keep_alive)
 
 
 _date: tuple[int, bytes] = (0, b"")

@@ -12,12 +12,13 @@ import errno
 import logging
 import os
 import socket
+from collections import deque
 from time import time
-from typing import Final, NamedTuple
+from typing import Final
 
 from knot.request import RequestParser
 from knot.respond import Response, respond
-from knot.site import File, Site
+from knot.site import Site, Slice
 from tame import (
     READ,
     WRITE,
@@ -133,60 +134,69 @@ def receive(peer: Descriptor) -> bytes | None:
         return None
 
 
-class Rest(NamedTuple):
-    """What is left to send of a response: bytes, and then a file from an offset on."""
-
-    data: memoryview
-    content: bytes | File
-    offset: int
+Unsent = deque[memoryview | Slice]
+"""What of a response has not been sent yet."""
 
 
-def send(peer: Descriptor, response: Response) -> Rest | None:
+def send(peer: Descriptor, response: Response) -> Unsent | None:
     """Send what goes out in one call; what is left, or None if that was all."""
-    head, content = response.head, response.content
-    if isinstance(content, File):
-        data = head + os.pread(content.fd, min(content.size, WHOLE), 0)
-        length = len(head) + content.size
-    else:
-        data = head + content
-        length = len(data)
+    data = response.data
+    rest = list(response.rest)
+    if rest and isinstance(rest[0], Slice):
+        # The first bytes of a file go with the head: a packet less.
+        first = rest[0]
+        length = min(WHOLE, first.stop - first.start)
+        content = os.pread(first.file.fd, length, first.start)
+        data += content
+        rest[0] = first._replace(start=first.start + len(content))
     try:
         sent = os.write(peer.fd, data)
     except BlockingIOError:
         sent = 0
-    if sent == length:
+    if sent == len(data) and not rest:
         return None
-    return Rest(memoryview(data)[sent:], content, len(data) - len(head))
+    return deque([memoryview(data)[sent:], *(as_unsent(piece) for piece in rest)])
+
+
+def as_unsent(piece: bytes | Slice) -> memoryview | Slice:
+    return memoryview(piece) if isinstance(piece, bytes) else piece
 
 
 @tamed
-def send_rest(peer: Descriptor, rest: Rest, done: Event[bool]) -> None:
+def send_rest(peer: Descriptor, unsent: Unsent, done: Event[bool]) -> None:
     """Send it as fast as the client takes it; triggers `done` with whether all has gone out.
 
     It has not if the file has become shorter: then the client must see the connection end before
     the length that it was told.
     """
-    data, content, offset = rest
-    size = content.size if isinstance(content, File) else 0
     try:
-        while data or offset < size:
+        while unsent:
+            piece = unsent.popleft()
+            if isinstance(piece, Slice):
+                if piece.start == piece.stop:
+                    continue
+            elif not piece:
+                continue
             with twait:
                 wait_on_fd(peer, WRITE, mkevent())
             try:
-                if data:
-                    data = data[os.write(peer.fd, data) :]
-                else:
-                    assert isinstance(content, File)
-                    sent = os.sendfile(peer.fd, content.fd, offset, min(SLICE, size - offset))
+                if isinstance(piece, Slice):
+                    start, stop = piece.start, piece.stop
+                    fd = piece.file.fd
+                    sent = os.sendfile(peer.fd, fd, start, min(SLICE, stop - start))
                     if not sent:
-                        break
-                    offset += sent
+                        done.trigger(False)
+                        return
+                    piece = piece._replace(start=start + sent)
+                else:
+                    piece = piece[os.write(peer.fd, piece) :]
             except BlockingIOError:
-                continue
+                pass
+            unsent.appendleft(piece)
     except OSError as error:
         done.fail(error)
     else:
-        done.trigger(not data and offset >= size)
+        done.trigger(True)
 
 
 @tamed

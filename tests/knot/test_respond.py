@@ -1,12 +1,15 @@
-"""Requests to responses (RFC 9110), without a file or a socket."""
+"""Requests to responses (RFC 9110), without a socket."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 import pytest
 
 from knot.request import BadRequest, Request
 from knot.respond import http_date, respond, split_target
-from knot.site import File, Missing, Moved
+from knot.site import Missing, Moved, Representation, Site
 
 NOW = 784111777.9  # RFC 9110's own example, section 5.6.7
 
@@ -14,41 +17,57 @@ NOW = 784111777.9  # RFC 9110's own example, section 5.6.7
 class Found:
     """A site on which every path leads to the same."""
 
-    def __init__(self, found: File | Moved | Missing) -> None:
+    def __init__(self, found: Representation | Moved | Missing) -> None:
         self.found = found
-        self.paths: list[bytes] = []
 
-    def find(self, path: bytes) -> File | Moved | Missing:
-        self.paths.append(path)
+    def find(self, path: bytes, second: int) -> Representation | Moved | Missing:
         return self.found
 
 
-class Opened(File):
-    """A file without a descriptor."""
+@pytest.fixture
+def file(tmp_path: Path) -> Representation:
+    """Five bytes of text, changed when RFC 9110's example was."""
+    name = tmp_path / "a.txt"
+    name.write_text("12345")
+    os.utime(name, ns=(0, 784111777 * 10**9))
+    site = Site(tmp_path)
+    found = site.find(b"/a.txt", 0)
+    site.close()
+    assert isinstance(found, Representation)
+    return found
 
-    def __del__(self) -> None:
-        pass
 
-
-FILE = Opened(-1, 5, b"text/plain")
-
-
-def test_a_file_is_answered_with_its_type_length_and_date() -> None:
-    response = respond(Request(b"GET", b"/a?q", True), Found(FILE), NOW)
-    assert response.head == (
+def test_a_file_is_answered_with_its_type_length_date_and_validators(file: Representation) -> None:
+    response = respond(Request(b"GET", b"/a?q", True), Found(file), NOW)
+    assert response.data == (
         b"HTTP/1.1 200 OK\r\nServer: knot\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
-        b"Content-Type: text/plain\r\nContent-Length: 5\r\n\r\n"
-    )
-    assert response.content is FILE
+        b'Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nETag: "%x-5"\r\n'
+        b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 5\r\n\r\n12345"
+    ) % (784111777 * 10**9)
+    assert response.rest == ()
     assert response.keep_alive
 
 
-def test_head_has_the_head_of_get_and_no_content() -> None:
-    for found in (FILE, Missing(404), Moved("/x/")):
+def test_a_prepared_answer_is_given_again(file: Representation) -> None:
+    first = respond(Request(b"GET", b"/a.txt", True), Found(file), NOW)
+    assert respond(Request(b"GET", b"/a.txt", True), Found(file), NOW) is first
+    assert respond(Request(b"HEAD", b"/a.txt", True), Found(file), NOW) is not first
+    assert respond(Request(b"GET", b"/a.txt", False), Found(file), NOW) is not first
+
+
+def test_head_has_the_head_of_get_and_no_content(file: Representation) -> None:
+    for found in (file, Missing(404), Moved("/x/")):
         get = respond(Request(b"GET", b"/", True), Found(found), NOW)
         head = respond(Request(b"HEAD", b"/", True), Found(found), NOW)
-        assert head.head == get.head
-        assert head.content == b""
+        assert head.data == get.data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        assert head.rest == ()
+
+
+def test_options_says_what_may_be_done(file: Representation) -> None:
+    response = respond(Request(b"OPTIONS", b"*", True), Found(file), NOW)
+    assert response.data.startswith(b"HTTP/1.1 204 No Content\r\n")
+    assert b"\r\nAllow: GET, HEAD, OPTIONS\r\n" in response.data
+    assert b"Content-Length" not in response.data
 
 
 @pytest.mark.parametrize(
@@ -61,13 +80,14 @@ def test_head_has_the_head_of_get_and_no_content() -> None:
     ],
 )
 def test_the_connection_field_says_what_happens(
-    keep_alive: bool, http_1_0: bool, field: bytes
+    file: Representation, keep_alive: bool, http_1_0: bool, field: bytes
 ) -> None:
-    for found in (FILE, Missing(404)):
+    for found in (file, Missing(404)):
         response = respond(Request(b"GET", b"/", keep_alive, http_1_0), Found(found), NOW)
         assert response.keep_alive == keep_alive
-        assert response.head.endswith(field + b"\r\n")
-        assert (b"Connection" in response.head) == bool(field)
+        head = response.data.partition(b"\r\n\r\n")[0] + b"\r\n"
+        assert head.endswith(field)
+        assert (b"Connection" in head) == bool(field)
 
 
 REFUSALS = [
@@ -85,19 +105,19 @@ def test_a_refusal_has_a_small_page(
     request_: Request | BadRequest, found: Missing, status: bytes
 ) -> None:
     response = respond(request_, Found(found), NOW)
-    assert response.head.startswith(b"HTTP/1.1 %b\r\n" % status)
-    assert isinstance(response.content, bytes)
-    assert b"Content-Length: %d\r\n" % len(response.content) in response.head
-    assert status in response.content
-    assert (b"Why." in response.content) == isinstance(request_, BadRequest)
-    assert (b"Allow: GET, HEAD\r\n" in response.head) == status.startswith(b"405")
+    head, _, page = response.data.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %b\r\n" % status)
+    assert b"Content-Length: %d" % len(page) in head
+    assert status in page
+    assert (b"Why." in page) == isinstance(request_, BadRequest)
+    assert (b"Allow: GET, HEAD, OPTIONS" in head) == status.startswith(b"405")
     assert response.keep_alive == isinstance(request_, Request)
 
 
 def test_a_directory_is_moved_to_its_slash_with_the_query() -> None:
     response = respond(Request(b"GET", b"/a?b=c", True), Found(Moved("/a/")), NOW)
-    assert response.head.startswith(b"HTTP/1.1 301 Moved Permanently\r\n")
-    assert b"\r\nLocation: /a/?b=c\r\n" in response.head
+    assert response.data.startswith(b"HTTP/1.1 301 Moved Permanently\r\n")
+    assert b"\r\nLocation: /a/?b=c\r\n" in response.data
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,14 @@ def test_a_file_comes_with_type_length_and_date(root: Path) -> None:
     status, *fields = head.split(b"\r\n")
     assert status == b"HTTP/1.1 200 OK"
     names = [field.partition(b":")[0] for field in fields]
-    assert names == [b"Server", b"Date", b"Content-Type", b"Content-Length"]
+    assert names == [
+        b"Server",
+        b"Date",
+        b"Last-Modified",
+        b"ETag",
+        b"Content-Type",
+        b"Content-Length",
+    ]
     assert b"Content-Type: text/html; charset=utf-8" in fields
     assert content == b"<h1>home</h1>"
 
@@ -363,10 +370,10 @@ def test_an_error_of_its_own_ends_one_connection_and_no_more(
 ) -> None:
     find = Site.find
 
-    def broken(site: Site, path: bytes) -> object:
+    def broken(site: Site, path: bytes, second: int) -> object:
         if path == b"/broken":
             raise ZeroDivisionError
-        return find(site, path)
+        return find(site, path, second)
 
     monkeypatch.setattr(Site, "find", broken)
 

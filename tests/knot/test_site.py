@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote_from_bytes
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from knot.site import File, Missing, Moved, Site, file_name, media_type
+from knot.site import (
+    IN_MEMORY,
+    Missing,
+    Moved,
+    Representation,
+    Site,
+    file_name,
+    media_type,
+)
 
 
 @pytest.fixture
@@ -39,8 +49,12 @@ def find(root: Path, path: bytes) -> bytes | Moved | Missing:
     """The content, if it is a file."""
     site = Site(root)
     try:
-        found = site.find(path)
-        return os.pread(found.fd, found.size, 0) if isinstance(found, File) else found
+        found = site.find(path, 0)
+        if not isinstance(found, Representation):
+            return found
+        assert found.content is not None
+        assert len(found.content) == found.size
+        return found.content
     finally:
         site.close()
 
@@ -108,7 +122,7 @@ def test_a_file_without_permission_is_forbidden(
 
         site = Site(root)
         monkeypatch.setattr(os, "open", denied)
-        assert site.find(b"/private") == Missing(403)
+        assert site.find(b"/private", 0) == Missing(403)
         monkeypatch.undo()
         site.close()
     else:
@@ -121,7 +135,7 @@ def test_no_descriptor_left_is_no_missing_file(root: Path, monkeypatch: pytest.M
 
     site = Site(root)
     monkeypatch.setattr(os, "open", exhausted)
-    assert site.find(b"/") == Missing(503)
+    assert site.find(b"/", 0) == Missing(503)
     monkeypatch.undo()
     site.close()
 
@@ -141,6 +155,106 @@ def test_a_site_that_is_no_directory_is_an_error(root: Path) -> None:
         with pytest.raises(OSError, match=name):
             Site(root / name)
 
+
+# -- the cache -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(root: Path) -> Iterator[Site]:
+    site = Site(root, cache_size=IN_MEMORY * 3)
+    yield site
+    site.close()
+
+
+def content(site: Site, path: bytes, second: int) -> bytes | None:
+    found = site.find(path, second)
+    return found.content if isinstance(found, Representation) else None
+
+
+def test_a_file_is_opened_once_and_looked_at_once_a_second(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str) -> None:
+        original = getattr(os, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            calls.append(name)
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("open", "stat", "fstat", "pread", "readlink"):
+        counted(name)
+    first = site.find(b"/sub/index.html", 1)
+    assert calls == ["open", "readlink", "fstat", "pread", "fstat"]
+    calls.clear()
+    for spelling in (b"/sub/index.html", b"/sub/%69ndex.html", b"//sub/./index.html"):
+        assert site.find(spelling, 1) is first
+    assert calls == []
+    for _ in range(3):
+        assert site.find(b"/sub/index.html", 2) is first
+    assert calls == ["stat"]
+
+
+def test_a_file_that_changes_is_seen_in_the_next_second(root: Path, site: Site) -> None:
+    assert content(site, b"/", 1) == b"home"
+    (root / "index.html").write_text("changed")
+    assert content(site, b"/", 1) == b"home"
+    assert content(site, b"/", 2) == b"changed"
+    (root / "new").write_text("replaced")
+    (root / "new").rename(root / "index.html")
+    assert content(site, b"/", 3) == b"replaced"
+    (root / "index.html").unlink()
+    assert site.find(b"/", 4) == Missing(404)
+    (root / "index.html").symlink_to("../secret")
+    assert site.find(b"/", 5) == Missing(404)
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept_in_memory(
+    root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.pread
+
+    def torn(fd: int, length: int, offset: int) -> bytes:
+        (root / "index.html").write_text("HOME")
+        return read(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", torn)
+    assert content(site, b"/", 1) is None
+
+
+def test_the_cache_keeps_to_its_budget_and_what_was_used_last(root: Path, site: Site) -> None:
+    for number in range(6):
+        (root / f"{number}").write_bytes(b"x" * (IN_MEMORY - 2048))
+    first = site.find(b"/0", 1)
+    site.find(b"/1", 2)
+    assert site.find(b"/0", 3) is first
+    site.find(b"/2", 4)
+    site.find(b"/3", 5)
+    assert site.find(b"/0", 6) is first
+    assert set(site._cache) == {b"/0", b"/2", b"/3"}
+    assert site._free >= 0
+
+
+def test_a_file_larger_than_the_whole_cache_is_served_all_the_same(root: Path) -> None:
+    site = Site(root, cache_size=0)
+    assert content(site, b"/", 1) == b"home"
+    assert site._cache == {}
+    assert site._free == 0
+    site.close()
+
+
+def test_a_large_file_is_kept_open_and_not_in_memory(root: Path, site: Site) -> None:
+    (root / "large").write_bytes(b"x" * (IN_MEMORY + 1))
+    found = site.find(b"/large", 1)
+    assert isinstance(found, Representation)
+    assert found.content is None
+    assert site.find(b"/large", 2) is found
+
+
+# -- properties ----------------------------------------------------------------------------------
 
 segment = st.sampled_from([b"", b".", b"..", b"a", b"%2e", b"%2E%2e", b"%2f", b"..%2F", b"b%00"])
 
