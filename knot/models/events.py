@@ -79,7 +79,8 @@ def serve(listener: socket.socket, site: Site) -> None:
             wait_on_fd(door, READ, mkevent())
         for _ in range(BATCH):
             try:
-                peer, _address = listener.accept()
+                # What `accept` does first; its socket object would cost a getsockname(), too.
+                peer, _address = listener._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 break
             except OSError as error:
@@ -88,8 +89,8 @@ def serve(listener: socket.socket, site: Site) -> None:
                     with twait:
                         timer(PAUSE, mkevent())
                 break
-            os.set_blocking(peer.fileno(), False)
-            connection(Descriptor(peer.detach()), site)
+            os.set_blocking(peer, False)
+            connection(Descriptor(peer), site)
 
 
 @tamed

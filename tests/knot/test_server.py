@@ -429,7 +429,7 @@ def test_no_descriptor_left_is_survived(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(events, "PAUSE", 0.001)
-    accept = socket.socket.accept
+    accept = socket.socket._accept  # type: ignore[attr-defined]
     refusals = 3
 
     def exhausted(listener: socket.socket) -> object:
@@ -439,7 +439,7 @@ def test_no_descriptor_left_is_survived(
             raise OSError(24, "Too many open files")
         return accept(listener)
 
-    monkeypatch.setattr(socket.socket, "accept", exhausted)
+    monkeypatch.setattr(socket.socket, "_accept", exhausted)
     assert answers(exchange(root, get(b"/"))) == [(200, b"<h1>home</h1>")]
     assert len(caplog.records) == 3
     assert "Too many open files" in caplog.records[0].message
