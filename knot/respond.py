@@ -7,6 +7,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol, cast
 
+from knot.conditions import NOT_MODIFIED, evaluate
 from knot.request import BadRequest, Request
 from knot.site import Missing, Moved, Representation, Slice
 
@@ -61,6 +62,12 @@ def respond(request: Request | BadRequest, site: Finder, now: float) -> Response
 
 def selected(request: Request, found: Representation, second: int) -> Response:
     """The answer to a GET or HEAD whose target has a representation."""
+    if request.fields:
+        status = evaluate(request.fields, found.etag, found.modified)
+        if status == NOT_MODIFIED:
+            return not_modified(request, found, second)
+        if status is not None:
+            return refusal(request, status, second)
     head = (
         b"HTTP/1.1 200 OK\r\nServer: knot\r\nDate: %b\r\n%b"
         b"Content-Type: %b\r\nContent-Length: %d\r\n%b\r\n"
@@ -77,6 +84,16 @@ def selected(request: Request, found: Representation, second: int) -> Response:
     if isinstance(content, bytes):
         return Response(head + content, (), request.keep_alive)
     return Response(head, (content,), request.keep_alive)
+
+
+def not_modified(request: Request, found: Representation, second: int) -> Response:
+    """The client has it already (RFC 9110, section 15.4.5)."""
+    head = (b"HTTP/1.1 304 Not Modified\r\nServer: knot\r\nDate: %b\r\nETag: %b\r\n%b\r\n") % (
+        http_date(second),
+        found.etag,
+        KEEP[request.keep_alive, request.http_1_0],
+    )
+    return Response(head, (), request.keep_alive)
 
 
 def validators(found: Representation) -> bytes:

@@ -63,6 +63,24 @@ def test_head_has_the_head_of_get_and_no_content(file: Representation) -> None:
         assert head.rest == ()
 
 
+def test_what_the_client_has_is_not_sent_again(file: Representation) -> None:
+    for method in (b"GET", b"HEAD"):
+        request = Request(method, b"/a.txt", True, fields={b"if-none-match": file.etag})
+        response = respond(request, Found(file), NOW)
+        assert response.data == (
+            b"HTTP/1.1 304 Not Modified\r\nServer: knot\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+            b"ETag: %b\r\n\r\n" % file.etag
+        )
+        assert response.rest == ()
+
+
+def test_a_condition_that_fails_is_an_answer_of_its_own(file: Representation) -> None:
+    request = Request(b"GET", b"/a.txt", True, fields={b"if-match": b'"other"'})
+    response = respond(request, Found(file), NOW)
+    assert response.data.startswith(b"HTTP/1.1 412 Precondition Failed\r\n")
+    assert respond(request, Found(Missing(404)), NOW).data.startswith(b"HTTP/1.1 404 ")
+
+
 def test_options_says_what_may_be_done(file: Representation) -> None:
     response = respond(Request(b"OPTIONS", b"*", True), Found(file), NOW)
     assert response.data.startswith(b"HTTP/1.1 204 No Content\r\n")

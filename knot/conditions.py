@@ -1,0 +1,121 @@
+"""Preconditions (RFC 9110, section 13): may the request go on, or does the client have it already?
+
+No I/O: fields and validators go in, a status comes out.
+"""
+
+from __future__ import annotations
+
+import re
+from calendar import timegm
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+Fields = Mapping[bytes, bytes]
+"""Lower-case field names to values; several lines of one name are joined by a comma."""
+
+NOT_MODIFIED: Final = 304
+FAILED: Final = 412
+
+TAG: Final = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+"""An entity tag (section 8.8.3), which may have commas in it."""
+
+
+def evaluate(fields: Fields, etag: bytes, modified: int) -> int | None:
+    """The status that the conditions of a GET or HEAD lead to, None to go on.
+
+    `etag` is the representation's strong tag with its quotes, `modified` in whole seconds since
+    the epoch.  The order is that of section 13.2.2.
+    """
+    if b"if-match" in fields:
+        met = check_if_match(fields[b"if-match"], etag)
+    else:
+        met = check_if_unmodified_since(fields.get(b"if-unmodified-since", b""), modified)
+    if not met:
+        return FAILED
+    if b"if-none-match" in fields:
+        new = check_if_none_match(fields[b"if-none-match"], etag)
+    else:
+        new = check_if_modified_since(fields.get(b"if-modified-since", b""), modified)
+    return None if new else NOT_MODIFIED
+
+
+def check_if_match(value: bytes, etag: bytes) -> bool:
+    """True if one of the tags is the representation's, by strong comparison (13.1.1)."""
+    return value.strip() == b"*" or etag in TAG.findall(value)
+
+
+def check_if_none_match(value: bytes, etag: bytes) -> bool:
+    """True if none of the tags is the representation's, by weak comparison (13.1.2)."""
+    if value.strip() == b"*":
+        return False
+    return etag not in (tag.removeprefix(b"W/") for tag in TAG.findall(value))
+
+
+def check_if_modified_since(value: bytes, modified: int) -> bool:
+    """True if it was modified after that date, or if that is none (13.1.3)."""
+    date = parse_http_date(value)
+    return date is None or modified > date
+
+
+def check_if_unmodified_since(value: bytes, modified: int) -> bool:
+    """True if it was not modified after that date, or if that is none (13.1.4)."""
+    date = parse_http_date(value)
+    return date is None or modified <= date
+
+
+def range_applies(fields: Fields, etag: bytes, modified: int) -> bool:
+    """Whether the Range field counts: without an If-Range, or with one that fits (13.1.5).
+
+    A tag is compared strongly, a date exactly.
+    """
+    value = fields.get(b"if-range")
+    if value is None:
+        return True
+    value = value.strip()
+    if value.endswith(b'"'):
+        return value == etag
+    return parse_http_date(value) == modified
+
+
+# -- dates ---------------------------------------------------------------------------------------
+
+MONTHS: Final = (
+    b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun",
+    b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
+)  # fmt: skip
+
+_MONTH = rb"(?P<month>" + b"|".join(MONTHS) + rb")"
+_TIME = rb"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
+
+FORMS: Final = [
+    re.compile(form)
+    for form in (
+        rb"[A-Z][a-z]{2}, (?P<day>\d\d) " + _MONTH + rb" (?P<year>\d{4}) " + _TIME + rb" GMT",
+        rb"[A-Z][a-z]{5,8}, (?P<day>\d\d)-" + _MONTH + rb"-(?P<year>\d\d) " + _TIME + rb" GMT",
+        rb"[A-Z][a-z]{2} " + _MONTH + rb" (?P<day>[ \d]\d) " + _TIME + rb" (?P<year>\d{4})",
+    )
+]
+"""The three forms of a date (section 5.6.7): today's, that of RFC 850, and that of asctime()."""
+
+PIVOT: Final = 70
+"""Years of two digits from here on are of the last century; RFC 850's form is older than 2038."""
+
+
+@lru_cache(256)  # a browser sends the date that it got, again and again
+def parse_http_date(value: bytes) -> int | None:
+    """Seconds since the epoch, or None if it is no date of HTTP."""
+    for form in FORMS:
+        found = form.fullmatch(value.strip())
+        if found:
+            break
+    else:
+        return None
+    year, day = int(found["year"]), int(found["day"])
+    month = MONTHS.index(found["month"]) + 1
+    if len(found["year"]) == 2:
+        year += 1900 if year >= PIVOT else 2000
+    hour, minute, second = int(found["hour"]), int(found["minute"]), int(found["second"])
+    if year < 1 or not 1 <= day <= 31 or hour > 23 or minute > 59 or second > 60:
+        return None
+    return timegm((year, month, day, hour, minute, second))
