@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from email.utils import formatdate
 from http import HTTPStatus
+from secrets import token_hex
 from typing import Final, NamedTuple, Protocol, cast
 
-from knot.conditions import NOT_MODIFIED, evaluate
+from knot.conditions import NOT_MODIFIED, evaluate, range_applies
+from knot.ranges import Range, content_range, parse_range, part_heads
 from knot.request import BadRequest, Request
 from knot.site import Missing, Moved, Representation, Slice
 
@@ -68,22 +70,78 @@ def selected(request: Request, found: Representation, second: int) -> Response:
             return not_modified(request, found, second)
         if status is not None:
             return refusal(request, status, second)
-    head = (
-        b"HTTP/1.1 200 OK\r\nServer: knot\r\nDate: %b\r\n%b"
-        b"Content-Type: %b\r\nContent-Length: %d\r\n%b\r\n"
-    ) % (
-        http_date(second),
-        validators(found),
-        found.type,
-        found.size,
-        KEEP[request.keep_alive, request.http_1_0],
-    )
+        ranges = wanted_ranges(request, found)
+        if ranges is not None:
+            return partial(request, found, ranges, second)
+    head = head_of(b"200 OK", request, found, second, found.type, found.size)
     if request.method == b"HEAD":
         return Response(head, (), request.keep_alive)
-    content = found.slice(0, found.size)
-    if isinstance(content, bytes):
-        return Response(head + content, (), request.keep_alive)
-    return Response(head, (content,), request.keep_alive)
+    return assemble([head, found.slice(0, found.size)], request.keep_alive)
+
+
+def wanted_ranges(request: Request, found: Representation) -> list[Range] | None:
+    """What a Range field asks for; None if there is none, or none that counts (section 14.2)."""
+    value = request.fields.get(b"range")
+    if value is None or request.method != b"GET":
+        return None
+    if not range_applies(request.fields, found.etag, found.modified):
+        return None
+    return parse_range(value, found.size)
+
+
+def partial(request: Request, found: Representation, ranges: list[Range], second: int) -> Response:
+    """Some of a representation's bytes (RFC 9110, section 15.3.7), or none that there are."""
+    size = found.size
+    if not ranges:
+        return refusal(request, 416, second, b"Content-Range: bytes */%d\r\n" % size)
+    status = b"206 Partial Content"
+    if len(ranges) == 1:
+        start, stop = ranges[0]
+        field = b"Content-Range: %b\r\n" % content_range(ranges[0], size)
+        head = head_of(status, request, found, second, found.type, stop - start, field)
+        return assemble([head, found.slice(start, stop)], request.keep_alive)
+    boundary = token_hex(16).encode()
+    *heads, end = part_heads(ranges, size, found.type, boundary)
+    length = sum(map(len, heads)) + sum(stop - start for start, stop in ranges) + len(end)
+    kind = b"multipart/byteranges; boundary=%b" % boundary
+    pieces: list[bytes | Slice] = [head_of(status, request, found, second, kind, length)]
+    for part_head, (start, stop) in zip(heads, ranges, strict=True):
+        pieces += [part_head, found.slice(start, stop)]
+    return assemble([*pieces, end], request.keep_alive)
+
+
+def head_of(
+    status: bytes,
+    request: Request,
+    found: Representation,
+    second: int,
+    kind: bytes,
+    length: int,
+    field: bytes = b"",
+) -> bytes:
+    """The head of an answer with content of a representation."""
+    return (
+        b"HTTP/1.1 %b\r\nServer: knot\r\nDate: %b\r\n%bAccept-Ranges: bytes\r\n%b"
+        b"Content-Type: %b\r\nContent-Length: %d\r\n%b\r\n"
+    ) % (
+        status,
+        http_date(second),
+        validators(found),
+        field,
+        kind,
+        length,
+        KEEP[request.keep_alive, request.http_1_0],
+    )
+
+
+def assemble(pieces: list[bytes | Slice], keep_alive: bool) -> Response:
+    """A response of `pieces`, those in memory joined."""
+    data: list[bytes] = []
+    for at, piece in enumerate(pieces):
+        if not isinstance(piece, bytes):
+            return Response(b"".join(data), tuple(pieces[at:]), keep_alive)
+        data.append(piece)
+    return Response(b"".join(data), (), keep_alive)
 
 
 def not_modified(request: Request, found: Representation, second: int) -> Response:

@@ -41,7 +41,7 @@ def test_a_file_is_answered_with_its_type_length_date_and_validators(file: Repre
     response = respond(Request(b"GET", b"/a?q", True), Found(file), NOW)
     assert response.data == (
         b"HTTP/1.1 200 OK\r\nServer: knot\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
-        b'Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nETag: "%x-5"\r\n'
+        b'Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nETag: "%x-5"\r\nAccept-Ranges: bytes\r\n'
         b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 5\r\n\r\n12345"
     ) % (784111777 * 10**9)
     assert response.rest == ()

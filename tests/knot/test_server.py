@@ -126,6 +126,7 @@ def test_a_file_comes_with_type_length_and_date(root: Path) -> None:
         b"Date",
         b"Last-Modified",
         b"ETag",
+        b"Accept-Ranges",
         b"Content-Type",
         b"Content-Length",
     ]
@@ -165,6 +166,37 @@ REFUSED = [
 @pytest.mark.parametrize(("sent", "statuses"), REFUSED, ids=lambda case: repr(case)[:40])
 def test_refusals_have_their_status(root: Path, sent: bytes, statuses: list[int]) -> None:
     assert [status for status, _ in answers(exchange(root, sent))] == statuses
+
+
+def ranged(root: Path, value: bytes) -> tuple[int, bytes, bytes]:
+    """Status, Content-Range or Content-Type, and content of a part of the big file."""
+    received = exchange(root, get(b"/big", b"Range: " + value + b"\r\nConnection: close\r\n"))
+    head, _, content = received.partition(b"\r\n\r\n")
+    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    assert int(fields[b"Content-Length"]) == len(content)
+    kind = fields.get(b"Content-Range", fields[b"Content-Type"])
+    return int(head.split(b" ")[1]), kind, content
+
+
+def test_a_part_of_a_file(root: Path) -> None:
+    size = len(BIG)
+    assert ranged(root, b"bytes=5-9") == (206, b"bytes 5-9/%d" % size, BIG[5:10])
+    last = (206, b"bytes %d-%d/%d" % (size - 7, size - 1, size), BIG[-7:])
+    assert ranged(root, b"bytes=-7") == last
+    assert ranged(root, b"bytes=%d-" % (size - 7)) == last
+    assert ranged(root, b"bytes=1000000-")[2] == BIG[1000000:]
+    assert ranged(root, b"lines=1-2")[::2] == (200, BIG)
+    assert ranged(root, b"bytes=%d-" % size)[:2] == (416, b"bytes */%d" % size)
+
+
+def test_several_parts_of_a_file(root: Path) -> None:
+    status, kind, content = ranged(root, b"bytes=0-99,1000000-2999999,4000000-4000099")
+    assert status == 206
+    boundary = kind.partition(b"; boundary=")[2]
+    _, *parts, end = content.split(b"--" + boundary)
+    assert end == b"--\r\n"
+    contents = [part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for part in parts]
+    assert contents == [BIG[:100], BIG[1000000:3000000], BIG[4000000:4000100]]
 
 
 def test_a_connection_is_kept_alive(root: Path) -> None:
