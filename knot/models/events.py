@@ -141,26 +141,33 @@ Unsent = deque[memoryview | Slice]
 
 def send(peer: Descriptor, response: Response) -> Unsent | None:
     """Send what goes out in one call; what is left, or None if that was all."""
-    data = response.data
-    rest = list(response.rest)
-    if rest and isinstance(rest[0], Slice):
-        # The first bytes of a file go with the head: a packet less.
-        first = rest[0]
-        length = min(WHOLE, first.stop - first.start)
-        content = os.pread(first.file.fd, length, first.start)
-        data += content
-        rest[0] = first._replace(start=first.start + len(content))
+    data, rest, _ = response
+    if rest:
+        data, rest = with_first_bytes(data, rest)
     try:
         sent = os.write(peer.fd, data)
     except BlockingIOError:
         sent = 0
     if sent == len(data) and not rest:
         return None
-    return deque([memoryview(data)[sent:], *(as_unsent(piece) for piece in rest)])
+    unsent: Unsent = deque(
+        piece if isinstance(piece, Slice) else memoryview(piece) for piece in rest
+    )
+    if sent < len(data):
+        unsent.appendleft(memoryview(data)[sent:])
+    return unsent
 
 
-def as_unsent(piece: bytes | Slice) -> memoryview | Slice:
-    return memoryview(piece) if isinstance(piece, bytes) else piece
+def with_first_bytes(
+    data: bytes, rest: tuple[bytes | Slice, ...]
+) -> tuple[bytes, tuple[bytes | Slice, ...]]:
+    """The first bytes of a file go out with the head: a packet less."""
+    first, *others = rest
+    assert isinstance(first, Slice)  # bytes would stand in `data`
+    length = min(WHOLE, first.stop - first.start)
+    content = os.pread(first.file.fd, length, first.start)
+    left = first._replace(start=first.start + len(content))
+    return data + content, (*((left,) if left.start < left.stop else ()), *others)
 
 
 @tamed
@@ -172,32 +179,35 @@ def send_rest(peer: Descriptor, unsent: Unsent, done: Event[bool]) -> None:
     """
     try:
         while unsent:
-            piece = unsent.popleft()
-            if isinstance(piece, Slice):
-                if piece.start == piece.stop:
-                    continue
-            elif not piece:
-                continue
             with twait:
                 wait_on_fd(peer, WRITE, mkevent())
-            try:
-                if isinstance(piece, Slice):
-                    start, stop = piece.start, piece.stop
-                    fd = piece.file.fd
-                    sent = os.sendfile(peer.fd, fd, start, min(SLICE, stop - start))
-                    if not sent:
-                        done.trigger(False)
-                        return
-                    piece = piece._replace(start=start + sent)
-                else:
-                    piece = piece[os.write(peer.fd, piece) :]
-            except BlockingIOError:
-                pass
-            unsent.appendleft(piece)
+            left = send_some(peer, unsent.popleft())
+            if left is not None:
+                unsent.appendleft(left)
+    except EOFError:
+        done.trigger(False)
     except OSError as error:
         done.fail(error)
     else:
         done.trigger(True)
+
+
+def send_some(peer: Descriptor, piece: memoryview | Slice) -> memoryview | Slice | None:
+    """Send what the client takes at once, and of a file no more than others can wait for.
+
+    What is left is the result.  Raises `EOFError` if the file ends before the slice does.
+    """
+    try:
+        if not isinstance(piece, Slice):
+            return piece[os.write(peer.fd, piece) :] or None
+        count = min(SLICE, piece.stop - piece.start)
+        sent = os.sendfile(peer.fd, piece.file.fd, piece.start, count)
+    except BlockingIOError:
+        return piece
+    if not sent:
+        raise EOFError
+    left = piece._replace(start=piece.start + sent)
+    return left if left.start < left.stop else None
 
 
 @tamed
