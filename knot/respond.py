@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from email.utils import formatdate
 from http import HTTPStatus
-from secrets import token_hex
 from typing import Final, NamedTuple, Protocol, cast
 
 from knot.conditions import NOT_MODIFIED, evaluate, range_applies
@@ -100,6 +99,8 @@ def partial(request: Request, found: Representation, ranges: list[Range], second
         field = b"Content-Range: %b\r\n" % content_range(ranges[0], size)
         head = head_of(status, request, found, second, found.type, stop - start, field)
         return assemble([head, found.slice(start, stop)], request.keep_alive)
+    from secrets import token_hex  # it brings OpenSSL, 3.7 MiB, and few ask for several ranges
+
     boundary = token_hex(16).encode()
     *heads, end = part_heads(ranges, size, found.type, boundary)
     length = sum(map(len, heads)) + sum(stop - start for start, stop in ranges) + len(end)
