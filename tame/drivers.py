@@ -159,6 +159,7 @@ class AsyncioDriver:
         self._on_turn = on_turn
         self._on_alarm = on_alarm
         self._timer: asyncio.Handle | None = None
+        self._batches = name == "uvloop"
         self._turning = False  # whether `_turn` is to be called already
         self._error: BaseException | None = None
 
@@ -183,7 +184,9 @@ class AsyncioDriver:
     def _dispatch(self, descriptor: Watched, direction: int) -> None:
         try:
             descriptor.ready(direction)
-            if self._on_turn():
+            if self._batches:
+                self._again()
+            elif self._on_turn():
                 self._again()
         except BaseException as error:
             self._fail(error)
