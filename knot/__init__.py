@@ -1,14 +1,27 @@
 """Knot: a static-file web server written in Tame.
 
-    from knot import serve
+    from knot import Responder, Server, Site, listen, serve
     from tame import run
 
-    run(serve, listen("127.0.0.1", 8000), Site("./www"))
+    run(serve, listen("127.0.0.1", 8000), Server(Responder(Site("./www"))))
 
 The command line, ``knot serve ./www``, does the same.
 """
 
-from knot.models.events import listen, serve
+from knot.limits import Limits
+from knot.log import AccessLog
+from knot.models.events import Server, listen, serve, stop
+from knot.respond import FieldRules, Responder
 from knot.site import Site
 
-__all__ = ["Site", "listen", "serve"]
+__all__ = [
+    "AccessLog",
+    "FieldRules",
+    "Limits",
+    "Responder",
+    "Server",
+    "Site",
+    "listen",
+    "serve",
+    "stop",
+]

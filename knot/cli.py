@@ -1,20 +1,45 @@
-"""The command line: ``knot serve [DIR] [--host] [--port]``."""
+"""The command line: ``knot serve [DIR]``."""
 
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import resource
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from socket import socket
+from typing import Any, Final, TypeVar
 
 import click
 
+from knot.config import Line, Pair, Size, load_config
+from knot.limits import Limits
+from knot.log import FORMATS, AccessLog, open_log
 from knot.models import events
+from knot.respond import FieldRules, Responder
 from knot.site import Site
-from tame import READ, BlockedWarning, mkevent, run, tamed, twait, wait_on_fd
+from tame import (
+    READ,
+    BlockedWarning,
+    Descriptor,
+    Rendezvous,
+    mkevent,
+    run,
+    tamed,
+    tvars,
+    twait,
+    wait_on_fd,
+)
+
+OWN_FILES: Final = 1024
+"""Descriptors for what is no connection: the cache has 256, transfers of files hold others."""
+
+STDOUT: Final = 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,45 +48,236 @@ def main() -> None:
     """Knot: a static-file web server written in Tame."""
 
 
-@main.command()
-@click.argument("directory", metavar="[DIR]", default=".")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    default=8000,
-    show_default=True,
-    type=click.IntRange(0, 65535),
-    help="Port to listen on; 0 takes one that is free.",
+class Seconds(click.FloatRange):
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def _describe_range(self) -> str:
+        return "seconds"
+
+
+DEFAULTS: Final = Limits()
+
+SECONDS: Final = Seconds()
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    settings.setdefault("show_default", not settings.get("multiple"))
+    return click.option(*names, **settings)
+
+
+@main.command(context_settings={"auto_envvar_prefix": "KNOT", "max_content_width": 100})
+@click.argument("directory", metavar="[DIR]", default=".", envvar="KNOT_DIRECTORY")
+@option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is every IPv4 one.")
+@option("--port", default=8000, type=click.IntRange(0, 65535), help="0 takes one that is free.")
+@option("--open", "open_browser", is_flag=True, show_default=False, help="Open it in a browser.")
+@option(
+    "--listing/--no-listing",
+    default=None,
+    help="List directories without an index.html.  [default: on a terminal]",
 )
-def serve(directory: str, host: str, port: int) -> None:
-    """Serve the files in DIR, by default those in the current directory."""
+@option("--hidden", is_flag=True, show_default=False, help="Serve names that begin with a dot.")
+@option(
+    "--follow-symlinks",
+    is_flag=True,
+    show_default=False,
+    help="Let symbolic links lead out of DIR.",
+)
+@option("--clean-urls", is_flag=True, show_default=False, help="Serve about.html as /about, too.")
+@option(
+    "--spa",
+    is_flag=True,
+    show_default=False,
+    help="Serve /index.html for paths without a file, unless they end in a suffix.",
+)
+@option(
+    "--mime",
+    multiple=True,
+    type=Pair("SUFFIX", "TYPE"),
+    help="Media type of a suffix, as wasm=application/wasm.",
+)
+@option(
+    "--cache-control",
+    multiple=True,
+    type=Pair("GLOB", "VALUE"),
+    help="Cache-Control for files, as 'assets/*=max-age=31536000'; the first that fits.",
+)
+@option("--header", multiple=True, type=Line(), help="A field for every answer.")
+@option("--cors", is_flag=True, show_default=False, help="Let scripts of every site read it.")
+@option("--cache-size", default="64M", type=Size(), help="Memory for files.")
+@option(
+    "--head-timeout",
+    default=DEFAULTS.head,
+    type=SECONDS,
+    help="Time for a client to send a whole request.",
+)
+@option("--keep-alive", default=DEFAULTS.keep_alive, type=SECONDS, help="Time between requests.")
+@option(
+    "--send-timeout",
+    default=DEFAULTS.send,
+    type=SECONDS,
+    help="Time in which a client takes nothing of its answer.",
+)
+@option(
+    "--max-requests",
+    default=DEFAULTS.requests,
+    type=click.IntRange(1),
+    help="Requests on one connection.",
+)
+@option(
+    "--max-connections",
+    default=DEFAULTS.connections,
+    type=click.IntRange(1),
+    help="Connections at once.",
+)
+@option("--grace", default=10.0, type=SECONDS, help="Time to finish what is under way at the end.")
+@option(
+    "--log",
+    "log_format",
+    type=click.Choice(["off", *FORMATS]),
+    default=None,
+    help="Access log.  [default: short on a terminal, else off]",
+)
+@option(
+    "--log-file",
+    type=click.Path(dir_okay=False),
+    default=None,
+    show_default=False,
+    help="Where to; standard output by default.",
+)
+@option(
+    "--config",
+    type=click.Path(),
+    default=None,
+    callback=load_config,
+    is_eager=True,
+    show_default=False,
+    help="File with these options.  [default: knot.toml, if there is one]",
+)
+def serve(directory: str, host: str, port: int, config: Path | None, **options: Any) -> None:
+    """Serve the files in DIR, by default those in the current directory.
+
+    Every option may also stand in knot.toml, as port = 8080, or in the environment, as
+    KNOT_PORT=8080.
+    """
+    interactive = sys.stdout.isatty()
+    listing = options["listing"]
+    withheld = [path for path in (config, options["log_file"]) if path is not None]
+    log = open_access_log(options["log_format"], options["log_file"], interactive)
     try:
-        site = Site(directory)
+        site = Site(
+            directory,
+            cache_size=options["cache_size"],
+            hidden=options["hidden"],
+            follow_symlinks=options["follow_symlinks"],
+            clean_urls=options["clean_urls"],
+            spa=options["spa"],
+            listing=interactive if listing is None else listing,
+            types={"." + suffix.lstrip("."): kind for suffix, kind in options["mime"]},
+            withheld=withheld,
+        )
     except OSError as error:
         sys.exit(f"knot: cannot serve {directory}: {error.strerror}; name a directory to serve")
+    try:
+        rules = FieldRules(options["cache_control"], options["header"], options["cors"])
+    except ValueError as error:
+        sys.exit(f"knot: {error}")
+    limits = Limits(
+        head=options["head_timeout"],
+        keep_alive=options["keep_alive"],
+        send=options["send_timeout"],
+        requests=options["max_requests"],
+        connections=connections(options["max_connections"]),
+    )
     with closing(site), open_listener(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}"
         click.echo(f"Serving {directory} at {address} (Ctrl-C stops)")
+        if options["open_browser"]:
+            open_browser(address)
+        server = events.Server(Responder(site, rules, options["cache_size"]), limits, log)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BlockedWarning)  # the connections that are cut
-            run(serve_until_a_signal, listener, site)
+            run(serve_until_a_signal, listener, server, options["grace"], options["log_file"])
+    if log is not None:
+        log.close()
 
 
 @tamed
-def serve_until_a_signal(listener: socket, site: Site) -> None:
-    """Serve until SIGINT or SIGTERM.
+def serve_until_a_signal(
+    listener: socket, server: events.Server, grace: float, log_file: str | None
+) -> None:
+    """Serve until SIGINT or SIGTERM, and then finish what is under way; a second one ends that.
 
-    Their handler only writes to a descriptor: an exception raised in it could come up inside a
+    The handlers only write to a descriptor: an exception raised in one could come up inside a
     finalizer, where Python drops it, and the signal would be lost.
     """
-    told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    with tvars:
+        cut: int
+    ended = Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os.eventfd_write(told, 1))
-    events.serve(listener, site)
+        signal.signal(number, lambda *_: os.eventfd_write(ended.fd, 1))
+    access_log = server.log
+    if access_log is not None and log_file is not None:
+        signal.signal(signal.SIGUSR1, lambda *_: access_log.reopen(log_file))
+    gc.collect()
+    gc.freeze()  # what the modules hold need not be looked at again
+    events.serve(listener, server)
     with twait:
-        wait_on_fd(told, READ, mkevent())
-    os.close(told)
+        wait_on_fd(ended, READ, mkevent())
+    os.eventfd_read(ended.fd)
+    listener.close()
+    r = Rendezvous[str]()
+    events.stop(server, grace, mkevent(r, "stopped", cut))
+    wait_on_fd(ended, READ, mkevent(r, "a second signal"))
+    why = twait(r)
+    r.cancel()
+    ended.close()
+    if why == "stopped" and cut:
+        click.echo(f"Stopped; {cut} unfinished connections were cut after {grace:g} s", err=True)
+
+
+def open_access_log(format: str | None, path: str | None, interactive: bool) -> AccessLog | None:
+    """The log that was asked for: by default the terminal shows what is going on."""
+    if format is None:
+        format = "common" if path is not None else "short" if interactive else "off"
+    if format == "off":
+        return None
+    if path is None:
+        return AccessLog(format, STDOUT, colour=interactive and "NO_COLOR" not in os.environ)
+    try:
+        return AccessLog(format, open_log(path))
+    except OSError as error:
+        sys.exit(
+            f"knot: cannot write the log to {path}: {error.strerror}; choose another --log-file"
+        )
+
+
+def connections(wanted: int) -> int:
+    """How many connections the system's limit of open files leaves room for, at most `wanted`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    room = max(hard - OWN_FILES, hard // 2)
+    if room < wanted:
+        click.echo(
+            f"The system allows {hard} open files, so {room} connections at once, not {wanted};"
+            " raise it with ulimit -n, or LimitNOFILE= of a systemd unit",
+            err=True,
+        )
+    return min(room, wanted)
+
+
+def open_browser(address: str) -> None:
+    """On a thread: some browsers run in the terminal and return only when they are left."""
+    import threading
+    import webbrowser
+
+    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
 def open_listener(host: str, port: int) -> socket:

@@ -3,16 +3,30 @@ the concurrency model."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from email.utils import formatdate
+from fnmatch import translate
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, NamedTuple, Protocol, cast
+from typing import Final, NamedTuple, Protocol
 
+from knot import listing
 from knot.conditions import NOT_MODIFIED, evaluate, range_applies
+from knot.encodings import TEXT, acceptable
 from knot.ranges import Range, content_range, parse_range, part_heads
-from knot.request import BadRequest, Request
-from knot.site import Missing, Moved, Representation, Slice
+from knot.request import ACCEPT, BadRequest, Request
+from knot.site import CACHE_SIZE, OPEN_FILE, Folder, Found, Moved, Representation, Slice
 
 METHODS: Final = b"GET, HEAD, OPTIONS"
+
+NOT_FOUND: Final = b"/404.html"
+"""The page that a site may have for what it does not have."""
+
+PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
+"""Browsers are not to guess another type (Fetch standard, section 3.6)."""
 
 KEEP: Final = {
     # (the connection is kept, the client speaks HTTP/1.0): RFC 9112, section 9.3
@@ -22,153 +36,331 @@ KEEP: Final = {
     (False, True): b"Connection: close\r\n",
 }
 
+JOINED: Final = 16 * 1024
+"""Bytes of content up to which head and content are one `bytes`; beyond, copying costs more than
+the second buffer of a `writev` (180 ns)."""
+
+MOST_PREPARED: Final = 4096
+LONGEST_PREPARED: Final = 1024
+"""How many answers are kept for equal requests, and how long a request may be, in bytes."""
+
+CORS: Final = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: *\r\n"
+PREFLIGHT: Final = (
+    b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n"
+    b"Access-Control-Allow-Headers: *\r\nAccess-Control-Max-Age: 86400\r\n"
+)
+
+FIELD: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
+OWN: Final = {
+    "accept-ranges", "connection", "content-encoding", "content-length", "content-range",
+    "content-type", "date", "etag", "keep-alive", "last-modified", "location", "transfer-encoding",
+}  # fmt: skip
+"""Fields that are Knot's to set: another value would be a lie, or would break the framing."""
+
 
 class Finder(Protocol):
     """What is asked of a site."""
 
-    def find(self, path: bytes, second: int) -> Representation | Moved | Missing: ...
+    hidden: bool
+    follow_symlinks: bool
+
+    @property
+    def root(self) -> bytes: ...
+    def find(self, path: bytes, second: int) -> Found: ...
+    def copies(self, found: Representation, second: int) -> Mapping[bytes, Representation]: ...
+    def compressed(self, found: Representation, coding: bytes) -> Representation | None: ...
 
 
 class Response(NamedTuple):
-    """An answer: bytes that begin with its head, and slices of files that follow."""
+    """An answer: bytes that begin with its head, and what follows them."""
 
     data: bytes
     rest: tuple[bytes | Slice, ...]
     keep_alive: bool
+    status: int
+    length: int
+    """Bytes of content."""
 
 
-def respond(request: Request | BadRequest, site: Finder, now: float) -> Response:
-    """The answer to `request` at the time `now`, in seconds since the epoch."""
-    second = int(now)
-    if isinstance(request, BadRequest):
-        return refusal(request, request.status, second, why=request.reason)
-    method = request.method
-    if method not in (b"GET", b"HEAD"):
-        if method == b"OPTIONS":
-            return options(request, second)
-        return refusal(request, 405, second, b"Allow: %b\r\n" % METHODS)
-    path, query = split_target(request.target)
-    found = site.find(path, second)
-    if isinstance(found, Representation):
-        if request.fields or method == b"HEAD" or not request.keep_alive or request.http_1_0:
-            return selected(request, found, second)
-        if found.prepared is None:
-            found.prepared = selected(request, found, second)
-        return cast(Response, found.prepared)
-    if isinstance(found, Moved):
-        field = b"Location: %b%b\r\n" % (found.path.encode(), query)
-        return refusal(request, 301, second, field)
-    return refusal(request, found.status, second)
+class Later(NamedTuple):
+    """An answer that takes a while to make: to be made where nobody has to wait for it."""
+
+    make: Callable[[], Response]
+    keep: Callable[[Response], None]
+    """To be called with it by whoever owns the responder."""
 
 
-def selected(request: Request, found: Representation, second: int) -> Response:
-    """The answer to a GET or HEAD whose target has a representation."""
-    if request.fields:
-        status = evaluate(request.fields, found.etag, found.modified)
-        if status == NOT_MODIFIED:
-            return not_modified(request, found, second)
-        if status is not None:
-            return refusal(request, status, second)
-        ranges = wanted_ranges(request, found)
-        if ranges is not None:
-            return partial(request, found, ranges, second)
-    head = head_of(b"200 OK", request, found, second, found.type, found.size)
-    if request.method == b"HEAD":
-        return Response(head, (), request.keep_alive)
-    return assemble([head, found.slice(0, found.size)], request.keep_alive)
+class FieldRules:
+    """The fields that answers have because whoever serves the site wants them."""
+
+    def __init__(
+        self,
+        cache_control: Iterable[tuple[str, str]] = (),
+        fields: Iterable[str] = (),
+        cors: bool = False,
+    ) -> None:
+        """`cache_control` has glob patterns for paths without their first slash, and the values
+        of ``Cache-Control`` for files under them, of which the first that fits counts; `fields`
+        are lines as ``"Name: value"``.  Raises `ValueError` for what cannot be a field."""
+        rules = [
+            (pattern, field_line(f"Cache-Control: {value}")) for pattern, value in cache_control
+        ]
+        self._cache_control = [
+            (re.compile(translate(pattern.removeprefix("/")).encode()), line)
+            for pattern, line in rules
+        ]
+        self.cors = cors
+        self.everywhere = b"".join(map(field_line, fields)) + (CORS if cors else b"")
+        self.server = (
+            b"" if b"\nserver:" in b"\n" + self.everywhere.lower() else b"Server: knot\r\n"
+        )
+
+    def cache_control(self, name: bytes) -> bytes:
+        """The field for the file called `name`, or nothing."""
+        for pattern, line in self._cache_control:
+            if pattern.match(name):
+                return line
+        return b""
 
 
-def wanted_ranges(request: Request, found: Representation) -> list[Range] | None:
-    """What a Range field asks for; None if there is none, or none that counts (section 14.2)."""
-    value = request.fields.get(b"range")
-    if value is None or request.method != b"GET":
-        return None
-    if not range_applies(request.fields, found.etag, found.modified):
-        return None
-    return parse_range(value, found.size)
+def field_line(text: str) -> bytes:
+    """``"Name: value"`` as a line of a head.  Raises `ValueError` if it cannot be one."""
+    found = FIELD.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no field: write it as 'Name: value'")
+    if found[1].lower() in OWN:
+        raise ValueError(f"{found[1]} is a field that Knot sets itself")
+    return f"{found[1]}: {found[2].strip()}\r\n".encode()
 
 
-def partial(request: Request, found: Representation, ranges: list[Range], second: int) -> Response:
-    """Some of a representation's bytes (RFC 9110, section 15.3.7), or none that there are."""
-    size = found.size
-    if not ranges:
-        return refusal(request, 416, second, b"Content-Range: bytes */%d\r\n" % size)
-    status = b"206 Partial Content"
-    if len(ranges) == 1:
-        start, stop = ranges[0]
-        field = b"Content-Range: %b\r\n" % content_range(ranges[0], size)
-        head = head_of(status, request, found, second, found.type, stop - start, field)
-        return assemble([head, found.slice(start, stop)], request.keep_alive)
-    from secrets import token_hex  # it brings OpenSSL, 3.7 MiB, and few ask for several ranges
+class Responder:
+    """Answers the requests for one site.
 
-    boundary = token_hex(16).encode()
-    *heads, end = part_heads(ranges, size, found.type, boundary)
-    length = sum(map(len, heads)) + sum(stop - start for start, stop in ranges) + len(end)
-    kind = b"multipart/byteranges; boundary=%b" % boundary
-    pieces: list[bytes | Slice] = [head_of(status, request, found, second, kind, length)]
-    for part_head, (start, stop) in zip(heads, ranges, strict=True):
-        pieces += [part_head, found.slice(start, stop)]
-    return assemble([*pieces, end], request.keep_alive)
+    Equal requests get equal answers until the second ends: those to usual requests are kept that
+    long.  A new second has a new Date, and the site looks at its files again.
+    """
 
+    def __init__(
+        self, site: Finder, rules: FieldRules | None = None, room: int = CACHE_SIZE
+    ) -> None:
+        """`room` bounds the bytes of the answers that are kept."""
+        self.site = site
+        self.rules = rules or FieldRules()
+        self.room = room
+        self._free = room
+        self._prepared: dict[Request | BadRequest, Response] = {}
+        self.second = 0
+        self._until = 0
 
-def head_of(
-    status: bytes,
-    request: Request,
-    found: Representation,
-    second: int,
-    kind: bytes,
-    length: int,
-    field: bytes = b"",
-) -> bytes:
-    """The head of an answer with content of a representation."""
-    return (
-        b"HTTP/1.1 %b\r\nServer: knot\r\nDate: %b\r\n%bAccept-Ranges: bytes\r\n%b"
-        b"Content-Type: %b\r\nContent-Length: %d\r\n%b\r\n"
-    ) % (
-        status,
-        http_date(second),
-        validators(found),
-        field,
-        kind,
-        length,
-        KEEP[request.keep_alive, request.http_1_0],
-    )
+    def respond(self, request: Request | BadRequest, now: float) -> Response | Later:
+        """The answer to `request` at the time `now`, in seconds since the epoch."""
+        if self.second <= now < self._until:
+            response = self._prepared.get(request)
+            if response is not None:
+                return response
+        else:
+            self.second = int(now)
+            self._until = self.second + 1
+            self._forget()
+        if isinstance(request, BadRequest):
+            why = request.reason
+            return Answer(self, Request(b"", b"", keep_alive=False)).refusal(
+                request.status, why=why
+            )
+        return Answer(self, request).make()
 
+    def keep(self, request: Request, response: Response) -> None:
+        """Keep it for equal requests, unless there could be too many of those, or too long ones."""
+        asked = len(request.target) + sum(len(value) for _, value in request.fields)
+        if asked > LONGEST_PREPARED:
+            return
+        in_memory = not any(isinstance(piece, Slice) for piece in response.rest)
+        self._free -= len(response.data) + (response.length if in_memory else OPEN_FILE)
+        if self._free < 0 or len(self._prepared) >= MOST_PREPARED:
+            self._forget()
+        self._prepared[request] = response
 
-def assemble(pieces: list[bytes | Slice], keep_alive: bool) -> Response:
-    """A response of `pieces`, those in memory joined."""
-    data: list[bytes] = []
-    for at, piece in enumerate(pieces):
-        if not isinstance(piece, bytes):
-            return Response(b"".join(data), tuple(pieces[at:]), keep_alive)
-        data.append(piece)
-    return Response(b"".join(data), (), keep_alive)
+    def _forget(self) -> None:
+        self._prepared.clear()
+        self._free = self.room
 
 
-def not_modified(request: Request, found: Representation, second: int) -> Response:
-    """The client has it already (RFC 9110, section 15.4.5)."""
-    head = (b"HTTP/1.1 304 Not Modified\r\nServer: knot\r\nDate: %b\r\nETag: %b\r\n%b\r\n") % (
-        http_date(second),
-        found.etag,
-        KEEP[request.keep_alive, request.http_1_0],
-    )
-    return Response(head, (), request.keep_alive)
+class Answer:
+    """One request on its way to its answer."""
+
+    def __init__(self, responder: Responder, request: Request) -> None:
+        self._keep = responder.keep
+        self._site = responder.site
+        self._rules = responder.rules
+        self._second = responder.second
+        self._request = request
+        self._fields = dict(request.fields)
+
+    def make(self) -> Response | Later:
+        method = self._request.method
+        if method not in (b"GET", b"HEAD"):
+            if method == b"OPTIONS":
+                return self.options()
+            return self.refusal(405, b"Allow: %b\r\n" % METHODS)
+        path, query = split_target(self._request.target)
+        found = self._site.find(path, self._second)
+        if isinstance(found, Representation):
+            chosen = self.choose(found)
+            response = self.selected(chosen, self.vary(found))
+            if b"range" not in self._fields and not chosen.is_cold:
+                self._keep(self._request, response)
+            return response
+        if isinstance(found, Moved):
+            return self.refusal(301, b"Location: %b%b\r\n" % (found.path.encode(), query))
+        if isinstance(found, Folder):
+            return self.folder(found)
+        response = self.refusal(found.status)
+        if found.status == 404:
+            self._keep(self._request, response)
+        return response
+
+    def choose(self, found: Representation) -> Representation:
+        """Of a file and its compressed copies what the client likes best (section 12.5.3)."""
+        value = self._fields.get(b"accept-encoding")
+        codings = acceptable(value) if value and found.varies else ()
+        if codings:
+            copies = self._site.copies(found, self._second)
+            for coding in codings:
+                if coding in copies:
+                    return copies[coding]
+            for coding in codings:
+                compressed = self._site.compressed(found, coding)
+                if compressed is not None:
+                    return compressed
+        return found
+
+    def vary(self, found: Representation) -> bytes:
+        """Tells caches if other clients may get another representation (section 12.5.5)."""
+        varies = found.varies and (TEXT.match(found.type) or self._site.copies(found, self._second))
+        return b"Vary: Accept-Encoding\r\n" if varies else b""
+
+    def selected(self, found: Representation, vary: bytes) -> Response:
+        """The answer to a GET or HEAD whose target has a representation."""
+        about = b"Last-Modified: %b\r\nETag: %b\r\n%b%b" % (
+            http_date(found.modified),
+            found.etag,
+            vary,
+            self._rules.cache_control(found.name),
+        )
+        fields = self._fields
+        if fields:
+            status = evaluate(fields, found.etag, found.modified)
+            if status == NOT_MODIFIED:  # section 15.4.5
+                return self.response(304, about)
+            if status is not None:
+                return self.refusal(status)
+        about += b"Accept-Ranges: bytes\r\n"
+        if found.coding:
+            about += b"Content-Encoding: %b\r\n" % found.coding
+        ranges = self.wanted_ranges(found) if b"range" in fields else None
+        if ranges is None:
+            return self.response(200, about, found.type, [found.slice(0, found.size)])
+        return self.partial(found, about, ranges)
+
+    def wanted_ranges(self, found: Representation) -> list[Range] | None:
+        """What a Range field asks for; None if it is not to count (section 14.2)."""
+        if self._request.method != b"GET":
+            return None
+        if not range_applies(self._fields, found.etag, found.modified):
+            return None
+        return parse_range(self._fields[b"range"], found.size)
+
+    def partial(self, found: Representation, about: bytes, ranges: list[Range]) -> Response:
+        """Some of a representation's bytes (section 15.3.7), or none that there are."""
+        size = found.size
+        if not ranges:
+            return self.refusal(416, b"Content-Range: bytes */%d\r\n" % size)
+        if len(ranges) == 1:
+            start, stop = ranges[0]
+            about += b"Content-Range: %b\r\n" % content_range(ranges[0], size)
+            return self.response(206, about, found.type, [found.slice(start, stop)])
+        from secrets import token_hex  # it brings OpenSSL, 3.7 MiB, and few ask for several ranges
+
+        boundary = token_hex(16).encode()
+        *heads, end = part_heads(ranges, size, found.type, boundary)
+        pieces: list[bytes | Slice] = []
+        for part_head, (start, stop) in zip(heads, ranges, strict=True):
+            pieces += [part_head, found.slice(start, stop)]
+        kind = b"multipart/byteranges; boundary=%b" % boundary
+        return self.response(206, about, kind, [*pieces, end])
+
+    def options(self) -> Response:
+        """What may be done with any target here (section 9.3.7)."""
+        return self.response(
+            204, b"Allow: %b\r\n%b" % (METHODS, PREFLIGHT if self._rules.cors else b"")
+        )
+
+    def folder(self, found: Folder) -> Later:
+        """The list of what is in a directory, as a page or as JSON (section 12.5.1)."""
+        render, kind = listing.as_html, b"text/html; charset=utf-8"
+        if ACCEPT in self._fields:
+            render, kind = listing.as_json, b"application/json; charset=utf-8"
+        site = self._site
+
+        def make() -> Response:
+            try:
+                entries = listing.read_directory(
+                    found.file.fd, site.hidden, site.follow_symlinks, site.root
+                )
+            except OSError:
+                return self.refusal(503)
+            page = render(found.path, entries)
+            return self.response(200, b"Vary: Accept\r\n", kind, [page])
+
+        return Later(make, lambda response: self._keep(self._request, response))
+
+    def refusal(self, status: int, field: bytes = b"", why: str = "") -> Response:
+        """Any answer that is no file: a small page that says what is the matter."""
+        if status == 404:
+            found = self._site.find(NOT_FOUND, self._second)
+            if isinstance(found, Representation):
+                return self.response(404, field, found.type, [found.slice(0, found.size)])
+        phrase = HTTPStatus(status).phrase
+        page = (
+            "<!doctype html>\n"
+            f'<html lang="en"><meta charset="utf-8"><title>{status} {phrase}</title>\n'
+            f"<h1>{status} {phrase}</h1>\n"
+            f"{f'<p>{why[:1].upper()}{why[1:]}.</p>' if why else ''}\n"
+        ).encode()
+        return self.response(status, field, b"text/html; charset=utf-8", [page])
+
+    def response(
+        self,
+        status: int,
+        fields: bytes,
+        kind: bytes = b"",
+        content: Sequence[bytes | Slice] = (),
+    ) -> Response:
+        """Head and content, as one `bytes` if that is short; a HEAD gets the head alone."""
+        request, rules = self._request, self._rules
+        length = sum(map(length_of, content))
+        if kind:
+            fields += b"Content-Type: %b\r\nContent-Length: %d\r\n%b" % (kind, length, NOSNIFF)
+        head = b"HTTP/1.1 %d %b\r\n%bDate: %b\r\n%b%b%b\r\n" % (
+            status,
+            PHRASES[status],
+            rules.server,
+            http_date(self._second),
+            fields,
+            rules.everywhere,
+            KEEP[request.keep_alive, request.http_1_0],
+        )
+        if request.method == b"HEAD":
+            return Response(head, (), request.keep_alive, status, 0)
+        in_memory = [piece for piece in content if isinstance(piece, bytes)]
+        if length <= JOINED and len(in_memory) == len(content):
+            head = b"".join((head, *in_memory))
+            content = ()
+        return Response(head, tuple(content), request.keep_alive, status, length)
 
 
-def validators(found: Representation) -> bytes:
-    """The fields by which a client can ask whether it has this (RFC 9110, section 8.8)."""
-    modified = formatdate(found.modified, usegmt=True).encode()
-    return b"Last-Modified: %b\r\nETag: %b\r\n" % (modified, found.etag)
-
-
-def options(request: Request, second: int) -> Response:
-    """What may be done with any target here (RFC 9110, section 9.3.7)."""
-    head = (b"HTTP/1.1 204 No Content\r\nServer: knot\r\nDate: %b\r\nAllow: %b\r\n%b\r\n") % (
-        http_date(second),
-        METHODS,
-        KEEP[request.keep_alive, request.http_1_0],
-    )
-    return Response(head, (), request.keep_alive)
+def length_of(piece: bytes | Slice) -> int:
+    return piece.stop - piece.start if isinstance(piece, Slice) else len(piece)
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes]:
@@ -185,39 +377,7 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
     return path, mark + query
 
 
-def refusal(
-    request: Request | BadRequest, status: int, second: int, field: bytes = b"", why: str = ""
-) -> Response:
-    """Any answer that is no file: a small page that says what is the matter."""
-    phrase = HTTPStatus(status).phrase
-    page = (
-        "<!doctype html>\n"
-        f'<html lang="en"><meta charset="utf-8"><title>{status} {phrase}</title>\n'
-        f"<h1>{status} {phrase}</h1>\n"
-        f"{f'<p>{why[:1].upper()}{why[1:]}.</p>' if why else ''}\n"
-    ).encode()
-    http_1_0 = isinstance(request, Request) and request.http_1_0
-    head = (
-        b"HTTP/1.1 %d %b\r\nServer: knot\r\nDate: %b\r\n%b"
-        b"Content-Type: text/html; charset=utf-8\r\nContent-Length: %d\r\n%b\r\n"
-    ) % (
-        status,
-        phrase.encode(),
-        http_date(second),
-        field,
-        len(page),
-        KEEP[request.keep_alive, http_1_0],
-    )
-    head_only = isinstance(request, Request) and request.method == b"HEAD"
-    return Response(head if head_only else head + page, (), request.keep_alive)
-
-
-_date: tuple[int, bytes] = (0, b"")
-
-
+@lru_cache(4096)
 def http_date(second: int) -> bytes:
-    """The date in HTTP's form (RFC 9110, section 5.6.7), made once a second."""
-    global _date
-    if _date[0] != second:
-        _date = second, formatdate(second, usegmt=True).encode()
-    return _date[1]
+    """The date in HTTP's form (RFC 9110, section 5.6.7)."""
+    return formatdate(second, usegmt=True).encode()

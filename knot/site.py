@@ -1,8 +1,9 @@
 """From the path of a URL to a file, safely.
 
 A site is a directory.  What it gives out is a `File`: opened, so that a name that changes later
-changes nothing, and checked to lie in the directory after it was opened, so that no symbolic link
-leads out, whoever moves it at what moment.  This file knows neither HTTP nor sockets.
+changes nothing, and opened beneath the directory (`beneath.py`), so that no path leads out.
+This file knows neither HTTP nor sockets, and never waits for a disk: what is not in the kernel's
+memory is left to be read by whoever sends it.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ import errno
 import mimetypes
 import os
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
+from knot.beneath import Directory
+from knot.encodings import SUFFIXES, compress, compressible, may_have_copies
+
 INDEX: Final = b"index.html"
 
-# O_NONBLOCK: a FIFO in the directory must not stop the server.
-OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+WELL_KNOWN: Final = b".well-known/"
+"""The one hidden name that is there to be served (RFC 8615)."""
 
 BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+CACHE_SIZE: Final = 64 * 1024 * 1024
 
 IN_MEMORY: Final = 128 * 1024
 """Bytes of a file that is kept in memory; a larger one is kept open."""
@@ -35,23 +42,30 @@ OPEN_FILE: Final = 256 * 1024
 BUSY: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 
 # The standard library's table, not the machine's: a site is the same wherever it is served.
-_types = mimetypes.MimeTypes(filenames=())
-for _suffix, _type in {
+_table = mimetypes.MimeTypes(filenames=()).types_map[True]
+TYPES: Final[Mapping[str, str]] = {
+    **_table,
     ".avif": "image/avif",
     ".gz": "application/gzip",
     ".js": "text/javascript",
     ".jsonld": "application/ld+json",
+    ".map": "application/json",
     ".md": "text/markdown",
     ".opus": "audio/ogg",
+    ".otf": "font/otf",
+    ".tgz": "application/gzip",
+    ".ttf": "font/ttf",
+    ".webmanifest": "application/manifest+json",
     ".webp": "image/webp",
     ".whl": "application/zip",
     ".woff": "font/woff",
     ".woff2": "font/woff2",
     ".xz": "application/x-xz",
     ".zst": "application/zstd",
-}.items():
-    _types.add_type(_type, _suffix)
-_types.encodings_map = {}  # `.tar.gz` is sent as the gzip file that it is, not as an encoded tar
+}
+
+IN_UTF_8: Final = {"application/json", "application/manifest+json", "image/svg+xml"}
+"""Types that are told to be UTF-8, beside those of text."""
 
 
 class File:
@@ -74,51 +88,101 @@ class Slice(NamedTuple):
     stop: int
 
 
+Stamp = tuple[int, int, int, int]
+
+
 class Representation:
     """A file as it was at one moment: what HTTP says of it, and its bytes or where they are.
 
     The site keeps it as long as the file has not changed, which it looks after once a second.
-    `prepared` is for whoever makes answers of it, to keep one for the rest of that second.
     """
 
     __slots__ = (
-        "content", "etag", "file", "modified", "name", "prepared", "second", "size", "stamp",
-        "type",
+        "coding", "compressed", "content", "copies", "etag", "file", "modified", "name", "path",
+        "second", "size", "stamp", "type", "varies",
     )  # fmt: skip
 
-    def __init__(self, name: bytes, file: File, status: os.stat_result) -> None:
+    def __init__(
+        self,
+        name: bytes,
+        stamp: Stamp,
+        kind: bytes,
+        file: File | None,
+        content: bytes | None = None,
+        coding: bytes = b"",
+    ) -> None:
         self.name = name
         """Below the site's directory."""
-        self.file: File | None = file
+        self.file = file
         """None if all of it is in memory: a descriptor for each small file would be too many."""
-        self.content: bytes | None = None
-        self.type = media_type(name)
+        self.content = content
+        self.type = kind
         """Media type with its parameters, as in ``Content-Type``."""
-        self.size = status.st_size
+        self.coding = coding
+        """The content coding (RFC 9110, section 8.4.1), empty for none."""
+        self.size = stamp[2] if content is None else len(content)
         """In bytes."""
-        self.modified = int(status.st_mtime)
+        self.modified = stamp[3] // 10**9
         """In seconds since the epoch, as ``Last-Modified`` has it."""
-        self.etag = b'"%x-%x"' % (status.st_mtime_ns, status.st_size)
+        self.etag = b'"%x-%x%b"' % (stamp[3], stamp[2], coding and b"-" + coding)
         """Strong: the time is in ns, and bytes that change within one tick of the file system's
         clock change the content only of a file that is still being written."""
-        self.stamp = stamp(status)
+        self.stamp = stamp
+        self.varies = may_have_copies(kind)
+        """Whether a client with another ``Accept-Encoding`` may get other bytes."""
+        self.copies: dict[bytes, Representation] | None = None
+        """Those that were compressed beforehand, by coding; None if that is not known yet."""
+        self.compressed: dict[bytes, Representation | None] = {}
+        """Those that were compressed here."""
+        self.path: bytes | None = None
+        """What the cache has it under; None if it is not there."""
         self.second = 0
-        self.prepared: object = None
+        """When the file was looked at last."""
 
     @property
     def cost(self) -> int:
         """Bytes of the cache's budget that it takes."""
-        return OPEN_FILE if self.content is None else ENTRY + self.size
+        if self.content is None:
+            return OPEN_FILE
+        return ENTRY + self.size + sum(copy.cost for copy in self.compressed.values() if copy)
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether it should be in memory and could not be read without waiting for the disk."""
+        return self.content is None and self.size <= IN_MEMORY
 
     def slice(self, start: int, stop: int) -> bytes | Slice:
         """Its bytes from `start` up to `stop`."""
         if self.content is not None:
-            return self.content[start:stop]
+            return self.content if stop - start == self.size else self.content[start:stop]
         assert self.file is not None
         return Slice(self.file, start, stop)
 
+    def load(self) -> None:
+        """Take it into memory if it is small and in the kernel's."""
+        if self.file is None or self.size > IN_MEMORY:
+            return
+        content = read_now(self.file.fd, self.size)
+        if len(content) == self.size and stamp_of(os.fstat(self.file.fd)) == self.stamp:
+            self.content = content
+            self.file = None
 
-def stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+
+def read_now(fd: int, size: int, start: int = 0) -> bytes:
+    """So many bytes of a file, or fewer if reading on would wait for the disk."""
+    buffer = bytearray(size)
+    try:
+        count = os.preadv(fd, [buffer], start, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return b""
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        count = os.preadv(fd, [buffer], start)  # a file system that can only be waited for
+    return bytes(memoryview(buffer)[:count])
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
     """What tells one state of a file from another."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -136,26 +200,67 @@ class Missing(NamedTuple):
     status: int
 
 
+class Folder(NamedTuple):
+    """The path is that of a directory without an index, which may be listed."""
+
+    path: str
+    """As in a URL, decoded."""
+    file: File
+
+
+Found = Representation | Moved | Missing | Folder
+
+
 class Site:
     """The files below one directory, and a cache of those that were asked for."""
 
     def __init__(
-        self, directory: str | os.PathLike[str], cache_size: int = 64 * 1024 * 1024
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        cache_size: int = CACHE_SIZE,
+        hidden: bool = False,
+        follow_symlinks: bool = False,
+        clean_urls: bool = False,
+        spa: bool = False,
+        listing: bool = False,
+        types: Mapping[str, str] | None = None,
+        withheld: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
-        """`cache_size` is in bytes.  Raises `OSError` if `directory` is none, or unreadable."""
+        """Raises `OSError` if `directory` is none, or unreadable.
+
+        `cache_size` is in bytes.  `hidden` serves names that begin with a dot, too;
+        `follow_symlinks` lets symbolic links lead out of the directory; with `clean_urls`
+        ``/about`` is also ``about.html``; with `spa` a path without a file is the index of the
+        root, if its last segment has no dot; `listing` gives directories without an index.
+        `types` are media types by suffix, as ``{".foo": "text/x-foo"}``; `withheld` are files
+        that are served under no name.
+        """
         self.directory = Path(directory)
-        self._fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._root = real_path(self._fd)
+        self.hidden = hidden
+        self.follow_symlinks = follow_symlinks
+        self._clean_urls = clean_urls
+        self._spa = spa
+        self._listing = listing
+        self._types = {**TYPES, **(types or {})}
+        self._withheld = {stamp_of(os.stat(name))[:2] for name in withheld}
+        self._top = Directory(directory, follow_symlinks=follow_symlinks)
         self._cache: dict[bytes, Representation] = {}  # by path, the least recent first
         self._free = cache_size
 
+    @property
+    def root(self) -> bytes:
+        """Where the directory really is."""
+        return self._top.path
+
     def close(self) -> None:
         self._cache.clear()
-        os.close(self._fd)
+        self._top.close()
 
-    def find(self, path: bytes, second: int) -> Representation | Moved | Missing:
+    def find(self, path: bytes, second: int) -> Found:
         """What the absolute `path` of a URL, percent-encoded, stands for in this `second`."""
-        found = self._cache.get(path)
+        # A raw path with a % in it may also be the name of another file.
+        found = self._cache.get(path) if b"%" not in path else None
         if found is None:
             name = file_name(path)
             if name is None:
@@ -166,72 +271,154 @@ class Site:
             return found
         return self._find_anew(path[1:], second)
 
-    def _find_anew(self, name: bytes, second: int) -> Representation | Moved | Missing:
+    def copies(self, found: Representation, second: int) -> Mapping[bytes, Representation]:
+        """Those files beside `found` that are its compressed forms, by coding.
+
+        One that is older than the file itself is none: somebody forgot to make it anew.
+        """
+        if found.copies is None:
+            found.copies = {}
+            if found.varies:
+                for coding, suffix in SUFFIXES.items():
+                    copy = self._copy(found, found.name + suffix, coding, second)
+                    if copy is not None:
+                        found.copies[coding] = copy
+        return found.copies
+
+    def _copy(
+        self, found: Representation, name: bytes, coding: bytes, second: int
+    ) -> Representation | None:
+        if b"/" + name not in self._cache and not self._exists(name):
+            return None
+        copy = self.find_file(name, second)
+        if copy is None or copy.modified < found.modified:
+            return None
+        return Representation(found.name, copy.stamp, found.type, copy.file, copy.content, coding)
+
+    def _exists(self, name: bytes) -> bool:
+        try:
+            os.stat(name, dir_fd=self._top.fd)
+        except OSError:
+            return False
+        return True
+
+    def compressed(self, found: Representation, coding: bytes) -> Representation | None:
+        """`found` in that coding, made here and kept; None if that is not worth it."""
+        if found.content is None or not compressible(found.type, found.size):
+            return None
+        if coding not in found.compressed:
+            content = compress(found.content, coding)
+            copy = None
+            if content is not None:
+                copy = Representation(found.name, found.stamp, found.type, None, content, coding)
+            path = self._forget(found)
+            found.compressed[coding] = copy
+            if path is not None:
+                self._keep(path, found)
+        return found.compressed[coding]
+
+    def find_file(self, name: bytes, second: int) -> Representation | None:
+        """The file called `name`, below the directory; None if there is none."""
+        found = self.find(b"/" + quote(name).encode(), second)
+        return found if isinstance(found, Representation) and found.name == name else None
+
+    def _find_anew(self, name: bytes, second: int) -> Found:
+        if not self.hidden and is_hidden(name):
+            return Missing(404)
         try:
             found = self._open(name)
         except OSError as error:
             if error.errno in BUSY:
                 return Missing(503)
-            return Missing(403 if error.errno == errno.EACCES else 404)
+            found = Missing(403 if error.errno in (errno.EACCES, errno.EPERM) else 404)
         if isinstance(found, Representation):
             found.second = second
             self._keep(b"/" + name, found)
+        elif found == Missing(404) and self._spa and b"." not in name.rpartition(b"/")[2]:
+            return self.find_file(INDEX, second) or found
         return found
 
     def _is_current(self, path: bytes, found: Representation, second: int) -> bool:
         """Whether the file is still what it was; looked at once a second."""
         if found.second != second:
-            del self._cache[path]
             try:
-                status = os.stat(found.name, dir_fd=self._fd)
+                status = os.stat(found.name, dir_fd=self._top.fd)
             except OSError:
                 status = None
-            if status is None or stamp(status) != found.stamp:
-                self._free += found.cost
+            self._forget(found)
+            if status is None or stamp_of(status) != found.stamp:
                 return False
             found.second = second
-            found.prepared = None
-            self._cache[path] = found  # as the one used last
+            found.copies = None
+            self._keep(path, found)  # as the one used last
+        if found.is_cold:
+            self._forget(found)
+            found.load()
+            self._keep(path, found)
         return True
 
     def _keep(self, path: bytes, found: Representation) -> None:
         """Put it into the cache, and take out what was not used for longest."""
-        cache = self._cache
         self._free -= found.cost
-        while self._free < 0 and cache:
-            self._free += cache.pop(next(iter(cache))).cost
+        while self._free < 0 and self._cache:
+            self._forget(next(iter(self._cache.values())))
         if self._free < 0:
             self._free += found.cost
         else:
-            cache[path] = found
+            found.path = path
+            self._cache[path] = found
 
-    def _open(self, name: bytes) -> Representation | Moved | Missing:
-        file = File(os.open(name or b".", OPEN, dir_fd=self._fd))
-        if not self._contains(file.fd):
-            return Missing(404)
+    def _forget(self, found: Representation) -> bytes | None:
+        """Take it out of the cache, if it is there; the path that it had."""
+        path, found.path = found.path, None
+        if path is not None:
+            del self._cache[path]
+            self._free += found.cost
+        return path
+
+    def _open(self, name: bytes) -> Found:
+        try:
+            file = File(self._top.open(name))
+        except FileNotFoundError:
+            if self._clean_urls and name and not name.endswith(b"/"):
+                return self._open_file(name + b".html")
+            raise
         status = os.fstat(file.fd)
-        if S_ISDIR(status.st_mode):
-            if name and not name.endswith(b"/"):
-                return Moved(quote(b"/" + name + b"/"))
-            return self._open(name + INDEX)
-        if not S_ISREG(status.st_mode) or name.endswith(b"/"):
+        if not S_ISDIR(status.st_mode):
+            return self._opened(name, file, status)
+        if name and not name.endswith(b"/"):
+            return Moved(quote(b"/" + name + b"/"))
+        try:
+            return self._open_file(name + INDEX)
+        except FileNotFoundError:
+            if self._listing:
+                return Folder("/" + os.fsdecode(name), file)
+            raise
+
+    def _open_file(self, name: bytes) -> Representation | Missing:
+        file = File(self._top.open(name))
+        return self._opened(name, file, os.fstat(file.fd))
+
+    def _opened(self, name: bytes, file: File, status: os.stat_result) -> Representation | Missing:
+        stamp = stamp_of(status)
+        if not S_ISREG(status.st_mode) or name.endswith(b"/") or stamp[:2] in self._withheld:
             return Missing(404)
-        found = Representation(name, file, status)
-        if found.size <= IN_MEMORY:
-            content = os.pread(file.fd, found.size + 1, 0)
-            if len(content) == found.size and stamp(os.fstat(file.fd)) == found.stamp:
-                found.content = content
-                found.file = None
+        found = Representation(name, stamp, self.media_type(name), file)
+        found.load()
         return found
 
-    def _contains(self, fd: int) -> bool:
-        path = real_path(fd)
-        return path == self._root or path.startswith(self._root.rstrip(b"/") + b"/")
+    def media_type(self, name: bytes) -> bytes:
+        """The media type that the end of a file's name stands for (RFC 9110, section 8.3)."""
+        suffix = os.path.splitext(b"x" + os.path.basename(name))[1].decode("latin-1").lower()
+        found = self._types.get(suffix, "application/octet-stream")
+        if ";" not in found and (found.startswith("text/") or found in IN_UTF_8):
+            found += "; charset=utf-8"
+        return found.encode()
 
 
-def real_path(fd: int) -> bytes:
-    """Where the open file is, free of symbolic links: the kernel's own answer."""
-    return os.readlink(b"/proc/self/fd/%d" % fd)
+def is_hidden(name: bytes) -> bool:
+    """Whether a segment of the name begins with a dot, other than ``.well-known`` at its front."""
+    return b"/." in b"/" + name.removeprefix(WELL_KNOWN)
 
 
 def file_name(path: bytes) -> bytes | None:
@@ -260,13 +447,3 @@ def file_name(path: bytes) -> bytes | None:
     if name and segments[-1] in (b"", b".", b".."):
         name.append(b"")
     return b"/".join(name)
-
-
-def media_type(name: bytes) -> bytes:
-    """The media type that the end of a file's name stands for (RFC 9110, section 8.3)."""
-    found, _ = _types.guess_type("x" + os.path.splitext(os.fsdecode(name))[1])
-    if found is None:
-        return b"application/octet-stream"
-    if found.startswith("text/") or found in ("application/json", "image/svg+xml"):
-        found += "; charset=utf-8"
-    return found.encode()

@@ -1,9 +1,10 @@
 """Knot by events: every connection is a tamed function, all of them on one thread.
 
 Read it from the top: `serve` accepts, `connection` is one client from its first byte to its last,
-and the two below it are the rare cases, a client that takes its answer slowly and one that must
-be hung up on with care.  ``with twait:`` is where the others get their turn; between two of those
-nothing else runs, so there is nothing to lock.
+and what stands below are the rare cases: a client that takes its answer slowly, one that must be
+hung up on with care, those that have become silent, and the end of it all.  ``with twait:`` is
+where the others get their turn; between two of those nothing else runs, so there is nothing to
+lock.
 """
 
 from __future__ import annotations
@@ -12,18 +13,26 @@ import errno
 import logging
 import os
 import socket
+import struct
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from time import time
 from typing import Final
 
-from knot.request import RequestParser
-from knot.respond import Response, respond
-from knot.site import Site, Slice
+from knot.limits import Limits
+from knot.log import AccessLog, Record
+from knot.models.helper import Helper
+from knot.request import BadRequest, Request, RequestParser, TalkativeParser
+from knot.respond import Later, Responder, Response
+from knot.site import Slice, read_now
 from tame import (
     READ,
     WRITE,
     Descriptor,
     Event,
+    EventDroppedError,
     Rendezvous,
     mkevent,
     tamed,
@@ -52,10 +61,72 @@ PAUSE: Final = 0.1
 GONE: Final = (ConnectionError, TimeoutError)
 """What the system calls raise when there is no client any more."""
 
-LINGER: Final = 2.0
-"""Seconds in which a client that was refused may still send, as nginx has it by default."""
+SWEEP: Final = 1.0
+"""Seconds between two looks at how long each client has been silent."""
+
+LOG_DELAY: Final = 0.2
+"""Seconds after which a line stands in the access log."""
+
+RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time: what the client has not taken yet is thrown away."""
+
+TOO_MANY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nServer: knot\r\nRetry-After: 5\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 27\r\nConnection: close\r\n\r\n"
+    b"There are too many clients\n"
+)
+TOO_SLOW: Final = (
+    b"HTTP/1.1 408 Request Timeout\r\nServer: knot\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+# What a connection waits for
+HEAD: Final = 0
+IDLE: Final = 1
+TAKING: Final = 2
 
 log = logging.getLogger("knot")
+
+
+class Peer(Descriptor):
+    """A client's connection, with what the sweep must know of it."""
+
+    __slots__ = ("address", "age", "left", "parser", "waits_for")
+
+    def __init__(self, fd: int, address: str, requests: int) -> None:
+        super().__init__(fd)
+        self.address = address
+        self.age = 0
+        """How many sweeps ago something came from the client, or was taken by it."""
+        self.left = requests
+        """How many requests are still answered."""
+        self.parser: RequestParser | None = None
+        """Its own while a request is incomplete."""
+        self.waits_for = HEAD
+
+
+class Server:
+    """What all the connections share."""
+
+    def __init__(
+        self,
+        responder: Responder,
+        limits: Limits | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self.responder = responder
+        self.limits = limits or Limits()
+        self.log = access_log
+        self.helper = Helper()
+        self.peers: set[Peer] = set()
+        self.parser = self.new_parser()
+        """For every client whose requests have come whole."""
+        self.door: Descriptor | None = None
+        self.deserted: Event[()] | None = None
+        """Triggered when the last client has gone."""
+
+    def new_parser(self) -> RequestParser:
+        return RequestParser() if self.log is None else TalkativeParser()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -71,52 +142,88 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @tamed
-def serve(listener: socket.socket, site: Site) -> None:
-    """Accept connections for as long as the loop runs, and serve `site` on each of them."""
-    door = Descriptor(listener.fileno())
-    while True:
-        with twait:
-            wait_on_fd(door, READ, mkevent())
-        for _ in range(BATCH):
-            try:
-                # What `accept` does first; its socket object would cost a getsockname(), too.
-                peer, _address = listener._accept()  # type: ignore[attr-defined]
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno in OUT_OF_DESCRIPTORS:
-                    log.warning("cannot accept a connection: %s", error.strerror)
-                    with twait:
-                        timer(PAUSE, mkevent())
-                break
-            os.set_blocking(peer, False)
-            connection(Descriptor(peer), site)
+def serve(listener: socket.socket, server: Server) -> None:
+    """Accept connections until `stop`, or for as long as the loop runs."""
+    server.helper.listen()
+    sweep(server)
+    server.door = door = Descriptor(os.dup(listener.fileno()))
+    most = server.limits.connections
+    try:
+        while True:
+            with twait:
+                wait_on_fd(door, READ, mkevent())
+            for _ in range(BATCH):
+                try:
+                    # What `accept` does first; its socket object would cost a getsockname(), too.
+                    fd, address = listener._accept()  # type: ignore[attr-defined]
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in OUT_OF_DESCRIPTORS:
+                        log.warning("cannot accept a connection: %s", error.strerror)
+                        with twait:
+                            timer(PAUSE, mkevent())
+                    break
+                if len(server.peers) >= most:
+                    turn_away(fd)
+                    continue
+                os.set_blocking(fd, False)
+                peer = Peer(fd, address[0] if server.log else "", server.limits.requests)
+                server.peers.add(peer)
+                connection(peer, server)
+    except EventDroppedError:
+        pass  # `stop` has closed the door
+    finally:
+        door.close()
 
 
 @tamed
-def connection(peer: Descriptor, site: Site) -> None:
+def connection(peer: Peer, server: Server) -> None:
     """One client: read, parse, answer, write, until either side has enough."""
     with tvars:
+        response: Response
         sent: bool
-    parser = RequestParser()
+    respond = server.responder.respond
     try:
         while True:
             data = receive(peer)
             if data == b"":
                 return
-            for request in parser.feed(data) if data else ():
-                response = respond(request, site, time())
-                rest = send(peer, response)
-                if rest is not None:
-                    with twait:
-                        send_rest(peer, rest, mkevent(sent))
-                    if not sent:
-                        return
-                if not response.keep_alive:
-                    if parser.unread:
+            if data is not None:
+                now = time()
+                parser = peer.parser or server.parser
+                requests = parser.feed(data)
+                said, unread = parser.said, parser.unread
+                if parser.unfinished or parser.ended or peer.parser is not None:
+                    keep_parser(peer, server, parser, begun=bool(requests))
+                else:
+                    peer.age = 0
+                    peer.waits_for = IDLE
+                for request in requests:
+                    peer.left -= 1
+                    if peer.left <= 0 and request.keep_alive:
+                        request = request._replace(keep_alive=False)
+                        unread = True  # or soon, for all that is known
+                    answer = respond(request, now)
+                    if isinstance(answer, Later):
                         with twait:
-                            hang_up(peer, mkevent())
-                    return
+                            server.helper.do(answer.make, mkevent(response))
+                        answer.keep(response)
+                    else:
+                        response = answer
+                    unsent = send(peer, response)
+                    if unsent is not None:
+                        with twait:
+                            send_rest(peer, server, unsent, mkevent(sent))
+                        if not sent:
+                            return
+                    if server.log is not None:
+                        note(server, peer, request, said.popleft(), response, now)
+                    if not response.keep_alive:
+                        if unread:
+                            with twait:
+                                hang_up(peer, server.limits.linger, mkevent())
+                        return
             with twait:
                 wait_on_fd(peer, READ, mkevent())
     except GONE:
@@ -124,7 +231,7 @@ def connection(peer: Descriptor, site: Site) -> None:
     except Exception:
         log.exception("a connection ended with an error that is Knot's own")
     finally:
-        peer.close()
+        forget(peer, server)
 
 
 def receive(peer: Descriptor) -> bytes | None:
@@ -135,60 +242,145 @@ def receive(peer: Descriptor) -> bytes | None:
         return None
 
 
+def keep_parser(peer: Peer, server: Server, parser: RequestParser, begun: bool) -> None:
+    """In the middle of a request a parser belongs to that client, until the request is whole.
+
+    `begun` tells whether the request is another than before.
+    """
+    shared = parser is server.parser
+    if parser.unfinished and not parser.ended:
+        if shared:
+            peer.parser = parser
+            server.parser = server.new_parser()
+        if shared or begun:
+            peer.age = 0
+            peer.waits_for = HEAD
+        return
+    peer.parser = None
+    peer.age = 0
+    peer.waits_for = IDLE
+    if shared:
+        parser.reset()
+
+
+def forget(peer: Peer, server: Server) -> None:
+    """The connection has ended."""
+    peer.close()
+    server.peers.discard(peer)
+    if not server.peers and server.deserted is not None:
+        server.deserted.trigger()
+        server.deserted = None
+
+
+def note(
+    server: Server,
+    peer: Peer,
+    request: Request | BadRequest,
+    said: tuple[bytes, bytes],
+    response: Response,
+    began: float,
+) -> None:
+    """Put a line into the access log; it is written a little later, together with others."""
+    access_log = server.log
+    assert access_log is not None
+    ended = time()
+    method, version = b"", b"HTTP/1.1"
+    if isinstance(request, Request):
+        method = request.method
+        version = b"HTTP/1.0" if request.http_1_0 else version
+    if not access_log.pending:
+        flush(access_log)
+    access_log.add(
+        Record(
+            ended, peer.address, method, request.target, version, response.status,
+            response.length, *said, ended - began,
+        )
+    )  # fmt: skip
+
+
+@tamed
+def flush(access_log: AccessLog) -> None:
+    with twait:
+        timer(LOG_DELAY, mkevent())
+    access_log.flush()
+
+
+# -- sending -------------------------------------------------------------------------------------
+
 Unsent = deque[memoryview | Slice]
 """What of a response has not been sent yet."""
 
 
 def send(peer: Descriptor, response: Response) -> Unsent | None:
     """Send what goes out in one call; what is left, or None if that was all."""
-    data, rest, _ = response
+    data, rest, *_ = response
     if rest:
-        data, rest = with_first_bytes(data, rest)
+        return send_several(peer, data, rest)
     try:
         sent = os.write(peer.fd, data)
     except BlockingIOError:
         sent = 0
-    if sent == len(data) and not rest:
-        return None
-    unsent: Unsent = deque(
-        piece if isinstance(piece, Slice) else memoryview(piece) for piece in rest
-    )
-    if sent < len(data):
-        unsent.appendleft(memoryview(data)[sent:])
-    return unsent
+    return None if sent == len(data) else deque((memoryview(data)[sent:],))
 
 
-def with_first_bytes(
-    data: bytes, rest: tuple[bytes | Slice, ...]
-) -> tuple[bytes, tuple[bytes | Slice, ...]]:
-    """The first bytes of a file go out with the head: a packet less."""
-    first, *others = rest
-    assert isinstance(first, Slice)  # bytes would stand in `data`
-    length = min(WHOLE, first.stop - first.start)
-    content = os.pread(first.file.fd, length, first.start)
-    left = first._replace(start=first.start + len(content))
-    return data + content, (*((left,) if left.start < left.stop else ()), *others)
+def send_several(peer: Descriptor, head: bytes, rest: tuple[bytes | Slice, ...]) -> Unsent | None:
+    """The head goes out with what follows it in memory, and with the first bytes of a file."""
+    buffers = [head]
+    later: Unsent = deque()
+    for place, piece in enumerate(rest):
+        if isinstance(piece, Slice):
+            first = read_now(piece.file.fd, min(WHOLE, piece.stop - piece.start), piece.start)
+            buffers.append(first)
+            left = piece._replace(start=piece.start + len(first))
+            later.extend([left] if left.start < left.stop else [])
+            later.extend(as_unsent(other) for other in rest[place + 1 :])
+            break
+        buffers.append(piece)
+    try:
+        sent = os.writev(peer.fd, buffers)
+    except BlockingIOError:
+        sent = 0
+    unsent: Unsent = deque()
+    for buffer in buffers:
+        if sent < len(buffer):
+            unsent.append(memoryview(buffer)[sent:])
+        sent = max(0, sent - len(buffer))
+    return (unsent + later) or None
+
+
+def as_unsent(piece: bytes | Slice) -> memoryview | Slice:
+    return piece if isinstance(piece, Slice) else memoryview(piece)
 
 
 @tamed
-def send_rest(peer: Descriptor, unsent: Unsent, done: Event[bool]) -> None:
+def send_rest(peer: Peer, server: Server, unsent: Unsent, done: Event[bool]) -> None:
     """Send it as fast as the client takes it; triggers `done` with whether all has gone out.
 
     It has not if the file has become shorter: then the client must see the connection end before
     the length that it was told.
     """
+    with tvars:
+        warmed: None
+    peer.waits_for = TAKING
     try:
         while unsent:
             with twait:
                 wait_on_fd(peer, WRITE, mkevent())
-            left = send_some(peer, unsent.popleft())
+            piece = unsent.popleft()
+            if isinstance(piece, Slice) and is_cold(piece):
+                with twait:
+                    server.helper.do(partial(warm, piece), mkevent(warmed))
+            left = send_some(peer, piece)
             if left is not None:
                 unsent.appendleft(left)
+            if left is not piece:
+                peer.age = 0
     except EOFError:
         done.trigger(False)
     except OSError as error:
         done.fail(error)
     else:
+        peer.waits_for = IDLE
         done.trigger(True)
 
 
@@ -210,8 +402,24 @@ def send_some(peer: Descriptor, piece: memoryview | Slice) -> memoryview | Slice
     return left if left.start < left.stop else None
 
 
+def is_cold(piece: Slice) -> bool:
+    """Whether the next bytes of a file seem to be on the disk only: `sendfile` would wait."""
+    last = min(piece.stop, piece.start + SLICE) - 1
+    fd = piece.file.fd
+    return not (read_now(fd, 1, piece.start) and read_now(fd, 1, last))
+
+
+def warm(piece: Slice) -> None:
+    """Wait for the disk, on a thread of the helper's; what follows is asked for, too."""
+    os.posix_fadvise(piece.file.fd, piece.start, 4 * SLICE, os.POSIX_FADV_WILLNEED)
+    os.pread(piece.file.fd, min(SLICE, piece.stop - piece.start), piece.start)
+
+
+# -- the end of a connection -----------------------------------------------------------------------
+
+
 @tamed
-def hang_up(peer: Descriptor, done: Event[()]) -> None:
+def hang_up(peer: Descriptor, linger: float, done: Event[()]) -> None:
     """End a connection whose client may still be sending, without losing the answer.
 
     What it sends and nobody reads would make the kernel reset the connection, and a reset
@@ -221,9 +429,10 @@ def hang_up(peer: Descriptor, done: Event[()]) -> None:
     with tvars:
         enough: bool
     r = Rendezvous[bool]()
-    timer(LINGER, mkevent(r, True))
+    timer(linger, mkevent(r, True))
     try:
-        say_the_end(peer)
+        with socket_of(peer) as end:
+            end.shutdown(socket.SHUT_WR)
         while receive(peer) != b"":
             wait_on_fd(peer, READ, mkevent(r, False))
             enough = twait(r)
@@ -235,10 +444,73 @@ def hang_up(peer: Descriptor, done: Event[()]) -> None:
     done.trigger()
 
 
-def say_the_end(peer: Descriptor) -> None:
-    """Tell the client that nothing more will come."""
+@contextmanager
+def socket_of(peer: Descriptor) -> Iterator[socket.socket]:
+    """The connection as a socket object, which has calls that descriptors lack."""
     end = socket.socket(fileno=peer.fd)
     try:
-        end.shutdown(socket.SHUT_WR)
+        yield end
     finally:
         end.detach()
+
+
+def turn_away(fd: int) -> None:
+    """One client too many: read what it asks for, or the refusal would be lost, and refuse."""
+    with suppress(OSError):
+        os.set_blocking(fd, False)
+        os.write(fd, TOO_MANY)
+        os.read(fd, READ_SIZE)
+    os.close(fd)
+
+
+@tamed
+def sweep(server: Server) -> None:
+    """End the connections that have been silent for too long, for as long as the loop runs.
+
+    One look a second at each of them is all that timeouts cost; a request costs an assignment.
+    """
+    limits = server.limits
+    most = {HEAD: limits.head / SWEEP, IDLE: limits.keep_alive / SWEEP, TAKING: limits.send / SWEEP}
+    while True:
+        with twait:
+            timer(SWEEP, mkevent())
+        for peer in list(server.peers):
+            peer.age += 1
+            if peer.age > most[peer.waits_for]:
+                if peer.waits_for == HEAD and peer.parser is not None:
+                    with suppress(OSError):
+                        os.write(peer.fd, TOO_SLOW)
+                cut(peer)
+
+
+def cut(peer: Peer) -> None:
+    """End it from outside: its closure sees the end of what the client sends, or a broken pipe."""
+    with suppress(OSError), socket_of(peer) as end:
+        if peer.waits_for == TAKING:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        end.shutdown(socket.SHUT_RDWR)
+
+
+@tamed
+def stop(server: Server, grace: float, done: Event[int]) -> None:
+    """Accept nothing more, finish what is under way within `grace` seconds, then cut the rest.
+
+    Triggers `done` with the number of connections that had to be cut.
+    """
+    if server.door is not None:
+        server.door.close()
+    for peer in server.peers:
+        peer.left = 1
+        if peer.waits_for == IDLE:
+            cut(peer)
+    r = Rendezvous[bool]()
+    if server.peers:
+        server.deserted = mkevent(r, False)
+        timer(grace, mkevent(r, True))
+        twait(r)
+    r.cancel()
+    left = len(server.peers)
+    for peer in list(server.peers):
+        peer.waits_for = TAKING
+        cut(peer)
+    done.trigger(left)

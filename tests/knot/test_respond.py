@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from knot.request import BadRequest, Request
-from knot.respond import http_date, respond, split_target
+from knot.respond import Later, Responder, Response, http_date, split_target
 from knot.site import Missing, Moved, Representation, Site
 
 NOW = 784111777.9  # RFC 9110's own example, section 5.6.7
@@ -21,7 +21,22 @@ class Found:
         self.found = found
 
     def find(self, path: bytes, second: int) -> Representation | Moved | Missing:
-        return self.found
+        return Missing(404) if path == b"/404.html" else self.found
+
+    hidden = follow_symlinks = False
+    root = b"/"
+
+    def copies(self, found: Representation, second: int) -> dict[bytes, Representation]:
+        return {}
+
+    def compressed(self, found: Representation, coding: bytes) -> None:
+        return None
+
+
+def respond(request: Request | BadRequest, site: Found, now: float) -> Response:
+    response = Responder(site).respond(request, now)
+    assert not isinstance(response, Later)
+    return response
 
 
 @pytest.fixture
@@ -41,18 +56,40 @@ def test_a_file_is_answered_with_its_type_length_date_and_validators(file: Repre
     response = respond(Request(b"GET", b"/a?q", True), Found(file), NOW)
     assert response.data == (
         b"HTTP/1.1 200 OK\r\nServer: knot\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
-        b'Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nETag: "%x-5"\r\nAccept-Ranges: bytes\r\n'
-        b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 5\r\n\r\n12345"
+        b'Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nETag: "%x-5"\r\n'
+        b"Vary: Accept-Encoding\r\nAccept-Ranges: bytes\r\n"
+        b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 5\r\n"
+        b"X-Content-Type-Options: nosniff\r\n\r\n12345"
     ) % (784111777 * 10**9)
     assert response.rest == ()
     assert response.keep_alive
 
 
-def test_a_prepared_answer_is_given_again(file: Representation) -> None:
-    first = respond(Request(b"GET", b"/a.txt", True), Found(file), NOW)
-    assert respond(Request(b"GET", b"/a.txt", True), Found(file), NOW) is first
-    assert respond(Request(b"HEAD", b"/a.txt", True), Found(file), NOW) is not first
-    assert respond(Request(b"GET", b"/a.txt", False), Found(file), NOW) is not first
+def test_equal_requests_of_one_second_get_one_answer(file: Representation) -> None:
+    responder = Responder(Found(file))
+    request = Request(b"GET", b"/a.txt")
+    first = responder.respond(request, NOW)
+    assert responder.respond(Request(b"GET", b"/a.txt"), NOW) is first
+    for other in (
+        Request(b"HEAD", b"/a.txt"),
+        Request(b"GET", b"/a.txt", keep_alive=False),
+        Request(b"GET", b"/a.txt", http_1_0=True),
+        Request(b"GET", b"/a.txt", fields=((b"if-none-match", file.etag),)),
+    ):
+        assert responder.respond(other, NOW) != first
+    assert responder.respond(request, NOW + 1) is not first
+    assert responder.respond(request, NOW) is not first  # nor if the clock was put back
+
+
+def test_the_answers_that_are_kept_have_a_bound(file: Representation) -> None:
+    responder = Responder(Found(file), room=100_000)
+    for number in range(10_000):
+        responder.respond(Request(b"GET", b"/%d" % number), NOW)
+        assert sum(len(answer.data) for answer in responder._prepared.values()) <= 100_000
+    assert responder._prepared
+    long = Request(b"GET", b"/" + b"x" * 2000)
+    responder.respond(long, NOW)
+    assert long not in responder._prepared
 
 
 def test_head_has_the_head_of_get_and_no_content(file: Representation) -> None:
@@ -65,17 +102,18 @@ def test_head_has_the_head_of_get_and_no_content(file: Representation) -> None:
 
 def test_what_the_client_has_is_not_sent_again(file: Representation) -> None:
     for method in (b"GET", b"HEAD"):
-        request = Request(method, b"/a.txt", True, fields={b"if-none-match": file.etag})
+        request = Request(method, b"/a.txt", True, fields=((b"if-none-match", file.etag),))
         response = respond(request, Found(file), NOW)
         assert response.data == (
             b"HTTP/1.1 304 Not Modified\r\nServer: knot\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
-            b"ETag: %b\r\n\r\n" % file.etag
+            b"Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nETag: %b\r\n"
+            b"Vary: Accept-Encoding\r\n\r\n" % file.etag
         )
         assert response.rest == ()
 
 
 def test_a_condition_that_fails_is_an_answer_of_its_own(file: Representation) -> None:
-    request = Request(b"GET", b"/a.txt", True, fields={b"if-match": b'"other"'})
+    request = Request(b"GET", b"/a.txt", True, fields=((b"if-match", b'"other"'),))
     response = respond(request, Found(file), NOW)
     assert response.data.startswith(b"HTTP/1.1 412 Precondition Failed\r\n")
     assert respond(request, Found(Missing(404)), NOW).data.startswith(b"HTTP/1.1 404 ")

@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
-from knot import Site, listen, serve
+from knot import AccessLog, FieldRules, Limits, Responder, Server, Site, listen, serve
 from knot.models import events
 from tame import READ, BlockedWarning, mkevent, run, tamed, twait, wait_on_fd
 
@@ -38,12 +38,21 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def with_server(root: Path, client: Callable[[int], T]) -> T:
+def with_server(
+    root: Path,
+    client: Callable[[int], T],
+    *,
+    limits: Limits | None = None,
+    log: AccessLog | None = None,
+    rules: FieldRules | None = None,
+    **options: Any,
+) -> T:
     """Serve `root` while `client`, given the port, runs on a thread; its result."""
     results: list[T] = []
     errors: list[BaseException] = []
     listener = listen("127.0.0.1", 0)
-    site = Site(root)
+    site = Site(root, **options)
+    server = Server(Responder(site, rules), limits, log)
     here, there = socket.socketpair()
 
     def work() -> None:
@@ -55,7 +64,7 @@ def with_server(root: Path, client: Callable[[int], T]) -> T:
 
     @tamed
     def main() -> None:
-        serve(listener, site)
+        serve(listener, server)
         thread = threading.Thread(target=work)
         with twait:
             wait_on_fd(here, READ, mkevent())
@@ -65,6 +74,7 @@ def with_server(root: Path, client: Callable[[int], T]) -> T:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BlockedWarning)  # `serve` never ends by itself
         run(main)
+    assert not server.peers
     listener.close()
     here.close()
     site.close()
@@ -126,9 +136,11 @@ def test_a_file_comes_with_type_length_and_date(root: Path) -> None:
         b"Date",
         b"Last-Modified",
         b"ETag",
+        b"Vary",
         b"Accept-Ranges",
         b"Content-Type",
         b"Content-Length",
+        b"X-Content-Type-Options",
     ]
     assert b"Content-Type: text/html; charset=utf-8" in fields
     assert content == b"<h1>home</h1>"
@@ -271,13 +283,13 @@ def test_a_file_that_becomes_shorter_cuts_the_connection(root: Path) -> None:
 def test_a_small_file_that_becomes_shorter_cuts_the_connection_too(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = os.pread
+    read = os.preadv
 
-    def shortened(fd: int, length: int, offset: int) -> bytes:
+    def shortened(fd: int, buffers: list[bytearray], offset: int, flags: int) -> int:
         os.truncate(root / "index.html", 4)
-        return read(fd, length, offset)
+        return read(fd, buffers, offset, flags)
 
-    monkeypatch.setattr(os, "pread", shortened)
+    monkeypatch.setattr(os, "preadv", shortened)
     received = exchange(root, get(b"/") + get(b"/"))
     head, _, content = received.partition(b"\r\n\r\n")
     assert b"Content-Length: 13" in head
@@ -364,11 +376,7 @@ def test_the_answer_to_a_client_that_keeps_sending_is_not_lost(root: Path) -> No
     assert [status for status, _ in answers(with_server(root, client))] == [405]
 
 
-def test_a_client_that_keeps_sending_is_hung_up_on(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(events, "LINGER", 0.05)
-
+def test_a_client_that_keeps_sending_is_hung_up_on(root: Path) -> None:
     def client(port: int) -> None:
         with connect(port) as connection:
             connection.sendall(b"POST / HTTP/1.1\r\n%bContent-Length: 9\r\n\r\n" % HOST)
@@ -376,7 +384,7 @@ def test_a_client_that_keeps_sending_is_hung_up_on(
             with pytest.raises(ConnectionError):
                 send_until_refused(connection)  # which it is, because the server has closed
 
-    with_server(root, client)
+    with_server(root, client, limits=Limits(linger=0.05))
 
 
 def send_until_refused(connection: socket.socket) -> None:
@@ -422,7 +430,7 @@ def test_an_error_of_its_own_ends_one_connection_and_no_more(
     assert "Knot's own" in record.message
 
 
-@pytest.mark.parametrize("call", ["read", "write", "sendfile"])
+@pytest.mark.parametrize("call", ["read", "writev", "sendfile"])
 def test_a_client_that_the_network_has_lost_is_no_error_of_its_own(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
 ) -> None:

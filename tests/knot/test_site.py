@@ -13,6 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from knot import beneath
+from knot.beneath import Directory
 from knot.site import (
     IN_MEMORY,
     Missing,
@@ -20,8 +22,19 @@ from knot.site import (
     Representation,
     Site,
     file_name,
-    media_type,
 )
+
+
+@pytest.fixture(params=["openat2", "without"], autouse=True)
+def resolver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Names are resolved by the kernel's `openat2`, or on a kernel that has none."""
+
+    def old_kernel(directory: int, name: bytes) -> int:
+        raise OSError(38, "Function not implemented")
+
+    if request.param == "without":
+        monkeypatch.setattr(beneath, "_openat2", lambda: old_kernel)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -39,6 +52,8 @@ def root(tmp_path: Path) -> Path:
     (root / "inside").symlink_to("sub/index.html")
     (root / "outside").symlink_to("../secret")
     (root / "absolute").symlink_to(tmp_path / "secret")
+    (root / "absolute-inside").symlink_to(root / "sub" / "index.html")
+    (root / "a%20b+%C3%BC%25.txt").write_text("odder")
     (root / "others").symlink_to("../site-of-others")
     (root / "loop").symlink_to("loop")
     os.mkfifo(root / "fifo")
@@ -71,7 +86,9 @@ FOUND = [
     (b"/./sub/.", b"sub"),
     (b"/%69ndex.html", b"home"),
     (b"/a%20b+%C3%BC%25.txt", b"odd"),
+    (b"/a%2520b+%25C3%25BC%2525.txt", b"odder"),
     (b"/inside", b"sub"),
+    (b"/absolute-inside", b"sub"),
     (b"/empty", Moved("/empty/")),
     (b"/empty/", Missing(404)),
     (b"/nothing", Missing(404)),
@@ -121,7 +138,7 @@ def test_a_file_without_permission_is_forbidden(
             raise PermissionError(13, "Permission denied")
 
         site = Site(root)
-        monkeypatch.setattr(os, "open", denied)
+        monkeypatch.setattr(Directory, "open", denied)
         assert site.find(b"/private", 0) == Missing(403)
         monkeypatch.undo()
         site.close()
@@ -134,7 +151,7 @@ def test_no_descriptor_left_is_no_missing_file(root: Path, monkeypatch: pytest.M
         raise OSError(24, "Too many open files")
 
     site = Site(root)
-    monkeypatch.setattr(os, "open", exhausted)
+    monkeypatch.setattr(Directory, "open", exhausted)
     assert site.find(b"/", 0) == Missing(503)
     monkeypatch.undo()
     site.close()
@@ -172,7 +189,7 @@ def content(site: Site, path: bytes, second: int) -> bytes | None:
 
 
 def test_a_file_is_opened_once_and_looked_at_once_a_second(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch, resolver: str
 ) -> None:
     calls: list[str] = []
 
@@ -185,10 +202,11 @@ def test_a_file_is_opened_once_and_looked_at_once_a_second(
 
         monkeypatch.setattr(os, name, call)
 
-    for name in ("open", "stat", "fstat", "pread", "readlink"):
+    for name in ("open", "stat", "fstat", "preadv", "readlink"):
         counted(name)
     first = site.find(b"/sub/index.html", 1)
-    assert calls == ["open", "readlink", "fstat", "pread", "fstat"]
+    resolving = {"openat2": [], "without": ["open", "fstat", "readlink", "open"]}[resolver]
+    assert calls == [*resolving, "fstat", "preadv", "fstat"]
     calls.clear()
     for spelling in (b"/sub/index.html", b"/sub/%69ndex.html", b"//sub/./index.html"):
         assert site.find(spelling, 1) is first
@@ -215,14 +233,16 @@ def test_a_file_that_changes_is_seen_in_the_next_second(root: Path, site: Site) 
 def test_a_file_that_changes_while_it_is_read_is_not_kept_in_memory(
     root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = os.pread
+    read = os.preadv
 
-    def torn(fd: int, length: int, offset: int) -> bytes:
+    def torn(fd: int, buffers: list[bytearray], offset: int, flags: int) -> int:
         (root / "index.html").write_text("HOME")
-        return read(fd, length, offset)
+        return read(fd, buffers, offset, flags)
 
-    monkeypatch.setattr(os, "pread", torn)
+    monkeypatch.setattr(os, "preadv", torn)
     assert content(site, b"/", 1) is None
+    monkeypatch.undo()
+    assert content(site, b"/", 2) == b"HOME"
 
 
 def test_the_cache_keeps_to_its_budget_and_what_was_used_last(root: Path, site: Site) -> None:
@@ -293,5 +313,5 @@ TYPES = [
 
 
 @pytest.mark.parametrize(("name", "expected"), TYPES)
-def test_the_type_of(name: bytes, expected: bytes) -> None:
-    assert media_type(name) == expected
+def test_the_type_of(site: Site, name: bytes, expected: bytes) -> None:
+    assert site.media_type(name) == expected

@@ -1,0 +1,109 @@
+"""Opening files so that no path leads out of a directory, whoever moves what at what moment.
+
+The kernel's own `openat2` with ``RESOLVE_BENEATH`` (Linux 5.6) resolves a name and never leaves
+the directory on the way.  It refuses a symbolic link with an absolute target even where that lies
+inside; such a name, and every name on a kernel or in a sandbox without `openat2`, is resolved to
+a place first (``O_PATH`` opens nothing), and opened only if the kernel says that the place lies
+in the directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from stat import S_ISDIR, S_ISREG
+from typing import Final
+
+# O_NONBLOCK: a FIFO in the directory must not stop the server.
+OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+SYS_OPENAT2: Final = 437  # on every architecture
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_BENEATH: Final = 0x08
+
+NOT_FOR_US: Final = {
+    errno.ENOSYS,  # an old kernel
+    errno.EPERM,  # a sandbox that does not know the call
+    errno.EXDEV,  # it would lead out, or a link in it has an absolute target
+    errno.EAGAIN,  # something was renamed at that moment
+    errno.E2BIG,
+}
+
+Open = Callable[[int, bytes], int]
+
+
+class Directory:
+    """A directory, open, and what lies in it."""
+
+    def __init__(self, path: str | os.PathLike[str], *, follow_symlinks: bool = False) -> None:
+        """With `follow_symlinks` a link may lead out of it.  Raises `OSError`."""
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.path = real_path(self.fd)
+        """Where it really is."""
+        self._follow = follow_symlinks
+        self._openat2 = None if follow_symlinks else _openat2()
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def open(self, name: bytes) -> int:
+        """Open `name`, which has no dot segments, for reading.  Raises `OSError`."""
+        if self._openat2 is not None:
+            try:
+                return self._openat2(self.fd, name or b".")
+            except OSError as error:
+                if error.errno not in NOT_FOR_US:
+                    raise
+        place = os.open(name or b".", os.O_PATH | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            mode = os.fstat(place).st_mode
+            if not (S_ISREG(mode) or S_ISDIR(mode)):  # to open a device could set it to work
+                raise OSError(errno.ENOENT, "neither a file nor a directory")
+            if not self._follow and not self.contains(real_path(place)):
+                raise OSError(errno.ENOENT, "it lies outside the directory")
+            return os.open(b"/proc/self/fd/%d" % place, OPEN)
+        finally:
+            os.close(place)
+
+    def contains(self, path: bytes) -> bool:
+        """Whether the real `path` is that of the directory or of something below it."""
+        return path == self.path or path.startswith(self.path.rstrip(b"/") + b"/")
+
+
+def real_path(fd: int) -> bytes:
+    """Where the open file is, free of symbolic links: the kernel's own answer."""
+    return os.readlink(b"/proc/self/fd/%d" % fd)
+
+
+def _openat2() -> Open:
+    """`openat2` by its number, which no library in Python has."""
+    import ctypes
+
+    class How(ctypes.Structure):
+        _fields_ = (
+            ("flags", ctypes.c_uint64),
+            ("mode", ctypes.c_uint64),
+            ("resolve", ctypes.c_uint64),
+        )
+
+    how = How(OPEN, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    pointer, size = ctypes.byref(how), ctypes.sizeof(how)
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.argtypes = (
+        ctypes.c_long,
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+    )
+    syscall.restype = ctypes.c_long
+
+    def openat2(directory: int, name: bytes) -> int:
+        fd = syscall(SYS_OPENAT2, directory, name, pointer, size)
+        if fd < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return int(fd)
+
+    return openat2

@@ -1,0 +1,88 @@
+"""Content codings (RFC 9110, sections 8.4 and 12.5.3): which a client takes, and how to make them.
+
+No I/O.  Of two codings that a client takes as gladly, the one that makes text smaller goes first.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Final
+
+SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
+"""The name of a file that was compressed beforehand, by its coding, the smallest first."""
+
+LEAST: Final = 256
+"""Bytes below which nothing is compressed: such an answer is one packet either way."""
+
+MEMBER: Final = re.compile(
+    rb"[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*"
+    rb"(?:;[ \t]*q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?[ \t]*",
+    re.IGNORECASE,
+)
+
+TEXT: Final = re.compile(
+    rb"text/|application/(?:.*[+/.-])?(?:json|xml|javascript|wasm|manifest|toml|yaml|x-sh|rtf)\b"
+    rb"|image/(?:svg|bmp|x-icon|vnd\.microsoft)|font/(?:ttf|otf|collection)"
+)
+"""Media types whose files compress well."""
+
+COMPRESSED: Final = re.compile(
+    rb"(?:image|audio|video)/|font/woff"
+    rb"|application/(?:zip|gzip|zstd|pdf|.*compressed|x-(?:xz|bzip2?|7z|rar))"
+)
+"""Media types, if not of `TEXT`, of which nobody keeps a compressed copy."""
+
+
+@lru_cache(512)  # the clients of a server send a few values
+def acceptable(value: bytes) -> tuple[bytes, ...]:
+    """The codings of `SUFFIXES` that an Accept-Encoding field prefers to none, the best first."""
+    weights: dict[bytes, float] = {}
+    for member in value.split(b","):
+        found = MEMBER.fullmatch(member)
+        if found is not None:
+            name = found[1].lower().removeprefix(b"x-")
+            weights[name] = max(weights.get(name, 0.0), float(found[2] or 1))
+    others = weights.get(b"*", 0.0)
+    plain = weights.get(b"identity", 0.0)
+    codings = [(weights.get(coding, others), coding) for coding in SUFFIXES]
+    taken = [(weight, coding) for weight, coding in codings if weight > 0 and weight >= plain]
+    return tuple(coding for _, coding in sorted(taken, key=lambda entry: -entry[0]))
+
+
+def may_have_copies(kind: bytes) -> bool:
+    """Whether to look for compressed copies of a file of the media type `kind`."""
+    return TEXT.match(kind) is not None or COMPRESSED.match(kind) is None
+
+
+def compressible(kind: bytes, size: int) -> bool:
+    """Whether a file of that media type and of so many bytes is worth compressing."""
+    return size >= LEAST and TEXT.match(kind) is not None
+
+
+def compress(content: bytes, coding: bytes) -> bytes | None:
+    """`content` in that coding; None if it cannot be made here, or is no smaller."""
+    compressor = _compressor(coding)
+    if compressor is None:
+        return None
+    compressed = compressor(content)
+    return compressed if len(compressed) < len(content) else None
+
+
+@cache
+def _compressor(coding: bytes) -> Callable[[bytes], bytes] | None:
+    """At levels that take a few ms for 100 KiB: it is done once for each state of a file."""
+    if coding == b"gzip":
+        return lambda content: zlib.compress(content, 6, wbits=31)
+    try:
+        if coding == b"br":
+            import brotli
+
+            return lambda content: bytes(brotli.compress(content, quality=5))
+        import zstandard
+
+        return lambda content: zstandard.ZstdCompressor(level=9).compress(content)
+    except ImportError:
+        return None
