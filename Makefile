@@ -20,8 +20,9 @@ format: .venv/made
 bench-tame: .venv/made
 	$(BIN)/python -m loadtest.bench_tame
 
+# A short run: make bench-knot ARGS="--rounds 1 --seconds 1 --only 304"
 bench-knot: .venv/made
-	$(BIN)/python -m loadtest.bench_knot
+	$(BIN)/python -m loadtest.bench_knot $(ARGS)
 
 .venv/made: pyproject.toml
 	$(PYTHON) -m venv .venv

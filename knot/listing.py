@@ -46,9 +46,15 @@ th {{ color: var(--soft); font-size: .85rem; font-weight: 500; text-align: left 
 th, td {{ padding: .35rem .5rem; border-bottom: 1px solid var(--line) }}
 tbody tr:hover {{ background: var(--row) }}
 .name {{ overflow-wrap: anywhere; width: 100% }}
-.name::before {{ content: "📄"; margin-right: .5rem }}
-.folder::before {{ content: "📁" }}
-.up::before {{ content: "↩" }}
+.name::before {{
+  background: var(--soft); content: ""; display: inline-block; height: 1em; width: 1em;
+  margin-right: .6rem; vertical-align: -.1em;
+  clip-path: polygon(12% 0, 62% 0, 88% 26%, 88% 100%, 12% 100%)
+}}
+.folder::before {{
+  background: #d9a03c; clip-path: polygon(0 12%, 40% 12%, 50% 26%, 100% 26%, 100% 92%, 0 92%)
+}}
+.up::before {{ clip-path: polygon(50% 8%, 92% 55%, 65% 55%, 65% 95%, 35% 95%, 35% 55%, 8% 55%) }}
 .size, .date {{ text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }}
 .date, footer {{ color: var(--soft) }}
 footer {{ font-size: .85rem; padding: .75rem .5rem }}

@@ -1,221 +1,236 @@
-"""CPU per request: Knot on each driver beside nginx.  ``make bench-knot``
+"""`make bench-knot`: what a request costs Knot, beside nginx and the other servers of Python.
 
 Each server runs on one core and wrk on the other.  A round gives every server its turn, because
 the speed of a shared machine drifts by a factor of two within minutes; what is compared is the
 ratio of medians over the rounds.  CPU per request is the user and system time of all of a
 server's processes over the requests that wrk counted: it holds also where the load generator is
-the one that is out of breath.
+the one that is out of breath.  The cases stand in `knot_cases.py`, the servers in
+`knot_servers.py`, the measuring in `knot_load.py`; this file makes the tables.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Final
 
+import click
 from tabulate import tabulate
 
-from loadtest.memory import private_bytes
+from loadtest.knot_cases import (
+    CASES,
+    CONNECTIONS,
+    IDLE,
+    START,
+    Case,
+    chosen,
+    describe_mix,
+    write_files,
+)
+from loadtest.knot_load import Figures, Memory, Row, measure, measure_memory, raise_descriptors
+from loadtest.knot_servers import Server, knot, nginx, peers
 
 ROUNDS: Final = 5
 SECONDS: Final = 2
-CONNECTIONS: Final = 64
-DRIVERS: Final = ("uvloop", "asyncio", "epoll")
+BUSY: Final = 0.9
+"""Below this a server waited for the load generator."""
 
-CASES: Final = {
-    # name: (file, bytes, header of wrk or none)
-    "1 KiB, kept alive": ("1k.html", 1024, ""),
-    "100 KiB, kept alive": ("100k.bin", 100 * 1024, ""),
-    "1 KiB, a connection each": ("1k.html", 1024, "Connection: close"),
-}
+HEAD: Final = """\
+Rounds: {rounds} of {seconds} s, {connections} connections unless the case says otherwise, each
+server on one core, wrk on the other. Python {python}, {nginx}. A process may have {descriptors:,}
+descriptors.
 
-NGINX: Final = """
-daemon off; worker_processes 1; pid {work}/nginx.pid; error_log stderr error;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; sendfile on; tcp_nopush on; open_file_cache max=10000;
-  keepalive_requests 1000000000; types {{ text/html html; }}
-  client_body_temp_path {work}; proxy_temp_path {work}; fastcgi_temp_path {work};
-  uwsgi_temp_path {work}; scgi_temp_path {work};
-  server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; }}
-}}
+CPU per request is the user and system time of all of a server's processes over the requests that
+wrk counted, the median of the rounds. The ratio is that of the medians, with the quartiles of the
+ratios round by round. *Generator-bound* marks a row in which a server was less than 90 % busy: its
+CPU per request holds, its throughput is that of the load generator.
+
+{mix}
 """
 
 
-def main() -> None:
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        sys.exit("bench-knot needs wrk: install the Debian package wrk")
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(min=1))
+@click.option("--seconds", default=SECONDS, show_default=True, type=click.IntRange(min=1))
+@click.option("--only", default="", help="Only cases whose names contain this.")
+def main(rounds: int, seconds: int, only: str) -> None:
+    """Measure Knot beside nginx and others and print tables for the documentation."""
+    for program, package in {"wrk": "wrk", "taskset": "util-linux"}.items():
+        if shutil.which(program) is None:
+            sys.exit(f"bench-knot needs {program}: install the Debian package {package}")
+    descriptors = raise_descriptors()
+    ours, reference = knot("uvloop", "Knot"), nginx()
+    drivers = [knot(driver, f"Knot on {driver}") for driver in ("asyncio", "epoll")]
+    others, missing = peers()
+    pair = [ours, *([reference] if reference else [])]
+    everyone = [*pair, *drivers, *others]
+    click.echo(
+        HEAD.format(
+            rounds=rounds,
+            seconds=seconds,
+            connections=CONNECTIONS,
+            python=platform.python_version(),
+            nginx=reference.label if reference else "no nginx",
+            descriptors=descriptors,
+            mix=describe_mix(),
+        )
+    )
+    if reference is None:
+        click.echo("nginx is left out: install the Debian package nginx-light.\n")
     with tempfile.TemporaryDirectory() as work:
         os.chmod(work, 0o755)
         root = Path(work, "root")
-        root.mkdir()
-        for file, size, _ in CASES.values():
-            (root / file).write_bytes(b"x" * size)
-        servers: dict[str, Callable[[int], list[str]]] = {
-            f"knot, {driver}": lambda port: knot(root, port) for driver in DRIVERS
-        }
-        nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
-        if nginx is not None:
-            servers["nginx"] = lambda port: nginx_command(nginx, Path(work), root, port)
-        print(f"{ROUNDS} rounds of {SECONDS} s, {CONNECTIONS} connections, wrk on the other core.")
-        print(f"Python {platform.python_version()}, {version(nginx) if nginx else 'no nginx'}.\n")
-        if nginx is None:
-            print("nginx is left out: install the Debian package nginx-light.\n")
-        measured = measure(wrk, servers)
-        print(table(measured))
-        print("\nPrivate memory at start, after one request:\n")
-        print(memory(servers))
+        write_files(root)
+        figures = measure(chosen(only), pair, everyone, root, rounds, seconds)
+        memory = measure_memory(only, pair, everyone, root)
+    show("Knot beside nginx", MAIN_HEAD, main_lines(figures, memory))
+    for note in notes(figures):
+        click.echo(f"\n{note}")
+    show("The other servers of Python", OTHERS_HEAD, lines_of([ours, *others], figures, memory))
+    if missing:
+        click.echo(f"\nLeft out: {', '.join(missing)}; pip install 'knot[peers]' brings them.")
+    show("Knot on each driver", OTHERS_HEAD, lines_of([ours, *drivers], figures, memory))
 
 
-def knot(root: Path, port: int) -> list[str]:
-    return [sys.executable, "-m", "knot.cli", "serve", str(root), "--port", str(port)]
+# -- showing ------------------------------------------------------------------------------------
+
+MAIN_HEAD: Final = [
+    "case",
+    "Knot",
+    "nginx",
+    "Knot/nginx",
+    "goal",
+    "met",
+    "Knot, requests/s",
+    "nginx, requests/s",
+    "busy: Knot, nginx",
+]
+OTHERS_HEAD: Final = ["case", "server", "CPU/request", "of nginx", "requests/s", "busy"]
+UNKNOWN: Final = "-"
 
 
-def nginx_command(nginx: str, work: Path, root: Path, port: int) -> list[str]:
-    config = work / "nginx.conf"
-    config.write_text(NGINX.format(work=work, root=root, port=port))
-    return [nginx, "-c", str(config), "-p", str(work)]
+def show(title: str, head: list[str], lines: list[list[str]]) -> None:
+    if lines:
+        click.echo(f"\n### {title}\n")
+        click.echo(tabulate(lines, head, tablefmt="github", disable_numparse=True))
 
 
-def version(nginx: str) -> str:
-    ran = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True)
-    return ran.stderr.strip().removeprefix("nginx version: ")
+def main_lines(figures: Figures, memory: Memory) -> list[list[str]]:
+    lines = [main_line(case, figures) for case in CASES if (case.name, "Knot") in figures]
+    for case in (IDLE, START):
+        if (case.name, "Knot") in memory:
+            lines.append(memory_line(case, memory))
+    return lines
 
 
-# -- measuring ---------------------------------------------------------------------------------
-
-Servers = dict[str, Callable[[int], list[str]]]
-Row = tuple[float, float, float]  # CPU seconds per request, requests per second, how busy
-
-
-def measure(wrk: str, servers: Servers) -> dict[tuple[str, str], list[Row]]:
-    """Every case with every server, round by round."""
-    rows: dict[tuple[str, str], list[Row]] = {}
-    for _ in range(ROUNDS):
-        for case, (file, _, header) in CASES.items():
-            for name, command in servers.items():
-                with started(name, command) as (process, port):
-                    load(wrk, port, file, header, 0.3)
-                    rows.setdefault((case, name), []).append(one(wrk, process, port, file, header))
-    return rows
-
-
-def one(wrk: str, process: subprocess.Popen[bytes], port: int, file: str, header: str) -> Row:
-    before, began = cpu_seconds(process.pid), time.monotonic()
-    requests = load(wrk, port, file, header, SECONDS)
-    cpu, took = cpu_seconds(process.pid) - before, time.monotonic() - began
-    return cpu / requests, requests / took, cpu / took
+def main_line(case: Case, figures: Figures) -> list[str]:
+    both = [figures[case.name, name] for name in ("Knot", "nginx") if (case.name, name) in figures]
+    other = (case.against, "Knot") if case.against else (case.name, "nginx")
+    ours, theirs = figures[case.name, "Knot"], figures.get(other)
+    measured = [f"{middle(rows, 'cpu'):,.1f} µs" for rows in both]
+    rates = [f"{middle(rows, 'rate'):,.0f}" for rows in both]
+    return [
+        case.name,
+        *pad(measured),
+        ratio(ours, theirs),
+        f"≤ {case.goal:.2f}",
+        met(middle(ours, "cpu") / middle(theirs, "cpu") <= case.goal) if theirs else UNKNOWN,
+        *pad(rates),
+        busy(*both),
+    ]
 
 
-def load(wrk: str, port: int, file: str, header: str, seconds: float) -> int:
-    """The requests that were answered; an answer that is no 200 ends the benchmark."""
-    command = ["taskset", "-c", "1", wrk, "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s"]
-    if header:
-        command += ["-H", header]
-    command.append(f"http://127.0.0.1:{port}/{file}")
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in out:
-        sys.exit(f"answers that are no 200:\n{out}")
-    counted = re.search(r"(\d+) requests in", out)
-    assert counted
-    return int(counted[1])
+def memory_line(case: Case, memory: Memory) -> list[str]:
+    ours, theirs = memory[case.name, "Knot"], memory.get((case.name, "nginx"))
+    return [
+        case.name,
+        amount(ours),
+        amount(theirs) if theirs is not None else UNKNOWN,
+        f"{ours / theirs:.2f}" if theirs else UNKNOWN,
+        f"≤ {amount(case.goal)}",
+        met(ours <= case.goal),
+        *[""] * 3,
+    ]
 
 
-@contextmanager
-def started(
-    name: str, command: Callable[[int], list[str]]
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The server on a free port of the first core, until the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    driver = name.partition(", ")[2] or "uvloop"
-    process = subprocess.Popen(
-        ["taskset", "-c", "0", *command(port)],
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "TAME_DRIVER": driver},
-    )
-    try:
-        wait_until_it_listens(process, port)
-        yield process, port
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(500):
-        if process.poll() is not None:
-            sys.exit("the server ended at its start; its message is above")
-        try:
-            with socket.create_connection(("127.0.0.1", port)) as client:
-                client.sendall(b"GET /1k.html HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                while client.recv(65536):
-                    pass
-                return
-        except ConnectionError:
-            time.sleep(0.01)
-    sys.exit("the server does not listen after 5 s")
-
-
-def family(pid: int) -> list[int]:
-    """The process and its children."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(int(child) for child in children)]
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a server's processes."""
-    ticks = 0
-    for member in family(pid):
-        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-# -- reporting ---------------------------------------------------------------------------------
-
-
-def table(measured: dict[tuple[str, str], list[Row]]) -> str:
+def lines_of(servers: list[Server], figures: Figures, memory: Memory) -> list[list[str]]:
+    """These servers beside nginx, in the cases that everyone has."""
     lines = []
-    for (case, name), rows in measured.items():
-        cpu = sorted(row[0] * 1e6 for row in rows)
-        reference = measured.get((case, "nginx"))
-        ratio = f"{median(cpu) / median(r[0] * 1e6 for r in reference):.2f}" if reference else "-"
-        busy = median(row[2] for row in rows)
-        lines.append(
-            [
-                case,
-                name,
-                f"{median(cpu):.1f}",
-                f"{cpu[0]:.1f} to {cpu[-1]:.1f}",
-                ratio,
-                f"{median(row[1] for row in rows):,.0f}",
-                f"{busy:.0%}" + (" (generator-bound)" if busy < 0.9 else ""),
-            ]
-        )
-    heads = ["case", "server", "CPU µs/request", "spread", "of nginx", "requests/s", "server busy"]
-    return tabulate(lines, heads, "github", disable_numparse=True)
+    for case in CASES:
+        for server in servers if case.everyone else []:
+            if rows := figures.get((case.name, server.name)):
+                cost, rate = middle(rows, "cpu"), middle(rows, "rate")
+                of_nginx = ratio(rows, figures.get((case.name, "nginx")))
+                lines.append(
+                    [
+                        case.name,
+                        server.label,
+                        f"{cost:,.1f} µs",
+                        of_nginx,
+                        f"{rate:,.0f}",
+                        busy(rows),
+                    ]
+                )
+    for server in servers:
+        if (found := memory.get((START.name, server.name))) is not None:
+            theirs = memory.get((START.name, "nginx"))
+            of_nginx = f"{found / theirs:.2f}" if theirs else UNKNOWN
+            lines.append([START.name, server.label, amount(found), of_nginx, "", ""])
+    return lines
 
 
-def memory(servers: Servers) -> str:
-    lines = []
-    for name, command in servers.items():
-        with started(name, command) as (process, _):
-            private = sum(private_bytes(member) for member in family(process.pid))
-            lines.append([name, f"{private / 2**20:.1f} MiB"])
-    return tabulate(lines, ["server", "private"], "github", disable_numparse=True)
+def notes(figures: Figures) -> list[str]:
+    """What a table has no column for: connections that were held, and errors."""
+    found = []
+    for case in CASES:
+        for (name, server), rows in figures.items():
+            if name != case.name:
+                continue
+            if case.against:
+                own = ratio(rows, figures[case.against, server])
+                held = f"{median(row.held for row in rows):,.0f} connections"
+                found.append(f"{case.name}: {server} held {held}; {own} of its own cost.")
+            if errors := sum((row.errors for row in rows), Counter[str]()):
+                kinds = ", ".join(f"{kind} {number:,}" for kind, number in errors.items())
+                found.append(f"{case.name}: {server} had errors of sockets in wrk: {kinds}.")
+    return found
+
+
+def ratio(ours: list[Row], theirs: list[Row] | None) -> str:
+    """The ratio of the medians, and the quartiles of the ratios round by round."""
+    if theirs is None:
+        return UNKNOWN
+    ratios = [a.cpu / b.cpu for a, b in zip(ours, theirs, strict=True)]
+    low, _, high = quantiles(ratios if len(ratios) > 1 else ratios * 2, n=4, method="inclusive")
+    return f"{middle(ours, 'cpu') / middle(theirs, 'cpu'):.2f} ({low:.2f}-{high:.2f})"
+
+
+def middle(rows: list[Row], column: str) -> float:
+    return median(float(getattr(row, column)) for row in rows)
+
+
+def busy(*each: list[Row]) -> str:
+    shares = [middle(rows, "busy") for rows in each]
+    shown = ", ".join(f"{share:.0%}" for share in shares)
+    return shown + (" (generator-bound)" if min(shares) < BUSY else "")
+
+
+def amount(number: float) -> str:
+    return f"{number / 2**20:.1f} MiB" if number >= 2**20 else f"{number:,.0f} B"
+
+
+def met(is_met: bool) -> str:
+    return "yes" if is_met else "no"
+
+
+def pad(cells: list[str]) -> list[str]:
+    return cells if len(cells) == 2 else [*cells, UNKNOWN]
 
 
 if __name__ == "__main__":

@@ -159,7 +159,9 @@ class AsyncioDriver:
         self._on_turn = on_turn
         self._on_alarm = on_alarm
         self._timer: asyncio.Handle | None = None
-        self._batches = name == "uvloop"
+        # asyncio's own loop would poll once more for each turn asked for.
+        self._batch = 64 if name == "uvloop" else 1
+        self._ready = 0  # descriptors whose closures have not had their turn
         self._turning = False  # whether `_turn` is to be called already
         self._error: BaseException | None = None
 
@@ -183,21 +185,31 @@ class AsyncioDriver:
 
     def _dispatch(self, descriptor: Watched, direction: int) -> None:
         try:
+            waiting = descriptor.reader if direction == READ else descriptor.writer
+            if self._ready and waiting is None:
+                # libuv takes 1,024 descriptors from a poll and then polls again at once: it may
+                # be one whose closure has not had its turn yet, and it will be reported anew.
+                return
             descriptor.ready(direction)
-            if self._batches:
+            self._ready += 1
+            if self._ready < self._batch:
                 self._again()
-            elif self._on_turn():
-                self._again()
+            else:
+                self._drain()
         except BaseException as error:
             self._fail(error)
 
     def _turn(self) -> None:
         self._turning = False
         try:
-            if self._on_turn():
-                self._again()
+            self._drain()
         except BaseException as error:
             self._fail(error)
+
+    def _drain(self) -> None:
+        self._ready = 0
+        if self._on_turn():
+            self._again()
 
     def _again(self) -> None:
         """One turn more; never two at once, or closures that stay runnable would take over."""
@@ -226,8 +238,7 @@ class AsyncioDriver:
         self._timer = None
         try:
             self._on_alarm()
-            if self._on_turn():
-                self._again()
+            self._drain()
         except BaseException as error:
             self._fail(error)
 

@@ -51,7 +51,7 @@ READ_SIZE: Final = 16 * 1024
 WHOLE: Final = 64 * 1024
 """Bytes of a file that go out in one call with the head."""
 
-SLICE: Final = 512 * 1024
+SLICE: Final = 2 * 1024 * 1024
 """Bytes of a large file that are sent before the others get their turn."""
 
 OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -149,7 +149,7 @@ def serve(listener: socket.socket, server: Server) -> None:
     server.door = door = Descriptor(os.dup(listener.fileno()))
     most = server.limits.connections
     try:
-        while True:
+        while door.fd >= 0:
             with twait:
                 wait_on_fd(door, READ, mkevent())
             for _ in range(BATCH):
@@ -179,51 +179,21 @@ def serve(listener: socket.socket, server: Server) -> None:
 
 @tamed
 def connection(peer: Peer, server: Server) -> None:
-    """One client: read, parse, answer, write, until either side has enough."""
+    """One client: read, answer, wait for more, until either side has enough.
+
+    What is read and written at once happens in functions of its own, whose variables are gone
+    when they return: an idle connection holds on to no request and to no answer.
+    """
     with tvars:
-        response: Response
-        sent: bool
-    respond = server.responder.respond
+        obstacle: Obstacle | None
     try:
         while True:
-            data = receive(peer)
-            if data == b"":
-                return
-            if data is not None:
-                now = time()
-                parser = peer.parser or server.parser
-                requests = parser.feed(data)
-                said, unread = parser.said, parser.unread
-                if parser.unfinished or parser.ended or peer.parser is not None:
-                    keep_parser(peer, server, parser, begun=bool(requests))
-                else:
-                    peer.age = 0
-                    peer.waits_for = IDLE
-                for request in requests:
-                    peer.left -= 1
-                    if peer.left <= 0 and request.keep_alive:
-                        request = request._replace(keep_alive=False)
-                        unread = True  # or soon, for all that is known
-                    answer = respond(request, now)
-                    if isinstance(answer, Later):
-                        with twait:
-                            server.helper.do(answer.make, mkevent(response))
-                        answer.keep(response)
-                    else:
-                        response = answer
-                    unsent = send(peer, response)
-                    if unsent is not None:
-                        with twait:
-                            send_rest(peer, server, unsent, mkevent(sent))
-                        if not sent:
-                            return
-                    if server.log is not None:
-                        note(server, peer, request, said.popleft(), response, now)
-                    if not response.keep_alive:
-                        if unread:
-                            with twait:
-                                hang_up(peer, server.limits.linger, mkevent())
-                        return
+            obstacle = exchange(peer, server)
+            while obstacle is not None:
+                if obstacle is END:
+                    return
+                with twait:
+                    overcome(peer, server, obstacle, mkevent(obstacle))
             with twait:
                 wait_on_fd(peer, READ, mkevent())
     except GONE:
@@ -232,6 +202,106 @@ def connection(peer: Peer, server: Server) -> None:
         log.exception("a connection ended with an error that is Knot's own")
     finally:
         forget(peer, server)
+
+
+class Obstacle:
+    """What has to be waited for before the answers to what one read has brought can go on."""
+
+    __slots__ = ("asked", "request", "response", "unsent")
+
+    def __init__(
+        self,
+        asked: Asked,
+        request: Request | BadRequest,
+        response: Response | Later,
+        unsent: Unsent,
+    ) -> None:
+        self.asked = asked
+        self.request = request
+        self.response = response
+        self.unsent = unsent
+
+
+END: Final = Obstacle.__new__(Obstacle)
+"""No answer will follow, and nothing more need be read."""
+
+
+Asked = tuple[Iterator[Request | BadRequest], float, deque[tuple[bytes, bytes]], bool]
+"""What one read has brought: the requests that have no answer yet, when that was, what the client
+says of itself with each, and whether it sends something that nobody will look at."""
+
+
+def exchange(peer: Peer, server: Server) -> Obstacle | None:
+    """Read what the client asks, and answer what can be answered at once."""
+    data = receive(peer)
+    if not data:
+        return None if data is None else END
+    parser = peer.parser or server.parser
+    requests = parser.feed(data)
+    asked = iter(requests), time(), parser.said, parser.unread
+    if parser.unfinished or parser.ended or peer.parser is not None:
+        keep_parser(peer, server, parser, begun=bool(requests))
+    else:
+        peer.age = 0
+        peer.waits_for = IDLE
+    return answer(peer, server, asked)
+
+
+def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
+    """Answer, in their order, as many requests as can be answered at once."""
+    requests, when, _, unread = asked
+    respond = server.responder.respond
+    for request in requests:
+        peer.left = left = peer.left - 1
+        if not left:
+            request = request._replace(keep_alive=False)
+        response = respond(request, when)
+        if isinstance(response, Later):
+            return Obstacle(asked, request, response, deque())
+        unsent = send(peer, response)
+        if unsent is not None:
+            return Obstacle(asked, request, response, unsent)
+        if not response.keep_alive:
+            if server.log is None and left and not unread:
+                return END
+            return Obstacle(asked, request, response, deque())
+        if server.log is not None:
+            note(server.log, peer, request, response, asked)
+    return None
+
+
+@tamed
+def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacle | None]) -> None:
+    """Wait for what has to be waited for, and go on until the next obstacle."""
+    with tvars:
+        response: Response
+        sent: bool
+    asked, request, unsent = obstacle.asked, obstacle.request, obstacle.unsent
+    unread = asked[3]
+    try:
+        if isinstance(obstacle.response, Later):
+            with twait:
+                server.helper.do(obstacle.response.make, mkevent(response))
+            obstacle.response.keep(response)
+            unsent = send(peer, response) or unsent
+        else:
+            response = obstacle.response
+        sent = True
+        if unsent:
+            with twait:
+                send_rest(peer, server, unsent, mkevent(sent))
+        following: Obstacle | None = END
+        if sent:
+            if server.log is not None:
+                note(server.log, peer, request, response, asked)
+            if response.keep_alive:
+                following = answer(peer, server, asked)
+            elif unread or not peer.left:  # it may have asked for more than it will get
+                with twait:
+                    hang_up(peer, server.limits.linger, mkevent())
+        done.trigger(following)
+    except Exception as error:
+        done.fail(error)
 
 
 def receive(peer: Descriptor) -> bytes | None:
@@ -273,27 +343,26 @@ def forget(peer: Peer, server: Server) -> None:
 
 
 def note(
-    server: Server,
+    access_log: AccessLog,
     peer: Peer,
     request: Request | BadRequest,
-    said: tuple[bytes, bytes],
     response: Response,
-    began: float,
+    asked: Asked,
 ) -> None:
     """Put a line into the access log; it is written a little later, together with others."""
-    access_log = server.log
-    assert access_log is not None
-    ended = time()
+    now = time()
     method, version = b"", b"HTTP/1.1"
     if isinstance(request, Request):
         method = request.method
         version = b"HTTP/1.0" if request.http_1_0 else version
     if not access_log.pending:
         flush(access_log)
+    _, when, said, _ = asked
+    referer, agent = said.popleft()
     access_log.add(
         Record(
-            ended, peer.address, method, request.target, version, response.status,
-            response.length, *said, ended - began,
+            now, peer.address, method, request.target, version, response.status, response.length,
+            referer, agent, now - when,
         )
     )  # fmt: skip
 
@@ -313,9 +382,9 @@ Unsent = deque[memoryview | Slice]
 
 def send(peer: Descriptor, response: Response) -> Unsent | None:
     """Send what goes out in one call; what is left, or None if that was all."""
-    data, rest, *_ = response
-    if rest:
-        return send_several(peer, data, rest)
+    data = response.data
+    if response.rest:
+        return send_several(peer, data, response.rest)
     try:
         sent = os.write(peer.fd, data)
     except BlockingIOError:
