@@ -240,7 +240,8 @@ def serve_until_a_signal(
     r.cancel()
     ended.close()
     if why == "stopped" and cut:
-        click.echo(f"Stopped; {cut} unfinished connections were cut after {grace:g} s", err=True)
+        connections_were = "connection was" if cut == 1 else "connections were"
+        click.echo(f"Stopped; {cut} {connections_were} cut after {grace:g} s", err=True)
 
 
 def open_access_log(format: str | None, path: str | None, interactive: bool) -> AccessLog | None:

@@ -52,6 +52,7 @@ def acceptable(value: bytes) -> tuple[bytes, ...]:
     return tuple(coding for _, coding in sorted(taken, key=lambda entry: -entry[0]))
 
 
+@lru_cache(512)
 def may_have_copies(kind: bytes) -> bool:
     """Whether to look for compressed copies of a file of the media type `kind`."""
     return TEXT.match(kind) is not None or COMPRESSED.match(kind) is None

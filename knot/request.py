@@ -133,7 +133,7 @@ class RequestParser:
         self.said: deque[tuple[bytes, bytes]] = deque()
         """Referer and User-Agent of each request, if this is a `TalkativeParser`."""
 
-    def feed(self, data: bytes) -> list[Request | BadRequest]:
+    def feed(self, data: bytes | bytearray) -> list[Request | BadRequest]:
         """The requests whose heads `data` completes; none after one that ends the connection."""
         requests: list[Request | BadRequest] = []
         self._requests = requests
@@ -162,7 +162,7 @@ class RequestParser:
             self._count_unfinished(data)
         return requests
 
-    def _count_unfinished(self, data: bytes) -> None:
+    def _count_unfinished(self, data: bytes | bytearray) -> None:
         if self._requests:
             # All that was found so far ended with an empty line, the last of them here.
             end = data.rfind(b"\n\r\n")
@@ -259,7 +259,7 @@ class TalkativeParser(RequestParser):
         self._referer = self._agent = b""
         super().reset()
 
-    def feed(self, data: bytes) -> list[Request | BadRequest]:
+    def feed(self, data: bytes | bytearray) -> list[Request | BadRequest]:
         self.said = deque()
         requests = super().feed(data)
         if len(self.said) < len(requests):  # the last was refused

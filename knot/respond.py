@@ -13,10 +13,10 @@ from typing import Final, NamedTuple, Protocol
 
 from knot import listing
 from knot.conditions import NOT_MODIFIED, evaluate, range_applies
-from knot.encodings import TEXT, acceptable
+from knot.encodings import acceptable
 from knot.ranges import Range, content_range, parse_range, part_heads
 from knot.request import ACCEPT, BadRequest, Request
-from knot.site import CACHE_SIZE, OPEN_FILE, Folder, Found, Moved, Representation, Slice
+from knot.site import CACHE_SIZE, Folder, Found, Moved, Representation, Slice
 
 METHODS: Final = b"GET, HEAD, OPTIONS"
 
@@ -24,6 +24,9 @@ NOT_FOUND: Final = b"/404.html"
 """The page that a site may have for what it does not have."""
 
 PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+VARY: Final = b"Vary: Accept-Encoding\r\n"
+"""Tells caches that other clients may get another representation (section 12.5.5)."""
 
 NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
 """Browsers are not to guess another type (Fetch standard, section 3.6)."""
@@ -39,6 +42,9 @@ KEEP: Final = {
 JOINED: Final = 16 * 1024
 """Bytes of content up to which head and content are one `bytes`; beyond, copying costs more than
 the second buffer of a `writev` (180 ns)."""
+
+OPEN_FILE: Final = 256 * 1024
+"""What an answer with an open file counts for in bytes: 64 MiB are 256 descriptors."""
 
 MOST_PREPARED: Final = 4096
 LONGEST_PREPARED: Final = 1024
@@ -174,11 +180,13 @@ class Responder:
         asked = len(request.target) + sum(len(value) for _, value in request.fields)
         if asked > LONGEST_PREPARED:
             return
-        in_memory = not any(isinstance(piece, Slice) for piece in response.rest)
-        self._free -= len(response.data) + (response.length if in_memory else OPEN_FILE)
-        if self._free < 0 or len(self._prepared) >= MOST_PREPARED:
-            self._forget()
-        self._prepared[request] = response
+        prepared = self._prepared
+        if request in prepared:
+            return
+        prepared[request] = response
+        self._free -= cost(response)
+        while self._free < 0 or len(prepared) > MOST_PREPARED:
+            self._free += cost(prepared.pop(next(iter(prepared))))
 
     def _forget(self) -> None:
         self._prepared.clear()
@@ -206,7 +214,7 @@ class Answer:
         found = self._site.find(path, self._second)
         if isinstance(found, Representation):
             chosen = self.choose(found)
-            response = self.selected(chosen, self.vary(found))
+            response = self.selected(chosen)
             if b"range" not in self._fields and not chosen.is_cold:
                 self._keep(self._request, response)
             return response
@@ -234,17 +242,12 @@ class Answer:
                     return compressed
         return found
 
-    def vary(self, found: Representation) -> bytes:
-        """Tells caches if other clients may get another representation (section 12.5.5)."""
-        varies = found.varies and (TEXT.match(found.type) or self._site.copies(found, self._second))
-        return b"Vary: Accept-Encoding\r\n" if varies else b""
-
-    def selected(self, found: Representation, vary: bytes) -> Response:
+    def selected(self, found: Representation) -> Response:
         """The answer to a GET or HEAD whose target has a representation."""
         about = b"Last-Modified: %b\r\nETag: %b\r\n%b%b" % (
             http_date(found.modified),
             found.etag,
-            vary,
+            VARY if found.varies else b"",
             self._rules.cache_control(found.name),
         )
         fields = self._fields
@@ -338,7 +341,7 @@ class Answer:
     ) -> Response:
         """Head and content, as one `bytes` if that is short; a HEAD gets the head alone."""
         request, rules = self._request, self._rules
-        length = sum(map(length_of, content))
+        length = sum([length_of(piece) for piece in content])
         if kind:
             fields += b"Content-Type: %b\r\nContent-Length: %d\r\n%b" % (kind, length, NOSNIFF)
         head = b"HTTP/1.1 %d %b\r\n%bDate: %b\r\n%b%b%b\r\n" % (
@@ -357,6 +360,14 @@ class Answer:
             head = b"".join((head, *in_memory))
             content = ()
         return Response(head, tuple(content), request.keep_alive, status, length)
+
+
+def cost(response: Response) -> int:
+    """Bytes that stay in memory, or a descriptor open, as long as it is kept."""
+    bytes_held = len(response.data)
+    for piece in response.rest:
+        bytes_held += OPEN_FILE if isinstance(piece, Slice) else len(piece)
+    return bytes_held
 
 
 def length_of(piece: bytes | Slice) -> int:

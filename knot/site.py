@@ -36,8 +36,8 @@ IN_MEMORY: Final = 128 * 1024
 ENTRY: Final = 1024
 """What a file in the cache takes beside its bytes."""
 
-OPEN_FILE: Final = 256 * 1024
-"""What an open file takes of the cache's budget: 64 MiB are 256 descriptors."""
+OPEN_FILES: Final = 256
+"""Descriptors that the cache holds at most."""
 
 BUSY: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 
@@ -63,6 +63,8 @@ TYPES: Final[Mapping[str, str]] = {
     ".xz": "application/x-xz",
     ".zst": "application/zstd",
 }
+
+OTHER_TYPE: Final = b"application/octet-stream"
 
 IN_UTF_8: Final = {"application/json", "application/manifest+json", "image/svg+xml"}
 """Types that are told to be UTF-8, beside those of text."""
@@ -98,8 +100,8 @@ class Representation:
     """
 
     __slots__ = (
-        "coding", "compressed", "content", "copies", "etag", "file", "modified", "name", "path",
-        "second", "size", "stamp", "type", "varies",
+        "coding", "compressed", "content", "copies", "cost", "etag", "file", "modified", "name",
+        "path", "second", "size", "stamp", "type", "varies",
     )  # fmt: skip
 
     def __init__(
@@ -134,17 +136,12 @@ class Representation:
         """Those that were compressed beforehand, by coding; None if that is not known yet."""
         self.compressed: dict[bytes, Representation | None] = {}
         """Those that were compressed here."""
+        self.cost = ENTRY if content is None else ENTRY + self.size
+        """Bytes of the cache's budget that it takes."""
         self.path: bytes | None = None
         """What the cache has it under; None if it is not there."""
         self.second = 0
         """When the file was looked at last."""
-
-    @property
-    def cost(self) -> int:
-        """Bytes of the cache's budget that it takes."""
-        if self.content is None:
-            return OPEN_FILE
-        return ENTRY + self.size + sum(copy.cost for copy in self.compressed.values() if copy)
 
     @property
     def is_cold(self) -> bool:
@@ -166,6 +163,7 @@ class Representation:
         if len(content) == self.size and stamp_of(os.fstat(self.file.fd)) == self.stamp:
             self.content = content
             self.file = None
+            self.cost += self.size
 
 
 def read_now(fd: int, size: int, start: int = 0) -> bytes:
@@ -242,11 +240,13 @@ class Site:
         self._clean_urls = clean_urls
         self._spa = spa
         self._listing = listing
-        self._types = {**TYPES, **(types or {})}
+        known = {**TYPES, **(types or {})}
+        self._types = {suffix.lower().encode(): full_type(kind) for suffix, kind in known.items()}
         self._withheld = {stamp_of(os.stat(name))[:2] for name in withheld}
         self._top = Directory(directory, follow_symlinks=follow_symlinks)
         self._cache: dict[bytes, Representation] = {}  # by path, the least recent first
-        self._free = cache_size
+        self._open_files: dict[bytes, Representation] = {}  # those of them, likewise
+        self._size = self._free = cache_size
 
     @property
     def root(self) -> bytes:
@@ -255,6 +255,7 @@ class Site:
 
     def close(self) -> None:
         self._cache.clear()
+        self._open_files.clear()
         self._top.close()
 
     def find(self, path: bytes, second: int) -> Found:
@@ -313,6 +314,7 @@ class Site:
                 copy = Representation(found.name, found.stamp, found.type, None, content, coding)
             path = self._forget(found)
             found.compressed[coding] = copy
+            found.cost += copy.cost if copy is not None else 0
             if path is not None:
                 self._keep(path, found)
         return found.compressed[coding]
@@ -359,20 +361,24 @@ class Site:
 
     def _keep(self, path: bytes, found: Representation) -> None:
         """Put it into the cache, and take out what was not used for longest."""
+        if found.cost > self._size:
+            return
         self._free -= found.cost
-        while self._free < 0 and self._cache:
+        while self._free < 0:
             self._forget(next(iter(self._cache.values())))
-        if self._free < 0:
-            self._free += found.cost
-        else:
-            found.path = path
-            self._cache[path] = found
+        if found.file is not None:
+            self._open_files[path] = found
+            if len(self._open_files) > OPEN_FILES:
+                self._forget(next(iter(self._open_files.values())))
+        found.path = path
+        self._cache[path] = found
 
     def _forget(self, found: Representation) -> bytes | None:
         """Take it out of the cache, if it is there; the path that it had."""
         path, found.path = found.path, None
         if path is not None:
             del self._cache[path]
+            self._open_files.pop(path, None)
             self._free += found.cost
         return path
 
@@ -409,11 +415,18 @@ class Site:
 
     def media_type(self, name: bytes) -> bytes:
         """The media type that the end of a file's name stands for (RFC 9110, section 8.3)."""
-        suffix = os.path.splitext(b"x" + os.path.basename(name))[1].decode("latin-1").lower()
-        found = self._types.get(suffix, "application/octet-stream")
-        if ";" not in found and (found.startswith("text/") or found in IN_UTF_8):
-            found += "; charset=utf-8"
-        return found.encode()
+        suffix = name[name.rfind(b".") :]
+        if b"/" in suffix:
+            suffix = b""
+        found = self._types.get(suffix)
+        return self._types.get(suffix.lower(), OTHER_TYPE) if found is None else found
+
+
+def full_type(kind: str) -> bytes:
+    """A media type with its charset, as ``Content-Type`` has it."""
+    if ";" not in kind and (kind.startswith("text/") or kind in IN_UTF_8):
+        kind += "; charset=utf-8"
+    return kind.encode()
 
 
 def is_hidden(name: bytes) -> bool:

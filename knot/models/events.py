@@ -91,7 +91,7 @@ log = logging.getLogger("knot")
 class Peer(Descriptor):
     """A client's connection, with what the sweep must know of it."""
 
-    __slots__ = ("address", "age", "left", "parser", "waits_for")
+    __slots__ = ("address", "age", "left", "parser", "settled", "waits_for")
 
     def __init__(self, fd: int, address: str, requests: int) -> None:
         super().__init__(fd)
@@ -103,6 +103,14 @@ class Peer(Descriptor):
         self.parser: RequestParser | None = None
         """Its own while a request is incomplete."""
         self.waits_for = HEAD
+        self.settled = False
+        """Whether the descriptor is non-blocking.  One that is closed after its first answer never
+        needs to be, which spares a system call: that answer goes with a flag for this one call."""
+
+    def settle(self) -> None:
+        if not self.settled:
+            os.set_blocking(self.fd, False)
+            self.settled = True
 
 
 class Server:
@@ -122,6 +130,7 @@ class Server:
         self.parser = self.new_parser()
         """For every client whose requests have come whole."""
         self.door: Descriptor | None = None
+        self.stopping = False
         self.deserted: Event[()] | None = None
         """Triggered when the last client has gone."""
 
@@ -167,7 +176,6 @@ def serve(listener: socket.socket, server: Server) -> None:
                 if len(server.peers) >= most:
                     turn_away(fd)
                     continue
-                os.set_blocking(fd, False)
                 peer = Peer(fd, address[0] if server.log else "", server.limits.requests)
                 server.peers.add(peer)
                 connection(peer, server)
@@ -194,6 +202,7 @@ def connection(peer: Peer, server: Server) -> None:
                     return
                 with twait:
                     overcome(peer, server, obstacle, mkevent(obstacle))
+            peer.settle()
             with twait:
                 wait_on_fd(peer, READ, mkevent())
     except GONE:
@@ -276,6 +285,7 @@ def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacl
     with tvars:
         response: Response
         sent: bool
+    peer.settle()
     asked, request, unsent = obstacle.asked, obstacle.request, obstacle.unsent
     unread = asked[3]
     try:
@@ -294,7 +304,7 @@ def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacl
         if sent:
             if server.log is not None:
                 note(server.log, peer, request, response, asked)
-            if response.keep_alive:
+            if response.keep_alive and not server.stopping:
                 following = answer(peer, server, asked)
             elif unread or not peer.left:  # it may have asked for more than it will get
                 with twait:
@@ -304,12 +314,23 @@ def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacl
         done.fail(error)
 
 
-def receive(peer: Descriptor) -> bytes | None:
+def receive(peer: Peer) -> bytes | bytearray | None:
     """What the client has sent: b"" if nothing will come any more, None if nothing is there yet."""
     try:
-        return os.read(peer.fd, READ_SIZE)
+        if peer.settled:
+            return os.read(peer.fd, READ_SIZE)
+        return _buffer[: os.preadv(peer.fd, _buffers, -1, os.RWF_NOWAIT)]
     except BlockingIOError:
         return None
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        peer.settle()  # a kernel before 5.12
+        return receive(peer)
+
+
+_buffer = bytearray(READ_SIZE)
+_buffers = [_buffer]
 
 
 def keep_parser(peer: Peer, server: Server, parser: RequestParser, begun: bool) -> None:
@@ -380,20 +401,24 @@ Unsent = deque[memoryview | Slice]
 """What of a response has not been sent yet."""
 
 
-def send(peer: Descriptor, response: Response) -> Unsent | None:
+def send(peer: Peer, response: Response) -> Unsent | None:
     """Send what goes out in one call; what is left, or None if that was all."""
     data = response.data
     if response.rest:
         return send_several(peer, data, response.rest)
     try:
-        sent = os.write(peer.fd, data)
+        if peer.settled:
+            sent = os.write(peer.fd, data)
+        else:
+            sent = os.pwritev(peer.fd, (data,), -1, os.RWF_NOWAIT)
     except BlockingIOError:
         sent = 0
     return None if sent == len(data) else deque((memoryview(data)[sent:],))
 
 
-def send_several(peer: Descriptor, head: bytes, rest: tuple[bytes | Slice, ...]) -> Unsent | None:
+def send_several(peer: Peer, head: bytes, rest: tuple[bytes | Slice, ...]) -> Unsent | None:
     """The head goes out with what follows it in memory, and with the first bytes of a file."""
+    peer.settle()
     buffers = [head]
     later: Unsent = deque()
     for place, piece in enumerate(rest):
@@ -488,7 +513,7 @@ def warm(piece: Slice) -> None:
 
 
 @tamed
-def hang_up(peer: Descriptor, linger: float, done: Event[()]) -> None:
+def hang_up(peer: Peer, linger: float, done: Event[()]) -> None:
     """End a connection whose client may still be sending, without losing the answer.
 
     What it sends and nobody reads would make the kernel reset the connection, and a reset
@@ -566,6 +591,7 @@ def stop(server: Server, grace: float, done: Event[int]) -> None:
 
     Triggers `done` with the number of connections that had to be cut.
     """
+    server.stopping = True
     if server.door is not None:
         server.door.close()
     for peer in server.peers:

@@ -119,6 +119,114 @@ def test_a_signal_stops_it_without_a_word(driver: str, number: signal.Signals) -
         assert process.returncode == 0
 
 
+def big_site(tmp_path: Path) -> Path:
+    root = tmp_path / "site"
+    root.mkdir()
+    (root / "big").touch()
+    os.truncate(root / "big", 64 << 20)
+    return root
+
+
+def start_download(url: str) -> socket.socket:
+    """A connection on which the first bytes of the big file have come."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.socket()
+    connection.settimeout(20)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    connection.connect((host, int(port)))
+    connection.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert connection.recv(10) == b"HTTP/1.1 2"
+    return connection
+
+
+def drain(connection: socket.socket) -> int:
+    """Read until the end; how many bytes came."""
+    received = 0
+    while data := connection.recv(1 << 20):
+        received += len(data)
+    return received
+
+
+def test_what_is_under_way_is_finished_before_it_stops(driver: str, tmp_path: Path) -> None:
+    with serving(str(big_site(tmp_path))) as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        with start_download(url) as busy, socket.create_connection((host, int(port)), 20) as idle:
+            idle.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert idle.recv(12) == b"HTTP/1.1 404"
+            process.send_signal(signal.SIGTERM)
+            drain(idle)  # until it is closed: nothing was under way there
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((host, int(port)), 20)
+            assert process.poll() is None
+            assert drain(busy) > 64 << 20
+        assert process.communicate(timeout=20) == ("", "")
+        assert process.returncode == 0
+
+
+def test_a_client_that_takes_too_long_is_cut_off_at_the_end(driver: str, tmp_path: Path) -> None:
+    with serving(str(big_site(tmp_path)), "--grace", "0.1") as (process, url):
+        with start_download(url) as stalled:
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=20)
+            with pytest.raises(ConnectionResetError):
+                drain(stalled)
+        assert said == "Stopped; 1 connection was cut after 0.1 s\n"
+        assert process.returncode == 0
+
+
+def test_a_second_signal_waits_for_nobody(driver: str, tmp_path: Path) -> None:
+    with serving(str(big_site(tmp_path)), "--grace", "1000") as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        with start_download(url), socket.create_connection((host, int(port)), 20) as idle:
+            idle.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert idle.recv(12) == b"HTTP/1.1 404"
+            process.send_signal(signal.SIGINT)
+            drain(idle)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+        assert process.returncode == 0
+
+
+def test_the_log_goes_on_in_a_new_file_when_it_was_rotated(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with serving(str(WWW), "--log-file", str(log)) as (process, url):
+        fetch_until(url, log)
+        log.rename(tmp_path / "log.1")
+        process.send_signal(signal.SIGUSR1)
+        fetch_until(url, log)
+    assert '"GET / HTTP/1.1" 200' in (tmp_path / "log.1").read_text()
+
+
+def fetch_until(url: str, log: Path) -> None:
+    """Fetch until the log has a line of it: it is written a little later."""
+    for _ in range(10_000):
+        with urllib.request.urlopen(url):
+            pass
+        if log.exists() and '"GET / HTTP/1.1" 200' in log.read_text():
+            return
+    pytest.fail("no line came into the log")
+
+
+def test_the_terminal_shows_what_is_fetched_and_directories_are_listed(tmp_path: Path) -> None:
+    """Both are on for a person who serves a directory by hand, and off for a program."""
+    (tmp_path / "folder").mkdir()
+    master, slave = os.openpty()
+    process = subprocess.Popen([*KNOT, "serve", str(tmp_path), "--port", "0"], stdout=slave)
+    os.close(slave)
+    try:
+        with open(master, "rb", buffering=0) as terminal:
+            url = terminal.read(1000).decode().split(" at ")[1].split()[0]
+            with urllib.request.urlopen(f"{url}/folder/") as answer:
+                assert b"Index of /folder/" in answer.read()
+            shown = terminal.read(1000).decode()
+            assert "\x1b[32m200\x1b[0m GET     /folder/" in shown
+            process.terminate()
+            process.wait(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+
+
 LOST = """
 import os, signal, sys
 from knot import cli

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.request import MAX_HEAD, MAX_TARGET, BadRequest, Request, RequestParser
+from knot.request import (
+    MAX_HEAD,
+    MAX_SAID,
+    MAX_TARGET,
+    BadRequest,
+    Request,
+    RequestParser,
+    TalkativeParser,
+)
 
 HOST = b"Host: example.org\r\n"
 
@@ -43,6 +51,16 @@ KEPT = [
         get(fields=HOST + b"Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n" + get(),
         [(b"GET", b"/", False)],
     ),
+    # A client that expects "100 Continue" gets the answer at once (RFC 9110, section 10.1.1).
+    (
+        get(fields=HOST + b"Expect: 100-continue\r\nContent-Length: 3\r\n"),
+        [(b"GET", b"/", False)],
+    ),
+    (get(fields=b"host: x\r\n"), [(b"GET", b"/", True)]),
+    (get(fields=b"HOST: [::1]:80\r\n"), [(b"GET", b"/", True)]),
+    (get(fields=b"Host: \r\n"), [(b"GET", b"/", True)]),
+    (get(fields=HOST + b"cOnnection: CLOSE\r\n"), [(b"GET", b"/", False)]),
+    (get(fields=HOST + b"Connection: keep-alive\r\n"), [(b"GET", b"/", True)]),
     # An upgrade is declined (RFC 9110, section 7.8).
     (
         get(fields=HOST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n") + b"PRI * HTTP/2.0",
@@ -81,6 +99,31 @@ REFUSED = [
     (get(fields=HOST + b"a : b\r\n"), 400),
     (get(fields=HOST + b"a: \0\r\n"), 400),
     (b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    (b"GET\t/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/1.1 \r\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/1.2\r\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/2.0\r\n" + HOST + b"Connection: keep-alive\r\n\r\n", 505),
+    (b"GET /\r\n" + HOST + b"Connection: keep-alive\r\n\r\n", 400),
+    (b"GET /x\nHost: x\n\n", 400),  # taken for HTTP/0.9 with a head by llhttp (issue 877)
+    (b"GET / HTTP/1.1\nHost: x\n\n", 400),  # bare LF
+    (b"GET / HTTP/1.1\r\n" + HOST + b"a: b\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\n " + HOST + b"\r\n", 400),
+    (get(fields=HOST + b"a: b\r\n folded\r\n"), 400),  # obs-fold (RFC 9112, section 5.2)
+    (get(fields=HOST + b"a: b\rc\r\n"), 400),  # bare CR (section 2.2)
+    (get(fields=HOST + b": b\r\n"), 400),
+    (get(fields=HOST + b"a(: b\r\n"), 400),
+    (get(b"/\x01"), 400),
+    (get(b"/\xff"), 400),
+    (get(b"a"), 400),
+    (get(fields=b"Host: a b\r\n"), 400),
+    (get(fields=b"Host: a/b\r\n"), 400),
+    (get(fields=b"hOsT: x\r\nHost: x\r\n"), 400),
+    (get(fields=HOST + b"Content-Length: 1, 1\r\n"), 400),
+    (get(fields=HOST + b"Content-Length: +1\r\n"), 400),
+    (get(fields=HOST + b"Content-Length: 1\r\nContent-Length: 1\r\n"), 400),
+    (get(fields=HOST + b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n"), 400),
+    (get(fields=HOST + b"Transfer-Encoding: gzip, chunked\r\n"), 501),
+    (get(fields=HOST + b"Transfer-Encoding: identity\r\n"), 501),
     (b"GET /" + b"a" * MAX_TARGET, 414),
     (get(b"/" + b"a" * MAX_TARGET), 414),
     (b"BREW / HTTP/1.1\r\n" + HOST + b"\r\n", 501),
@@ -127,3 +170,28 @@ def test_any_bytes_give_requests_or_a_refusal(data: bytes, cuts: list[int]) -> N
     refusals = [r for r in found if isinstance(r, BadRequest)]
     assert refusals == found[len(found) - len(refusals) :]
     assert len(refusals) <= 1
+
+
+def test_what_a_log_needs_is_kept_apart_from_the_request() -> None:
+    parser = TalkativeParser()
+    said = b"user-agent: me\r\nReferer: there\r\n"
+    first, second, bad = parser.feed(
+        get(fields=HOST + said) + get() + get(fields=b"User-Agent: x\r\n")
+    )
+    assert first == second
+    assert isinstance(bad, BadRequest)
+    assert list(parser.said) == [(b"there", b"me"), (b"", b""), (b"", b"x")]
+    parser.reset()
+    parser.feed(b"GET / HTTP/1.1\r\nUser-Agent: " + b"x" * 5000)
+    (refused,) = parser.feed(b"\0")
+    assert isinstance(refused, BadRequest)
+    assert all(len(text) <= MAX_SAID for text in parser.said[0])
+
+
+def test_json_that_is_asked_for_first_is_the_only_accept_that_counts() -> None:
+    (page,) = parse(get(fields=HOST + b"Accept: text/html, application/json\r\n"))
+    (json,) = parse(get(fields=HOST + b"ACCEPT: application/json, text/plain\r\n"))
+    assert isinstance(page, Request)
+    assert isinstance(json, Request)
+    assert page.fields == ()
+    assert dict(json.fields) == {b"accept": b"application/json, text/plain"}

@@ -1,0 +1,282 @@
+"""What a client costs at most: time, requests, connections; and what happens when it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import HOST, answers, connect, get, until_closed, with_server
+
+from knot import AccessLog, Limits, listing
+from knot.models import events
+
+pytestmark = pytest.mark.usefixtures("driver")
+
+BIG = bytes(range(256)) * 16 * 1024  # 4 MiB
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "site"
+    (root / "folder").mkdir(parents=True)
+    (root / "index.html").write_text("home")
+    (root / "folder" / "file").write_text("x")
+    (root / "big").write_bytes(BIG)
+    return root
+
+
+# -- time ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "SWEEP", 0.01)
+
+
+@pytest.fixture
+def gone(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when the server has let go of a connection."""
+    happened = threading.Event()
+    forget = events.forget
+
+    def noticed(peer: events.Peer, server: events.Server) -> None:
+        forget(peer, server)
+        happened.set()
+
+    monkeypatch.setattr(events, "forget", noticed)
+    return happened
+
+
+PATIENT = {"head": 1000.0, "keep_alive": 1000.0, "send": 1000.0}
+
+
+def limits(**impatient: float) -> Limits:
+    return Limits(**{**PATIENT, **impatient})
+
+
+@pytest.mark.usefixtures("quick_sweeps")
+def test_half_a_request_is_waited_for_so_long_and_then_refused(root: Path) -> None:
+    def client(port: int) -> bytes:
+        with connect(port) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHo")
+            return until_closed(connection)
+
+    assert answers(with_server(root, client, limits=limits(head=0.05))) == [(408, b"")]
+
+
+@pytest.mark.usefixtures("quick_sweeps")
+def test_a_client_that_drips_gets_no_more_time(root: Path) -> None:
+    def client(port: int) -> bytes:
+        with connect(port) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n")
+            connection.settimeout(0.005)
+            with suppress(ConnectionError):
+                for _ in range(10_000):  # a byte whenever nothing has come for 5 ms
+                    try:
+                        return connection.recv(1000)
+                    except TimeoutError:
+                        connection.sendall(b"x")
+            return b""
+
+    received = with_server(root, client, limits=limits(head=0.1))
+    assert received.startswith(b"HTTP/1.1 408 ") or received == b""
+
+
+@pytest.mark.usefixtures("quick_sweeps")
+def test_an_idle_connection_is_closed_without_a_word(root: Path) -> None:
+    def client(port: int) -> bytes:
+        with connect(port) as connection:
+            connection.sendall(get(b"/"))
+            return until_closed(connection)
+
+    assert answers(with_server(root, client, limits=limits(keep_alive=0.05))) == [(200, b"home")]
+
+
+@pytest.mark.usefixtures("quick_sweeps")
+def test_a_client_that_takes_nothing_is_cut_off(root: Path, gone: threading.Event) -> None:
+    (root / "huge").touch()
+    os.truncate(root / "huge", 64 << 20)
+
+    def client(port: int) -> None:
+        with socket.socket() as stalled:
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stalled.connect(("127.0.0.1", port))
+            stalled.sendall(get(b"/huge"))
+            assert gone.wait(20)
+            with pytest.raises(ConnectionResetError):
+                until_closed(stalled)
+
+    with_server(root, client, limits=limits(send=0.05))
+
+
+@pytest.mark.usefixtures("quick_sweeps")
+def test_time_that_is_given_is_not_cut_short(root: Path) -> None:
+    """Sweeps come and go, and nobody has been silent for too long."""
+
+    def client(port: int) -> bytes:
+        with connect(port) as half, connect(port) as slow:
+            half.sendall(b"GET / HTTP/1.1\r\n")
+            slow.sendall(get(b"/big", b"Connection: close\r\n"))
+            half.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                half.recv(1)
+            half.settimeout(20)
+            half.sendall(HOST + b"Connection: close\r\n\r\n")
+            return until_closed(half) + until_closed(slow)
+
+    assert answers(with_server(root, client, limits=limits())) == [(200, b"home"), (200, BIG)]
+
+
+# -- numbers -------------------------------------------------------------------------------------
+
+
+def test_a_connection_has_so_many_requests(root: Path) -> None:
+    def client(port: int) -> bytes:
+        with connect(port) as connection:
+            connection.sendall(get(b"/") * 5)
+            return until_closed(connection)
+
+    received = with_server(root, client, limits=Limits(requests=3))
+    assert answers(received) == [(200, b"home")] * 3
+    assert received.count(b"Connection: close\r\n") == 1
+    assert b"Connection: close\r\n" in received.rpartition(b"HTTP/1.1 200")[2]
+
+
+def test_one_connection_too_many_is_told_to_come_later(root: Path, gone: threading.Event) -> None:
+    def client(port: int) -> bytes:
+        kept = [connect(port), connect(port)]
+        for connection in kept:
+            connection.sendall(get(b"/"))
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        with connect(port) as third:
+            third.sendall(get(b"/"))
+            refused = until_closed(third)
+        kept[0].close()
+        assert gone.wait(20)
+        with connect(port) as fourth:
+            fourth.sendall(get(b"/", b"Connection: close\r\n"))
+            served = until_closed(fourth)
+        kept[1].close()
+        assert b"Retry-After: 5\r\n" in refused
+        return refused + served
+
+    received = with_server(root, client, limits=Limits(connections=2))
+    assert [status for status, _ in answers(received)] == [503, 200]
+
+
+# -- the disk ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cold_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Nothing is in memory until somebody has waited for it; the threads that did."""
+    waited: list[str] = []
+    warm: set[tuple[int, int]] = set()
+    preadv, pread = os.preadv, os.pread
+
+    def place(fd: int) -> tuple[int, int]:
+        status = os.fstat(fd)
+        return status.st_dev, status.st_ino
+
+    def unless_cold(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if offset >= 0 and flags & os.RWF_NOWAIT and place(fd) not in warm:
+            raise BlockingIOError
+        return preadv(fd, buffers, offset, flags)
+
+    def waiting(fd: int, count: int, offset: int) -> bytes:
+        waited.append(threading.current_thread().name)
+        warm.add(place(fd))
+        return pread(fd, count, offset)
+
+    monkeypatch.setattr(os, "preadv", unless_cold)
+    monkeypatch.setattr(os, "pread", waiting)
+    return waited
+
+
+def test_a_cold_file_is_waited_for_on_a_thread(root: Path, cold_disk: list[str]) -> None:
+    def client(port: int) -> bytes:
+        with connect(port) as connection:
+            connection.sendall(get(b"/") + get(b"/big") + get(b"/", b"Connection: close\r\n"))
+            return until_closed(connection)
+
+    expected = [(200, b"home"), (200, BIG), (200, b"home")]
+    assert answers(with_server(root, client)) == expected
+    assert cold_disk == ["knot-helper"] * 2  # the small one was in memory the second time
+
+
+def test_a_slow_directory_stops_nobody(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others_are_served = threading.Event()
+    read_directory = listing.read_directory
+
+    def slow(*arguments: Any) -> Any:
+        assert others_are_served.wait(20)
+        return read_directory(*arguments)
+
+    monkeypatch.setattr(listing, "read_directory", slow)
+
+    def client(port: int) -> bytes:
+        with connect(port) as first, connect(port) as second:
+            first.sendall(get(b"/folder/", b"Connection: close\r\n"))
+            second.sendall(get(b"/", b"Connection: close\r\n"))
+            assert until_closed(second).endswith(b"home")
+            others_are_served.set()
+            return until_closed(first)
+
+    ((status, page),) = answers(with_server(root, client, listing=True))
+    assert status == 200
+    assert b'href="./file"' in page
+
+
+def test_an_error_on_a_thread_ends_one_connection(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(listing, "read_directory", broken)
+
+    def client(port: int) -> bytes:
+        with connect(port) as connection:
+            connection.sendall(get(b"/folder/"))
+            assert until_closed(connection) == b""
+        with connect(port) as connection:
+            connection.sendall(get(b"/", b"Connection: close\r\n"))
+            return until_closed(connection)
+
+    assert answers(with_server(root, client, listing=True)) == [(200, b"home")]
+    assert "Knot's own" in caplog.text
+    caplog.clear()
+
+
+# -- the log -------------------------------------------------------------------------------------
+
+
+def test_every_answer_has_a_line_in_the_log(root: Path, tmp_path: Path) -> None:
+    def client(port: int) -> bytes:
+        with connect(port) as connection:
+            said = b"User-Agent: a\r\nReferer: b\r\n"
+            connection.sendall(get(b"/?q", said) + get(b"/no") + get(b"/big") + b"nonsense\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            return until_closed(connection)
+
+    with (tmp_path / "log").open("wb") as file:
+        log = AccessLog("json", file.fileno())
+        received = with_server(root, client, log=log)
+        log.close()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    shown = [(line["method"], line["target"], line["status"], line["size"]) for line in lines]
+    sizes = [len(content) for _, content in answers(received)]
+    assert shown == [
+        ("GET", "/?q", 200, 4),
+        ("GET", "/no", 404, sizes[1]),
+        ("GET", "/big", 200, len(BIG)),
+        ("", "", 400, sizes[3]),
+    ]
+    assert [(line["agent"], line["referer"]) for line in lines] == [("a", "b"), *[("", "")] * 3]
+    assert {line["client"] for line in lines} == {"127.0.0.1"}

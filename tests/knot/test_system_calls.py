@@ -1,0 +1,91 @@
+"""System calls are most of what a request costs: so many, and no more."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from serving import connect, get, until_closed
+
+CALL = re.compile(r"^(?:\d+ +)?(\w+)\(", re.MULTILINE)
+
+POLLS = {"epoll_wait", "epoll_pwait", "epoll_pwait2", "epoll_ctl", "io_uring_enter", "futex"}
+"""Calls that serve all the connections that are ready at once."""
+
+REQUESTS = 50
+
+
+def traced(tmp_path: Path, client: object) -> Counter[str]:
+    """How often each system call was made between two requests for /mark."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_bytes(b"x" * 1024)
+    log = tmp_path / "trace"
+    command = [strace, "-f", "-qq", "-s", "20", "-e", "signal=none", "-o", str(log)]
+    command += [sys.executable, "-m", "knot.cli", "serve", str(tmp_path / "site"), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        try:
+            port = int(line.split()[3].rpartition(":")[2])
+            assert callable(client)
+            client(port)  # from here on everything has been opened and looked at
+            mark(port)
+            client(port)
+            mark(port)
+        finally:
+            for child in (
+                Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            ):
+                os.kill(int(child), signal.SIGTERM)
+            process.wait(timeout=20)
+    _, between, _ = re.split(r"^.*GET /mark.*$", log.read_text(), flags=re.MULTILINE)
+    # What else happens once a second: the files are looked at again, the clients are counted.
+    return Counter(CALL.findall(between))
+
+
+def mark(port: int) -> None:
+    with connect(port) as connection:
+        connection.sendall(get(b"/mark", b"Connection: close\r\n"))
+        until_closed(connection)
+
+
+def kept_alive(port: int) -> None:
+    with connect(port) as connection:
+        for _ in range(REQUESTS):
+            connection.sendall(get(b"/"))
+            while not connection.recv(65536).endswith(b"x"):
+                pass
+
+
+def one_each(port: int) -> None:
+    for _ in range(REQUESTS):
+        with connect(port) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(get(b"/", b"Connection: close\r\n"))
+            until_closed(connection)
+
+
+def test_a_request_on_a_kept_connection_is_a_read_and_a_write(tmp_path: Path) -> None:
+    calls = traced(tmp_path, kept_alive)
+    others = sum(count for call, count in calls.items() if call not in POLLS)
+    assert calls["read"] >= REQUESTS
+    assert others <= 2 * REQUESTS + 20, calls  # 20 for the connection itself, and for the second
+
+
+def test_a_request_with_a_connection_of_its_own_is_four_calls(tmp_path: Path) -> None:
+    calls = traced(tmp_path, one_each)
+    others = sum(count for call, count in calls.items() if call not in POLLS)
+    assert others <= 4 * REQUESTS + 20, calls  # accept, read, write, close
