@@ -27,6 +27,9 @@ WRITE: Final = select.EPOLLOUT
 LONGEST: Final = 86_400.0
 """Seconds that a driver sleeps at most: the system calls take no more than 24 days."""
 
+MOST: Final = 512
+"""Descriptors that are reported before timers and closures get their turn."""
+
 BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 
 
@@ -75,20 +78,16 @@ class Driver(Protocol):
     def close(self) -> None: ...
 
 
-class EpollDriver:
-    """A bare loop on `select.epoll`: no asyncio, no uvloop."""
+class Poll:
+    """The descriptors of a driver, in an epoll of their own.
 
-    name = "epoll"
+    The drivers that stand on asyncio have one, too, and asyncio watches it: a poll of theirs
+    would cost a handle and 640 bytes for each descriptor, and resume closures one by one.
+    """
 
-    def __init__(self, on_turn: Callable[[], bool], on_alarm: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.watched: dict[int, Watched] = {}
         self._epoll = select.epoll()
-        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._waker, READ)
-        self._on_turn = on_turn
-        self._on_alarm = on_alarm
-        self._alarm: float | None = None
-        self._running = False
 
     def watch(self, descriptor: Watched, directions: int) -> None:
         fd = descriptor.fd
@@ -103,6 +102,29 @@ class EpollDriver:
             self.watched[fd] = descriptor
         descriptor.watched = directions
 
+    def report(self, timeout: float | None) -> None:
+        """Tell those descriptors that are ready, `MOST` at once, after at most so many seconds."""
+        watched = self.watched
+        for fd, mask in self._epoll.poll(timeout, MOST):
+            descriptor = watched.get(fd)
+            if descriptor is not None:
+                descriptor.ready(READ | WRITE if mask & BROKEN else mask)
+
+
+class EpollDriver(Poll):
+    """A bare loop on `select.epoll`: no asyncio, no uvloop."""
+
+    name = "epoll"
+
+    def __init__(self, on_turn: Callable[[], bool], on_alarm: Callable[[], None]) -> None:
+        super().__init__()
+        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._waker, READ | select.EPOLLET)  # so it need not be read
+        self._on_turn = on_turn
+        self._on_alarm = on_alarm
+        self._alarm: float | None = None
+        self._running = False
+
     def alarm(self, when: float | None) -> None:
         self._alarm = when
 
@@ -111,8 +133,6 @@ class EpollDriver:
 
     def run(self) -> None:
         self._running = True
-        poll = self._epoll.poll
-        watched = self.watched
         more = self._on_turn()
         while self._running:
             if more:
@@ -121,12 +141,7 @@ class EpollDriver:
                 timeout = None
             else:
                 timeout = min(max(0.0, self._alarm - monotonic()), LONGEST)
-            for fd, mask in poll(timeout, 512):
-                descriptor = watched.get(fd)
-                if descriptor is not None:
-                    descriptor.ready(READ | WRITE if mask & BROKEN else mask)
-                elif fd == self._waker:
-                    os.eventfd_read(fd)
+            self.report(timeout)
             if self._alarm is not None and self._alarm <= monotonic():
                 self._alarm = None
                 self._on_alarm()
@@ -143,7 +158,7 @@ class EpollDriver:
         os.close(self._waker)
 
 
-class AsyncioDriver:
+class AsyncioDriver(Poll):
     """The loop of uvloop or of the standard library's asyncio."""
 
     def __init__(
@@ -153,63 +168,31 @@ class AsyncioDriver:
         name: str,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        super().__init__()
         self.name = name
-        self.watched: dict[int, Watched] = {}
         self.loop = loop
         self._on_turn = on_turn
         self._on_alarm = on_alarm
         self._timer: asyncio.Handle | None = None
-        # asyncio's own loop would poll once more for each turn asked for.
-        self._batch = 64 if name == "uvloop" else 1
-        self._ready = 0  # descriptors whose closures have not had their turn
         self._turning = False  # whether `_turn` is to be called already
         self._error: BaseException | None = None
+        loop.add_reader(self._epoll.fileno(), self._descriptors)
 
-    def watch(self, descriptor: Watched, directions: int) -> None:
-        fd, before, loop = descriptor.fd, descriptor.watched, self.loop
-        if directions & ~before & READ:
-            loop.add_reader(fd, self._dispatch, descriptor, READ)
-        elif before & ~directions & READ:
-            with suppress(OSError):  # closed behind our back: the kernel has dropped it
-                loop.remove_reader(fd)
-        if directions & ~before & WRITE:
-            loop.add_writer(fd, self._dispatch, descriptor, WRITE)
-        elif before & ~directions & WRITE:
-            with suppress(OSError):
-                loop.remove_writer(fd)
-        descriptor.watched = directions
-        if directions:
-            self.watched[fd] = descriptor
-        else:
-            self.watched.pop(fd, None)
-
-    def _dispatch(self, descriptor: Watched, direction: int) -> None:
+    def _descriptors(self) -> None:
         try:
-            waiting = descriptor.reader if direction == READ else descriptor.writer
-            if self._ready and waiting is None:
-                # libuv takes 1,024 descriptors from a poll and then polls again at once: it may
-                # be one whose closure has not had its turn yet, and it will be reported anew.
-                return
-            descriptor.ready(direction)
-            self._ready += 1
-            if self._ready < self._batch:
+            self.report(0)
+            if self._on_turn():
                 self._again()
-            else:
-                self._drain()
         except BaseException as error:
             self._fail(error)
 
     def _turn(self) -> None:
         self._turning = False
         try:
-            self._drain()
+            if self._on_turn():
+                self._again()
         except BaseException as error:
             self._fail(error)
-
-    def _drain(self) -> None:
-        self._ready = 0
-        if self._on_turn():
-            self._again()
 
     def _again(self) -> None:
         """One turn more; never two at once, or closures that stay runnable would take over."""
@@ -238,7 +221,8 @@ class AsyncioDriver:
         self._timer = None
         try:
             self._on_alarm()
-            self._drain()
+            if self._on_turn():
+                self._again()
         except BaseException as error:
             self._fail(error)
 
@@ -277,7 +261,9 @@ class AsyncioDriver:
                 self.loop.run_until_complete(asyncio.wait(tasks))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         finally:
+            self.loop.remove_reader(self._epoll.fileno())
             self.loop.close()
+            self._epoll.close()
 
 
 DRIVERS: Final = ("uvloop", "asyncio", "epoll")
