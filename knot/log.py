@@ -162,6 +162,8 @@ class AccessLog:
     """
 
     def __init__(self, format: str, fd: int, colour: bool = False) -> None:
+        self.wants_more = format in ("combined", "json")
+        """Whether its lines have what clients say of themselves."""
         self.pending: list[Record] = []  # always this list: a caller may keep its `append`
         self._fd = fd
         self._line = partial(short, colour=colour) if format == "short" else FORMATS[format]

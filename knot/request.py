@@ -84,7 +84,15 @@ class Request(NamedTuple):
     http_1_0: bool = False
     """Such a client keeps the connection only if the answer says so, too."""
     fields: Fields = ()
-    """Those of `FIELDS` that it has, in lower case; several lines of one are joined (5.3)."""
+    """Those of `FIELDS` that it has, by names in lower case, in their order."""
+
+
+def joined(fields: Fields) -> dict[bytes, bytes]:
+    """Values by name; several lines of one name are a list (RFC 9110, section 5.3)."""
+    values: dict[bytes, bytes] = {}
+    for name, value in fields:
+        values[name] = values[name] + b", " + value if name in values else value
+    return values
 
 
 class BadRequest(NamedTuple):
@@ -123,7 +131,7 @@ class RequestParser:
         self._hosts = 0
         self._has_content = self._says_connection = False
         self._coding = b""
-        self._fields: dict[bytes, bytes] | None = None
+        self._fields: Fields = ()
         self.unfinished = 0
         """Bytes of a head that has no end yet."""
         self.ended = False
@@ -204,11 +212,7 @@ class RequestParser:
         elif known is LENGTH:
             self._has_content = self._has_content or value.strip(b"0") != b""
         elif known is not ACCEPT or value.startswith(JSON):
-            fields = self._fields
-            if fields is None:
-                self._fields = {known: value}
-            else:
-                fields[known] = fields[known] + b", " + value if known in fields else value
+            self._fields += ((known, value),)
 
     def _check_host(self, value: bytes) -> None:
         if not AUTHORITY.fullmatch(value):
@@ -241,10 +245,7 @@ class RequestParser:
             # No method here has a use for content, so it is not read: the connection ends.
             keep_alive = False
             self.unread = True
-        fields: Fields = ()
-        if self._fields is not None:
-            fields = tuple(self._fields.items())
-            self._fields = None
+        fields, self._fields = self._fields, ()
         self._requests.append(new_request((parser.get_method(), target, keep_alive, old, fields)))
         self.ended = not keep_alive
         self.unfinished = 0

@@ -15,7 +15,7 @@ from knot import listing
 from knot.conditions import NOT_MODIFIED, evaluate, range_applies
 from knot.encodings import acceptable
 from knot.ranges import Range, content_range, parse_range, part_heads
-from knot.request import ACCEPT, BadRequest, Request
+from knot.request import ACCEPT, BadRequest, Request, joined
 from knot.site import CACHE_SIZE, Folder, Found, Moved, Representation, Slice
 
 METHODS: Final = b"GET, HEAD, OPTIONS"
@@ -202,7 +202,7 @@ class Answer:
         self._rules = responder.rules
         self._second = responder.second
         self._request = request
-        self._fields = dict(request.fields)
+        self._fields = joined(request.fields)
 
     def make(self) -> Response | Later:
         method = self._request.method

@@ -135,7 +135,8 @@ class Server:
         """Triggered when the last client has gone."""
 
     def new_parser(self) -> RequestParser:
-        return RequestParser() if self.log is None else TalkativeParser()
+        talkative = self.log is not None and self.log.wants_more
+        return TalkativeParser() if talkative else RequestParser()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -379,7 +380,7 @@ def note(
     if not access_log.pending:
         flush(access_log)
     _, when, said, _ = asked
-    referer, agent = said.popleft()
+    referer, agent = said.popleft() if said else (b"", b"")
     access_log.add(
         Record(
             now, peer.address, method, request.target, version, response.status, response.length,
