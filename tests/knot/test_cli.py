@@ -282,6 +282,51 @@ def is_served(url: str) -> bool:
         return False
 
 
+# -- options -------------------------------------------------------------------------------------
+
+
+def test_options_may_stand_in_a_file_or_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "page.html").write_text("page")
+    (tmp_path / "knot.toml").write_text(
+        'clean-urls = true\ncors = true\n[cache_control]\n"*.html" = "no-cache"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KNOT_HEADER", "X-One: 1 1\nX-Two: 2")
+    monkeypatch.setenv("KNOT_CLEAN_URLS", "1")
+    with serving("--cache-control", "*=max-age=1") as (_, url):
+        with urllib.request.urlopen(f"{url}/page") as answer:
+            assert answer.headers["X-One"] == "1 1"
+            assert answer.headers["X-Two"] == "2"
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+            assert answer.headers["Cache-Control"] == "max-age=1"  # the command line goes first
+        with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+            urllib.request.urlopen(f"{url}/knot.toml")
+        refused.value.close()
+
+
+BROKEN = [
+    ("prot = 1", "knot.toml: no option is called prot; did you mean port?"),
+    ("port = ", "knot.toml is no TOML"),
+    ("port = 'x'", "'x' is not a valid integer"),
+    ("cache-size = 'much'", "'much' is no size: write bytes, or as 64M"),
+    ("mime = ['x']", "'x' is not of the form SUFFIX=TYPE"),
+]
+
+
+@pytest.mark.parametrize(("config", "expected"), BROKEN)
+def test_a_file_that_is_wrong_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, expected: str
+) -> None:
+    (tmp_path / "knot.toml").write_text(config)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["serve"])
+    assert result.exit_code == 2
+    assert expected in result.output
+    assert "Traceback" not in result.output
+
+
 # -- what it says when it cannot -----------------------------------------------------------------
 
 
@@ -297,6 +342,7 @@ def check_errors(tmp_path: Path, port: str) -> None:
         ([str(tmp_path / "file")], "Not a directory; name a directory to serve"),
         ([".", "--port", port], f"127.0.0.1:{port}: Address already in use; stop the program"),
         ([".", "--host", "192.0.2.1"], "give --host an address of this machine"),
+        ([".", "--log-file", str(tmp_path / "no" / "log")], "choose another --log-file"),
     ]
     for arguments, expected in cases:
         result = CliRunner().invoke(main, ["serve", *arguments])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from knot.request import BadRequest, Request
-from knot.respond import Later, Responder, Response, http_date, split_target
+from knot.respond import FieldRules, Later, Responder, Response, http_date, split_target
 from knot.site import Missing, Moved, Representation, Site
 
 NOW = 784111777.9  # RFC 9110's own example, section 5.6.7
@@ -196,3 +197,84 @@ def test_dates_are_those_of_their_second() -> None:
     assert http_date(0) == b"Thu, 01 Jan 1970 00:00:00 GMT"
     assert http_date(1) == b"Thu, 01 Jan 1970 00:00:01 GMT"
     assert http_date(0) == b"Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+# -- what whoever serves the site wants ----------------------------------------------------------
+
+
+def answer_of(root: Path, path: bytes, rules: FieldRules, method: bytes = b"GET") -> Response:
+    site = Site(root)
+    response = Responder(site, rules).respond(Request(method, path), NOW)
+    site.close()
+    assert isinstance(response, Response)
+    return response
+
+
+def test_cache_control_is_given_by_rules(tmp_path: Path) -> None:
+    (tmp_path / "assets" / "js").mkdir(parents=True)
+    for name in ("index.html", "assets/a.css", "assets/js/a.js", "assets/a.html"):
+        (tmp_path / name).write_text("x")
+    rules = FieldRules([("/assets/*", "max-age=9"), ("*.html", "no-cache")])
+    found = {
+        path: answer_of(tmp_path, path, rules).data.partition(b"Cache-Control: ")[2].split(b"\r")[0]
+        for path in (b"/", b"/assets/a.css", b"/assets/js/a.js", b"/assets/a.html", b"/nothing")
+    }
+    assert found == {
+        b"/": b"no-cache",
+        b"/assets/a.css": b"max-age=9",
+        b"/assets/js/a.js": b"max-age=9",
+        b"/assets/a.html": b"max-age=9",
+        b"/nothing": b"",
+    }
+
+
+def test_fields_of_ones_own_are_in_every_answer(tmp_path: Path) -> None:
+    rules = FieldRules(fields=["X-Frame-Options: DENY", "server:  mine "])
+    for path, method in (
+        (b"/", b"GET"),
+        (b"/nothing", b"HEAD"),
+        (b"/", b"OPTIONS"),
+        (b"/", b"PUT"),
+    ):
+        head = answer_of(tmp_path, path, rules, method).data.partition(b"\r\n\r\n")[0]
+        assert b"\r\nX-Frame-Options: DENY\r\nserver: mine" in head
+        assert b"Server: knot" not in head
+
+
+def test_scripts_of_other_sites_may_read_if_that_is_wanted(tmp_path: Path) -> None:
+    rules = FieldRules(cors=True)
+    for method in (b"GET", b"OPTIONS"):
+        assert (
+            b"\r\nAccess-Control-Allow-Origin: *\r\n"
+            in answer_of(tmp_path, b"/", rules, method).data
+        )
+    preflight = answer_of(tmp_path, b"/", rules, b"OPTIONS").data
+    assert b"\r\nAccess-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n" in preflight
+    assert b"Access-Control" not in answer_of(tmp_path, b"/", FieldRules()).data
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "no colon",
+        "a b: c",
+        ": c",
+        "X: a\r\nY: b",
+        "X: \0",
+        "Content-Length: 1",
+        "date: now",
+        "X: ü",
+    ],
+)
+def test_what_can_be_no_field_of_ones_own_is_an_error(field: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(field.partition(":")[0].strip()) or "no field"):
+        FieldRules(fields=[field])
+
+
+def test_a_site_may_have_its_own_page_for_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "404.html").write_text("not here")
+    response = answer_of(tmp_path, b"/nothing", FieldRules())
+    assert response.status == 404
+    assert response.data.endswith(b"\r\n\r\nnot here")
+    assert b"ETag" not in response.data
+    assert answer_of(tmp_path, b"/nothing", FieldRules(), b"HEAD").length == 0

@@ -17,10 +17,13 @@ from knot import beneath
 from knot.beneath import Directory
 from knot.site import (
     IN_MEMORY,
+    OPEN_FILES,
+    Folder,
     Missing,
     Moved,
     Representation,
     Site,
+    Slice,
     file_name,
 )
 
@@ -173,6 +176,80 @@ def test_a_site_that_is_no_directory_is_an_error(root: Path) -> None:
             Site(root / name)
 
 
+# -- options -------------------------------------------------------------------------------------
+
+
+def found_with(root: Path, path: bytes, **options: Any) -> object:
+    """The content, if it is a file that a site with these options has."""
+    site = Site(root, **options)
+    try:
+        found = site.find(path, 0)
+        return found.content if isinstance(found, Representation) else found
+    finally:
+        site.close()
+
+
+def test_hidden_names_are_served_if_that_is_wanted(root: Path) -> None:
+    (root / ".git").mkdir()
+    (root / ".git" / "config").write_text("hidden")
+    (root / "sub" / ".env").write_text("hidden")
+    (root / ".well-known").mkdir()
+    (root / ".well-known" / "a").write_text("known")
+    (root / ".well-known" / ".b").write_text("hidden")
+    for path in (b"/.git/config", b"/sub/.env", b"/%2egit/config", b"/.well-known/.b"):
+        assert found_with(root, path) == Missing(404)
+        assert found_with(root, path, hidden=True) == b"hidden"
+    assert found_with(root, b"/.well-known/a") == b"known"
+
+
+def test_links_lead_out_if_that_is_wanted(root: Path) -> None:
+    assert found_with(root, b"/outside", follow_symlinks=True) == b"secret"
+    assert found_with(root, b"/others/page", follow_symlinks=True) == b"not yours"
+    assert found_with(root, b"/fifo", follow_symlinks=True) == Missing(404)
+    (root / "device").symlink_to("/dev/zero")
+    assert found_with(root, b"/device", follow_symlinks=True) == Missing(404)
+
+
+def test_clean_urls_lack_their_suffix(root: Path) -> None:
+    (root / "about.html").write_text("about")
+    (root / "sub.html").write_text("not this one")
+    assert found_with(root, b"/about") == Missing(404)
+    assert found_with(root, b"/about", clean_urls=True) == b"about"
+    assert found_with(root, b"/about.html", clean_urls=True) == b"about"
+    assert found_with(root, b"/about/", clean_urls=True) == Missing(404)
+    assert found_with(root, b"/sub", clean_urls=True) == Moved("/sub/")
+
+
+def test_a_single_page_answers_for_every_path_that_is_no_file(root: Path) -> None:
+    for path in (b"/users/1", b"/nothing", b"/a/b/"):
+        assert found_with(root, path) == Missing(404)
+        assert found_with(root, path, spa=True) == b"home"
+    # A script that is missing is missing: a page in its place is an error that nobody finds.
+    assert found_with(root, b"/assets/old.js", spa=True) == Missing(404)
+    assert found_with(root, b"/outside", spa=True) == b"home"
+
+
+def test_a_directory_is_listed_if_that_is_wanted(root: Path) -> None:
+    assert found_with(root, b"/empty/") == Missing(404)
+    folder = found_with(root, b"/empty/", listing=True)
+    assert isinstance(folder, Folder)
+    assert folder.path == "/empty/"
+    assert found_with(root, b"/sub/", listing=True) == b"sub"
+
+
+def test_files_of_the_server_itself_are_withheld(root: Path) -> None:
+    (root / "knot.toml").write_text("port = 1")
+    assert found_with(root, b"/knot.toml") == b"port = 1"
+    assert found_with(root, b"/knot.toml", withheld=[root / "knot.toml"]) == Missing(404)
+
+
+def test_a_type_may_be_given(root: Path) -> None:
+    site = Site(root, types={".foo": "text/x-foo", ".html": "application/xhtml+xml"})
+    assert site.media_type(b"a.foo") == b"text/x-foo; charset=utf-8"
+    assert site.media_type(b"a.html") == b"application/xhtml+xml"
+    site.close()
+
+
 # -- the cache -----------------------------------------------------------------------------------
 
 
@@ -272,6 +349,47 @@ def test_a_large_file_is_kept_open_and_not_in_memory(root: Path, site: Site) -> 
     assert isinstance(found, Representation)
     assert found.content is None
     assert site.find(b"/large", 2) is found
+
+
+def test_so_many_files_are_kept_open_and_no_more(root: Path, site: Site) -> None:
+    (root / "large").write_bytes(b"x" * (IN_MEMORY + 1))
+    for number in range(OPEN_FILES + 10):
+        (root / f"{number}.bin").hardlink_to(root / "large")
+        site.find(b"/%d.bin" % number, 1)
+    assert len(site._open_files) == OPEN_FILES
+    assert b"/0.bin" not in site._cache
+    assert site._free == IN_MEMORY * 3 - sum(found.cost for found in site._cache.values())
+
+
+def test_what_is_not_in_memory_yet_is_taken_there_later(
+    root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cold(*_: object) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "preadv", cold)
+    found = site.find(b"/", 1)
+    assert isinstance(found, Representation)
+    assert found.is_cold
+    assert isinstance(found.slice(0, 4), Slice)
+    monkeypatch.undo()
+    assert site.find(b"/", 1) is found
+    assert found.content == b"home"
+    assert site._free == IN_MEMORY * 3 - found.cost
+
+
+def test_a_file_system_that_can_only_be_waited_for_is_read_all_the_same(
+    root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preadv = os.preadv
+
+    def without_nowait(fd: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise OSError(95, "Operation not supported")
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", without_nowait)
+    assert content(site, b"/", 1) == b"home"
 
 
 # -- properties ----------------------------------------------------------------------------------
