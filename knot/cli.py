@@ -48,20 +48,7 @@ def main() -> None:
     """Knot: a static-file web server written in Tame."""
 
 
-class Seconds(click.FloatRange):
-    name = "seconds"
-
-    def __init__(self) -> None:
-        super().__init__(min=0)
-
-    def _describe_range(self) -> str:
-        return "seconds"
-
-
 DEFAULTS: Final = Limits()
-
-SECONDS: Final = Seconds()
-
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -113,14 +100,22 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
 @option(
     "--head-timeout",
     default=DEFAULTS.head,
-    type=SECONDS,
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
     help="Time for a client to send a whole request.",
 )
-@option("--keep-alive", default=DEFAULTS.keep_alive, type=SECONDS, help="Time between requests.")
+@option(
+    "--keep-alive",
+    default=DEFAULTS.keep_alive,
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Time between requests.",
+)
 @option(
     "--send-timeout",
     default=DEFAULTS.send,
-    type=SECONDS,
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
     help="Time in which a client takes nothing of its answer.",
 )
 @option(
@@ -135,7 +130,13 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     type=click.IntRange(1),
     help="Connections at once.",
 )
-@option("--grace", default=10.0, type=SECONDS, help="Time to finish what is under way at the end.")
+@option(
+    "--grace",
+    default=10,
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Time to finish what is under way at the end.",
+)
 @option(
     "--log",
     "log_format",
