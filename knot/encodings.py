@@ -63,7 +63,7 @@ def compressible(kind: bytes, size: int) -> bool:
     return size >= LEAST and TEXT.match(kind) is not None
 
 
-def compress(content: bytes, coding: bytes) -> bytes | None:
+def compress(content: bytes | bytearray, coding: bytes) -> bytes | None:
     """`content` in that coding; None if it cannot be made here, or is no smaller."""
     compressor = _compressor(coding)
     if compressor is None:
@@ -73,7 +73,7 @@ def compress(content: bytes, coding: bytes) -> bytes | None:
 
 
 @cache
-def _compressor(coding: bytes) -> Callable[[bytes], bytes] | None:
+def _compressor(coding: bytes) -> Callable[[bytes | bytearray], bytes] | None:
     """At levels that take a few ms for 100 KiB: it is done once for each state of a file."""
     if coding == b"gzip":
         return lambda content: zlib.compress(content, 6, wbits=31)

@@ -16,7 +16,7 @@ from knot.conditions import NOT_MODIFIED, evaluate, range_applies
 from knot.encodings import acceptable
 from knot.ranges import Range, content_range, parse_range, part_heads
 from knot.request import ACCEPT, BadRequest, Request, joined
-from knot.site import CACHE_SIZE, Folder, Found, Moved, Representation, Slice
+from knot.site import CACHE_SIZE, Bytes, Folder, Found, Moved, Representation, Slice
 
 METHODS: Final = b"GET, HEAD, OPTIONS"
 
@@ -81,7 +81,7 @@ class Response(NamedTuple):
     """An answer: bytes that begin with its head, and what follows them."""
 
     data: bytes
-    rest: tuple[bytes | Slice, ...]
+    rest: tuple[Bytes | Slice, ...]
     keep_alive: bool
     status: int
     length: int
@@ -177,7 +177,9 @@ class Responder:
 
     def keep(self, request: Request, response: Response) -> None:
         """Keep it for equal requests, unless there could be too many of those, or too long ones."""
-        asked = len(request.target) + sum(len(value) for _, value in request.fields)
+        asked = len(request.target)
+        for _, value in request.fields:
+            asked += len(value)
         if asked > LONGEST_PREPARED:
             return
         prepared = self._prepared
@@ -286,7 +288,7 @@ class Answer:
 
         boundary = token_hex(16).encode()
         *heads, end = part_heads(ranges, size, found.type, boundary)
-        pieces: list[bytes | Slice] = []
+        pieces: list[Bytes | Slice] = []
         for part_head, (start, stop) in zip(heads, ranges, strict=True):
             pieces += [part_head, found.slice(start, stop)]
         kind = b"multipart/byteranges; boundary=%b" % boundary
@@ -337,7 +339,7 @@ class Answer:
         status: int,
         fields: bytes,
         kind: bytes = b"",
-        content: Sequence[bytes | Slice] = (),
+        content: Sequence[Bytes | Slice] = (),
     ) -> Response:
         """Head and content, as one `bytes` if that is short; a HEAD gets the head alone."""
         request, rules = self._request, self._rules
@@ -355,7 +357,7 @@ class Answer:
         )
         if request.method == b"HEAD":
             return Response(head, (), request.keep_alive, status, 0)
-        in_memory = [piece for piece in content if isinstance(piece, bytes)]
+        in_memory = [piece for piece in content if not isinstance(piece, Slice)]
         if length <= JOINED and len(in_memory) == len(content):
             head = b"".join((head, *in_memory))
             content = ()
@@ -370,7 +372,7 @@ def cost(response: Response) -> int:
     return bytes_held
 
 
-def length_of(piece: bytes | Slice) -> int:
+def length_of(piece: Bytes | Slice) -> int:
     return piece.stop - piece.start if isinstance(piece, Slice) else len(piece)
 
 

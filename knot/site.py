@@ -18,7 +18,7 @@ from stat import S_ISDIR, S_ISREG
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
-from knot.beneath import Directory
+from knot.beneath import Directory, real_path
 from knot.encodings import SUFFIXES, compress, compressible, may_have_copies
 
 INDEX: Final = b"index.html"
@@ -90,6 +90,9 @@ class Slice(NamedTuple):
     stop: int
 
 
+Bytes = bytes | bytearray
+"""Content in memory, which nobody changes; to read it as `bytes` would be to copy it."""
+
 Stamp = tuple[int, int, int, int]
 
 
@@ -110,7 +113,7 @@ class Representation:
         stamp: Stamp,
         kind: bytes,
         file: File | None,
-        content: bytes | None = None,
+        content: Bytes | None = None,
         coding: bytes = b"",
     ) -> None:
         self.name = name
@@ -148,7 +151,7 @@ class Representation:
         """Whether it should be in memory and could not be read without waiting for the disk."""
         return self.content is None and self.size <= IN_MEMORY
 
-    def slice(self, start: int, stop: int) -> bytes | Slice:
+    def slice(self, start: int, stop: int) -> Bytes | Slice:
         """Its bytes from `start` up to `stop`."""
         if self.content is not None:
             return self.content if stop - start == self.size else self.content[start:stop]
@@ -166,18 +169,19 @@ class Representation:
             self.cost += self.size
 
 
-def read_now(fd: int, size: int, start: int = 0) -> bytes:
+def read_now(fd: int, size: int, start: int = 0) -> bytearray:
     """So many bytes of a file, or fewer if reading on would wait for the disk."""
     buffer = bytearray(size)
     try:
         count = os.preadv(fd, [buffer], start, os.RWF_NOWAIT)
     except BlockingIOError:
-        return b""
+        count = 0
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
         count = os.preadv(fd, [buffer], start)  # a file system that can only be waited for
-    return bytes(memoryview(buffer)[:count])
+    del buffer[count:]
+    return buffer
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -242,7 +246,7 @@ class Site:
         self._listing = listing
         known = {**TYPES, **(types or {})}
         self._types = {suffix.lower().encode(): full_type(kind) for suffix, kind in known.items()}
-        self._withheld = {stamp_of(os.stat(name))[:2] for name in withheld}
+        self._withheld = {os.path.realpath(os.fsencode(name)) for name in withheld}
         self._top = Directory(directory, follow_symlinks=follow_symlinks)
         self._cache: dict[bytes, Representation] = {}  # by path, the least recent first
         self._open_files: dict[bytes, Representation] = {}  # those of them, likewise
@@ -407,7 +411,9 @@ class Site:
 
     def _opened(self, name: bytes, file: File, status: os.stat_result) -> Representation | Missing:
         stamp = stamp_of(status)
-        if not S_ISREG(status.st_mode) or name.endswith(b"/") or stamp[:2] in self._withheld:
+        if not S_ISREG(status.st_mode) or name.endswith(b"/"):
+            return Missing(404)
+        if self._withheld and real_path(file.fd) in self._withheld:
             return Missing(404)
         found = Representation(name, stamp, self.media_type(name), file)
         found.load()

@@ -26,7 +26,7 @@ from knot.log import AccessLog, Record
 from knot.models.helper import Helper
 from knot.request import BadRequest, Request, RequestParser, TalkativeParser
 from knot.respond import Later, Responder, Response
-from knot.site import Slice, read_now
+from knot.site import Bytes, Slice, read_now
 from tame import (
     READ,
     WRITE,
@@ -247,7 +247,11 @@ def exchange(peer: Peer, server: Server) -> Obstacle | None:
     if not data:
         return None if data is None else END
     parser = peer.parser or server.parser
-    requests = parser.feed(data)
+    try:
+        requests = parser.feed(data)
+    except BaseException:
+        server.parser = server.new_parser()  # whatever state it is in, no other client gets it
+        raise
     asked = iter(requests), time(), parser.said, parser.unread
     if parser.unfinished or parser.ended or peer.parser is not None:
         keep_parser(peer, server, parser, begun=bool(requests))
@@ -287,6 +291,7 @@ def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacl
         response: Response
         sent: bool
     peer.settle()
+    peer.waits_for = TAKING
     asked, request, unsent = obstacle.asked, obstacle.request, obstacle.unsent
     unread = asked[3]
     try:
@@ -306,6 +311,8 @@ def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacl
             if server.log is not None:
                 note(server.log, peer, request, response, asked)
             if response.keep_alive and not server.stopping:
+                peer.age = 0
+                peer.waits_for = IDLE
                 following = answer(peer, server, asked)
             elif unread or not peer.left:  # it may have asked for more than it will get
                 with twait:
@@ -417,10 +424,10 @@ def send(peer: Peer, response: Response) -> Unsent | None:
     return None if sent == len(data) else deque((memoryview(data)[sent:],))
 
 
-def send_several(peer: Peer, head: bytes, rest: tuple[bytes | Slice, ...]) -> Unsent | None:
+def send_several(peer: Peer, head: bytes, rest: tuple[Bytes | Slice, ...]) -> Unsent | None:
     """The head goes out with what follows it in memory, and with the first bytes of a file."""
     peer.settle()
-    buffers = [head]
+    buffers: list[Bytes] = [head]
     later: Unsent = deque()
     for place, piece in enumerate(rest):
         if isinstance(piece, Slice):
@@ -443,7 +450,7 @@ def send_several(peer: Peer, head: bytes, rest: tuple[bytes | Slice, ...]) -> Un
     return (unsent + later) or None
 
 
-def as_unsent(piece: bytes | Slice) -> memoryview | Slice:
+def as_unsent(piece: Bytes | Slice) -> memoryview | Slice:
     return piece if isinstance(piece, Slice) else memoryview(piece)
 
 
@@ -456,7 +463,6 @@ def send_rest(peer: Peer, server: Server, unsent: Unsent, done: Event[bool]) -> 
     """
     with tvars:
         warmed: None
-    peer.waits_for = TAKING
     try:
         while unsent:
             with twait:
@@ -475,7 +481,6 @@ def send_rest(peer: Peer, server: Server, unsent: Unsent, done: Event[bool]) -> 
     except OSError as error:
         done.fail(error)
     else:
-        peer.waits_for = IDLE
         done.trigger(True)
 
 

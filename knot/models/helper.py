@@ -14,6 +14,9 @@ from tame import READ, Descriptor, Event, mkevent, tamed, twait, wait_on_fd
 THREADS: Final = 4
 """At most: enough that one slow disk does not stop the others, few enough to be cheap."""
 
+PATIENCE: Final = 1.0
+"""Seconds."""
+
 Job = Callable[[], Any]
 
 
@@ -48,7 +51,8 @@ class Helper:
                 error = caught
             self._done.append((done, result, error))
             del entry, job, done, result, error  # an idle thread holds on to nothing
-            os.eventfd_write(self._bell.fd, 1)
+            if self._bell.fd >= 0:
+                os.eventfd_write(self._bell.fd, 1)
 
     @tamed
     def listen(self) -> None:
@@ -69,10 +73,10 @@ class Helper:
             self.close()
 
     def close(self) -> None:
-        """End the threads, each after the job that it is at."""
+        """End the threads; one whose disk does not answer is left to itself."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join()
+            thread.join(PATIENCE)
         self._done.clear()
         self._bell.close()
