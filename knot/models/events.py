@@ -156,7 +156,7 @@ def serve(listener: socket.socket, server: Server) -> None:
     """Accept connections until `stop`, or for as long as the loop runs."""
     server.helper.listen()
     sweep(server)
-    server.door = door = Descriptor(os.dup(listener.fileno()))
+    server.door = door = Descriptor(os.dup(listener.fileno()))  # the listener stays its owner's
     most = server.limits.connections
     try:
         while door.fd >= 0:
@@ -602,8 +602,8 @@ def stop(server: Server, grace: float, done: Event[int]) -> None:
         server.door.close()
     for peer in server.peers:
         peer.left = 1
-        if peer.waits_for == IDLE:
-            cut(peer)
+        if peer.waits_for == IDLE or (peer.waits_for == HEAD and peer.parser is None):
+            cut(peer)  # it has no request under way
     r = Rendezvous[bool]()
     if server.peers:
         server.deserted = mkevent(r, False)

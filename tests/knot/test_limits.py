@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from serving import HOST, answers, connect, get, until_closed, with_server
 
-from knot import AccessLog, Limits, listing
+from knot import AccessLog, Limits, Responder, Server, Site, listing, serve, stop
 from knot.models import events
+from tame import BlockedWarning, mkevent, run, tamed, timer, twait
 
 pytestmark = pytest.mark.usefixtures("driver")
 
@@ -168,6 +170,35 @@ def test_one_connection_too_many_is_told_to_come_later(root: Path, gone: threadi
 
     received = with_server(root, client, limits=Limits(connections=2))
     assert [status for status, _ in answers(received)] == [503, 200]
+
+
+def test_a_client_that_has_asked_nothing_yet_holds_up_no_end(root: Path) -> None:
+    """As the spare connections of browsers."""
+    with_site = Site(root)
+    server = Server(Responder(with_site))
+    cut = 1
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,  # accepts before a request is there
+        connect(listener.getsockname()[1]) as silent,
+    ):
+        listener.setblocking(False)
+
+        @tamed
+        def main() -> None:
+            nonlocal cut
+            serve(listener, server)
+            while not server.peers:
+                with twait:
+                    timer(0.001, mkevent())
+            with twait:
+                stop(server, 1000, mkevent(cut))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BlockedWarning)  # `sweep` never ends by itself
+            run(main)
+        assert cut == 0
+        assert until_closed(silent) == b""
+    with_site.close()
 
 
 # -- the disk ------------------------------------------------------------------------------------
