@@ -24,14 +24,15 @@ HEAD = re.compile(
 NOW = 784111777.0
 
 
-@pytest.fixture(scope="module")
-def responder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Responder]:
-    root = tmp_path_factory.mktemp("site")
+@pytest.fixture
+def responder(tmp_path: Path) -> Iterator[Responder]:
+    root = tmp_path / "site"
+    root.mkdir()
     (root / "a").write_bytes(CONTENT)
     (root / "text.html").write_text("<p>" * 400)
     (root / "big").write_bytes(b"b" * 200_000)
     (root / "folder").mkdir()
-    (root.parent / "secret").write_text("SECRET")
+    (tmp_path / "secret").write_text("SECRET")
     (root / "out").symlink_to("../secret")
     site = Site(root, listing=True)
     yield Responder(site, FieldRules([("*.html", "no-cache")], ["X-Own: 1"], cors=True))
@@ -217,7 +218,7 @@ def test_no_path_leads_outside(responder: Responder, segments: list[bytes]) -> N
     assert b"SECRET" not in content
 
 
-def test_the_secret_would_be_seen(responder: Responder, tmp_path: Path) -> None:
+def test_the_secret_would_be_seen(responder: Responder) -> None:
     """The properties above would fail if something led outside."""
     assert isinstance(responder.site, Site)
     site = Site(responder.site.directory, follow_symlinks=True)
