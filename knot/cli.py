@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from knot.config import Line, Pair, Size, load_config
+from knot.config import Pair, Seconds, Size, Text, load_config
 from knot.limits import Limits
 from knot.log import FORMATS, AccessLog, open_log
 from knot.models import events
@@ -62,7 +62,7 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
 @click.argument("directory", metavar="[DIR]", default=".", envvar="KNOT_DIRECTORY")
 @option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is every IPv4 one.")
 @option("--port", default=8000, type=click.IntRange(0, 65535), help="0 takes one that is free.")
-@option("--open", "open_browser", is_flag=True, show_default=False, help="Open it in a browser.")
+@option("--open", is_flag=True, show_default=False, help="Open it in a browser.")
 @option(
     "--listing/--no-listing",
     default=None,
@@ -94,28 +94,25 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     type=Pair("GLOB", "VALUE"),
     help="Cache-Control for files, as 'assets/*=max-age=31536000'; the first that fits.",
 )
-@option("--header", multiple=True, type=Line(), help="A field for every answer.")
+@option("--header", multiple=True, type=Text(), help="A field for every answer.")
 @option("--cors", is_flag=True, show_default=False, help="Let scripts of every site read it.")
 @option("--cache-size", default="64M", type=Size(), help="Memory for files.")
 @option(
     "--head-timeout",
     default=DEFAULTS.head,
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
+    type=Seconds(),
     help="Time for a client to send a whole request.",
 )
 @option(
     "--keep-alive",
     default=DEFAULTS.keep_alive,
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
+    type=Seconds(),
     help="Time between requests.",
 )
 @option(
     "--send-timeout",
     default=DEFAULTS.send,
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
+    type=Seconds(),
     help="Time in which a client takes nothing of its answer.",
 )
 @option(
@@ -133,13 +130,11 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
 @option(
     "--grace",
     default=10,
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
+    type=Seconds(),
     help="Time to finish what is under way at the end.",
 )
 @option(
     "--log",
-    "log_format",
     type=click.Choice(["off", *FORMATS]),
     default=None,
     help="Access log.  [default: short on a terminal, else off]",
@@ -168,9 +163,9 @@ def serve(directory: str, host: str, port: int, config: Path | None, **options: 
     """
     interactive = sys.stdout.isatty()
     listing = options["listing"]
-    withheld = [path for path in (config, options["log_file"]) if path is not None]
-    log = open_access_log(options["log_format"], options["log_file"], interactive)
     try:
+        rules = FieldRules(options["cache_control"], options["header"], options["cors"])
+        log = open_access_log(options["log"], options["log_file"], interactive)
         site = Site(
             directory,
             cache_size=options["cache_size"],
@@ -180,14 +175,12 @@ def serve(directory: str, host: str, port: int, config: Path | None, **options: 
             spa=options["spa"],
             listing=interactive if listing is None else listing,
             types={"." + suffix.lstrip("."): kind for suffix, kind in options["mime"]},
-            withheld=withheld,
+            withheld=[path for path in (config, options["log_file"]) if path is not None],
         )
-    except OSError as error:
-        sys.exit(f"knot: cannot serve {directory}: {error.strerror}; name a directory to serve")
-    try:
-        rules = FieldRules(options["cache_control"], options["header"], options["cors"])
     except ValueError as error:
         sys.exit(f"knot: {error}")
+    except OSError as error:
+        sys.exit(f"knot: cannot serve {directory}: {error.strerror}; name a directory to serve")
     limits = Limits(
         head=options["head_timeout"],
         keep_alive=options["keep_alive"],
@@ -199,7 +192,7 @@ def serve(directory: str, host: str, port: int, config: Path | None, **options: 
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}"
         click.echo(f"Serving {directory} at {address} (Ctrl-C stops)")
-        if options["open_browser"]:
+        if options["open"]:
             open_browser(address)
         server = events.Server(Responder(site, rules, options["cache_size"]), limits, log)
         with warnings.catch_warnings():

@@ -17,11 +17,38 @@ import click
 
 FILE: Final = "knot.toml"
 
-SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", re.IGNORECASE)
+SIZE: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
+class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
+    """A line of text; an environment variable may have several, as values have spaces in them."""
+
+    name = "Name: value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return str(value)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [line for line in rv.splitlines() if line.strip()]
+
+
+class Pair(Text):
+    """``KEY=VALUE``."""
+
+    def __init__(self, key: str, value: str) -> None:
+        self.name = f"{key}={value}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):  # converted already
+            return value
+        key, equals, rest = str(value).partition("=")
+        if not (key.strip() and equals and rest.strip()):
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+        return key.strip(), rest.strip()
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
     """Bytes, as ``64M``."""
 
     name = "size"
@@ -33,48 +60,42 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
         return int(float(found[1]) * UNITS[found[2].lower()])
 
 
-class Pair(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
-    """``KEY=VALUE``."""
+class Seconds(click.ParamType):  # type: ignore[type-arg]
+    """Time."""
 
-    envvar_list_splitter = "\n"  # values have spaces in them
-
-    def __init__(self, key: str, value: str) -> None:
-        self.name = f"{key}={value}"
+    name = "seconds"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        key, equals, rest = str(value).partition("=")
-        if not (key.strip() and equals and rest.strip()):
-            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
-        return key.strip(), rest.strip()
-
-
-class Line(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
-    """A line of text; an environment variable may have several."""
-
-    name = "Name: value"
-    envvar_list_splitter = "\n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return str(value)
+    ) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1
+        if not seconds >= 0:  # nor is NaN
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
 
 
 def load_config(ctx: click.Context, param: click.Parameter, path: str | None) -> Path | None:
     """Make the values of the file the defaults; the file that was read, if one was."""
-    file = Path(path or FILE)
+    file = Path(FILE if path is None else path)
     if path is None and not file.is_file():
         return None
-    names = {p.name for p in ctx.command.params if p.name} - {"config", "help"}
+    options = {p.name: p for p in ctx.command.params if p.name not in (None, "config", "help")}
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise click.UsageError(f"cannot read {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"{file} is no TOML: {error}") from None
-    ctx.default_map = {known(key, names, file): as_option(value) for key, value in values.items()}
+    ctx.default_map = {}
+    for key, value in values.items():
+        name = known(key, [str(name) for name in options], file)
+        try:
+            ctx.default_map[name] = as_option(options[name], value)
+        except ValueError as error:
+            raise click.UsageError(f"{file}: {key} {error}") from None
     return file
 
 
@@ -88,6 +109,24 @@ def known(key: str, names: Collection[str], file: Path) -> str:
     raise click.UsageError(f"{file}: no option is called {key}{hint}")
 
 
-def as_option(value: object) -> object:
-    """A table of the file as the list of pairs that an option has."""
-    return list(value.items()) if isinstance(value, dict) else value
+def as_option(option: click.Parameter, value: object) -> object:
+    """A value of the file as the command line would have it.  Raises `ValueError`."""
+    if getattr(option, "is_flag", False):
+        if not isinstance(value, bool):
+            raise ValueError("is true or false")
+        return value
+    if getattr(option, "multiple", False):
+        if isinstance(value, dict) and isinstance(option.type, Pair):
+            return [f"{key}={text(member)}" for key, member in value.items()]
+        if not isinstance(value, list):
+            raise ValueError("is a list of strings")
+        return [text(member) for member in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return text(value)
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"cannot be {value!r}")
+    return value

@@ -17,31 +17,39 @@ SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
 LEAST: Final = 256
 """Bytes below which nothing is compressed: such an answer is one packet either way."""
 
+LONGEST: Final = 256
+"""Bytes of an Accept-Encoding field that is looked at; browsers send 25."""
+
 MEMBER: Final = re.compile(
-    rb"[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*"
-    rb"(?:;[ \t]*q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?[ \t]*",
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]*;[ \t]*q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?",
     re.IGNORECASE,
 )
 
 TEXT: Final = re.compile(
     rb"text/|application/(?:.*[+/.-])?(?:json|xml|javascript|wasm|manifest|toml|yaml|x-sh|rtf)\b"
-    rb"|image/(?:svg|bmp|x-icon|vnd\.microsoft)|font/(?:ttf|otf|collection)"
+    rb"|image/(?:svg|bmp|x-icon|vnd\.microsoft)|font/(?:ttf|otf|collection)",
+    re.IGNORECASE,
 )
 """Media types whose files compress well."""
 
 COMPRESSED: Final = re.compile(
     rb"(?:image|audio|video)/|font/woff"
-    rb"|application/(?:zip|gzip|zstd|pdf|.*compressed|x-(?:xz|bzip2?|7z|rar))"
+    rb"|application/(?:zip|gzip|zstd|pdf|.*compressed|x-(?:xz|bzip2?|7z|rar))",
+    re.IGNORECASE,
 )
 """Media types, if not of `TEXT`, of which nobody keeps a compressed copy."""
 
 
-@lru_cache(512)  # the clients of a server send a few values
 def acceptable(value: bytes) -> tuple[bytes, ...]:
     """The codings of `SUFFIXES` that an Accept-Encoding field prefers to none, the best first."""
+    return _acceptable(value) if len(value) <= LONGEST else ()
+
+
+@lru_cache(512)  # the clients of a server send a few values
+def _acceptable(value: bytes) -> tuple[bytes, ...]:
     weights: dict[bytes, float] = {}
     for member in value.split(b","):
-        found = MEMBER.fullmatch(member)
+        found = MEMBER.fullmatch(member.strip(b" \t"))
         if found is not None:
             name = found[1].lower().removeprefix(b"x-")
             weights[name] = max(weights.get(name, 0.0), float(found[2] or 1))

@@ -10,19 +10,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from html import escape
 from stat import S_ISDIR, S_ISREG
 from time import gmtime, strftime
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
+from knot.site import second_of
+
 UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 DIGITS: Final = re.compile(r"(\d{1,18})")
 
 UNSHOWN: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\udc80-\udcff]"
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\udc80-\udcff]"
 )
 """Control characters, those that turn the direction of text, and bytes that are no UTF-8."""
 
@@ -87,16 +89,26 @@ class Entry(NamedTuple):
     """In seconds since the epoch."""
 
 
-def read_directory(fd: int, hidden: bool, follow_symlinks: bool, root: bytes) -> list[Entry]:
+def read_directory(
+    fd: int,
+    hidden: bool,
+    follow_symlinks: bool,
+    root: bytes,
+    withheld: Container[bytes] = (),
+) -> list[Entry]:
     """What an open directory has that a client may ask for: directories first, then files.
 
-    Symbolic links that lead out of `root`, a real path, are left out unless `follow_symlinks`.
+    Symbolic links that lead out of `root`, a real path, are left out unless `follow_symlinks`, and
+    so are the files whose real paths are `withheld`.
     Raises `OSError` if the directory cannot be read.
     """
     entries = []
+    here = os.readlink(b"/proc/self/fd/%d" % fd)
     with os.scandir(fd) as found:
         for file in found:
             if file.name.startswith(".") and not hidden:
+                continue
+            if os.path.join(here, os.fsencode(file.name)) in withheld:
                 continue
             try:
                 if (
@@ -109,9 +121,11 @@ def read_directory(fd: int, hidden: bool, follow_symlinks: bool, root: bytes) ->
             except OSError:  # a link to nothing, or it has just gone
                 continue
             if S_ISDIR(status.st_mode):
-                entries.append(Entry(file.name, True, 0, int(status.st_mtime)))
+                entries.append(Entry(file.name, True, 0, second_of(status.st_mtime_ns)))
             elif S_ISREG(status.st_mode):
-                entries.append(Entry(file.name, False, status.st_size, int(status.st_mtime)))
+                entries.append(
+                    Entry(file.name, False, status.st_size, second_of(status.st_mtime_ns))
+                )
     return sorted(entries, key=in_order)
 
 
@@ -196,6 +210,8 @@ def human(size: int) -> str:
     if size < 1024:
         return f"{size} B"
     power = min(max(1, (size.bit_length() - 1) // 10), len(UNITS))
+    if size >= 1023.95 * 1024**power and power < len(UNITS):  # it would be shown as 1024.0
+        power += 1
     return f"{size / 1024**power:.1f} {UNITS[power - 1]}"
 
 

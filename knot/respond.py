@@ -4,7 +4,7 @@ the concurrency model."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from email.utils import formatdate
 from fnmatch import translate
 from functools import lru_cache
@@ -69,6 +69,7 @@ class Finder(Protocol):
 
     hidden: bool
     follow_symlinks: bool
+    withheld: Container[bytes]
 
     @property
     def root(self) -> bytes: ...
@@ -112,8 +113,7 @@ class FieldRules:
             (pattern, field_line(f"Cache-Control: {value}")) for pattern, value in cache_control
         ]
         self._cache_control = [
-            (re.compile(translate(pattern.removeprefix("/")).encode()), line)
-            for pattern, line in rules
+            (re.compile(translate(pattern.removeprefix("/"))), line) for pattern, line in rules
         ]
         self.cors = cors
         self.everywhere = b"".join(map(field_line, fields)) + (CORS if cors else b"")
@@ -123,8 +123,9 @@ class FieldRules:
 
     def cache_control(self, name: bytes) -> bytes:
         """The field for the file called `name`, or nothing."""
+        text = name.decode("utf-8", "surrogateescape") if self._cache_control else ""
         for pattern, line in self._cache_control:
-            if pattern.match(name):
+            if pattern.match(text):
                 return line
         return b""
 
@@ -247,7 +248,7 @@ class Answer:
     def selected(self, found: Representation) -> Response:
         """The answer to a GET or HEAD whose target has a representation."""
         about = b"Last-Modified: %b\r\nETag: %b\r\n%b%b" % (
-            http_date(found.modified),
+            http_date(min(found.modified, self._second)),  # never later than the Date (8.8.2.1)
             found.etag,
             VARY if found.varies else b"",
             self._rules.cache_control(found.name),
@@ -310,7 +311,7 @@ class Answer:
         def make() -> Response:
             try:
                 entries = listing.read_directory(
-                    found.file.fd, site.hidden, site.follow_symlinks, site.root
+                    found.file.fd, site.hidden, site.follow_symlinks, site.root, site.withheld
                 )
             except OSError:
                 return self.refusal(503)

@@ -12,7 +12,7 @@ import errno
 import mimetypes
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Final, NamedTuple
@@ -63,6 +63,13 @@ TYPES: Final[Mapping[str, str]] = {
     ".xz": "application/x-xz",
     ".zst": "application/zstd",
 }
+
+LAST_SECOND: Final = 253_402_300_799
+"""That of the year 9999."""
+
+MEDIA_TYPE: Final = re.compile(
+    r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:[ \t]*;[\x20-\x7e]*)?"
+)
 
 OTHER_TYPE: Final = b"application/octet-stream"
 
@@ -127,7 +134,7 @@ class Representation:
         """The content coding (RFC 9110, section 8.4.1), empty for none."""
         self.size = stamp[2] if content is None else len(content)
         """In bytes."""
-        self.modified = stamp[3] // 10**9
+        self.modified = second_of(stamp[3])
         """In seconds since the epoch, as ``Last-Modified`` has it."""
         self.etag = b'"%x-%x%b"' % (stamp[3], stamp[2], coding and b"-" + coding)
         """Strong: the time is in ns, and bytes that change within one tick of the file system's
@@ -184,6 +191,11 @@ def read_now(fd: int, size: int, start: int = 0) -> bytearray:
     return buffer
 
 
+def second_of(time: int) -> int:
+    """A time in ns as a second that a date can have: some file systems have stranger ones."""
+    return min(max(time // 10**9, 0), LAST_SECOND)
+
+
 def stamp_of(status: os.stat_result) -> Stamp:
     """What tells one state of a file from another."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
@@ -229,7 +241,7 @@ class Site:
         types: Mapping[str, str] | None = None,
         withheld: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
-        """Raises `OSError` if `directory` is none, or unreadable.
+        """Raises `OSError` if `directory` is none, or unreadable, `ValueError` for a bad type.
 
         `cache_size` is in bytes.  `hidden` serves names that begin with a dot, too;
         `follow_symlinks` lets symbolic links lead out of the directory; with `clean_urls`
@@ -246,7 +258,8 @@ class Site:
         self._listing = listing
         known = {**TYPES, **(types or {})}
         self._types = {suffix.lower().encode(): full_type(kind) for suffix, kind in known.items()}
-        self._withheld = {os.path.realpath(os.fsencode(name)) for name in withheld}
+        self.withheld: Container[bytes] = {os.path.realpath(os.fsencode(name)) for name in withheld}
+        """Real paths."""
         self._top = Directory(directory, follow_symlinks=follow_symlinks)
         self._cache: dict[bytes, Representation] = {}  # by path, the least recent first
         self._open_files: dict[bytes, Representation] = {}  # those of them, likewise
@@ -270,6 +283,8 @@ class Site:
             name = file_name(path)
             if name is None:
                 return Missing(400)
+            if path[-3:].lower() == b"%2f":  # what is relative to it would lead elsewhere
+                return Moved(quote(b"/" + name))
             path = b"/" + name  # of the many spellings the cache has this one
             found = self._cache.get(path)
         if found is not None and self._is_current(path, found, second):
@@ -413,7 +428,7 @@ class Site:
         stamp = stamp_of(status)
         if not S_ISREG(status.st_mode) or name.endswith(b"/"):
             return Missing(404)
-        if self._withheld and real_path(file.fd) in self._withheld:
+        if self.withheld and real_path(file.fd) in self.withheld:
             return Missing(404)
         found = Representation(name, stamp, self.media_type(name), file)
         found.load()
@@ -430,6 +445,8 @@ class Site:
 
 def full_type(kind: str) -> bytes:
     """A media type with its charset, as ``Content-Type`` has it."""
+    if not MEDIA_TYPE.fullmatch(kind):
+        raise ValueError(f"{kind!r} is no media type: write it as text/plain")
     if ";" not in kind and (kind.startswith("text/") or kind in IN_UTF_8):
         kind += "; charset=utf-8"
     return kind.encode()

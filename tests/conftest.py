@@ -13,7 +13,6 @@ from tame import closure as closures
 from tame import on_error, run
 from tame.drivers import DRIVERS
 
-
 settings.register_profile("project", deadline=None)  # no test fails because a machine is busy
 settings.load_profile("project")
 

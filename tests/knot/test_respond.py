@@ -278,3 +278,11 @@ def test_a_site_may_have_its_own_page_for_what_is_missing(tmp_path: Path) -> Non
     assert response.data.endswith(b"\r\n\r\nnot here")
     assert b"ETag" not in response.data
     assert answer_of(tmp_path, b"/nothing", FieldRules(), b"HEAD").length == 0
+
+
+def test_what_is_changed_in_the_future_was_changed_now(tmp_path: Path) -> None:
+    """A Last-Modified is never later than the Date (RFC 9110, section 8.8.2.1)."""
+    (tmp_path / "a").write_text("x")
+    os.utime(tmp_path / "a", (2**33, 2**33))
+    head = answer_of(tmp_path, b"/a", FieldRules()).data
+    assert b"\r\nLast-Modified: %b\r\n" % http_date(int(NOW)) in head

@@ -25,6 +25,7 @@ from knot.site import (
     Site,
     Slice,
     file_name,
+    second_of,
 )
 
 
@@ -250,6 +251,20 @@ def test_a_type_may_be_given(root: Path) -> None:
     assert site.media_type(b"a.foo") == b"text/x-foo; charset=utf-8"
     assert site.media_type(b"a.html") == b"application/xhtml+xml"
     site.close()
+    for kind in ("text", "text/plain\r\nX: y", "text/ü", ""):
+        with pytest.raises(ValueError, match="no media type"):
+            Site(root, types={".foo": kind})
+
+
+def test_a_time_that_no_date_can_have_is_the_nearest_that_one_can(tmp_path: Path) -> None:
+    for modified, second in ((2**40, 253402300799), (-(2**40), 0), (2**60, 253402300799)):
+        assert second_of(modified * 10**9) == second
+
+
+def test_a_directory_has_one_path_that_ends_in_a_slash(root: Path) -> None:
+    """What is relative to its page would lead elsewhere."""
+    assert found_with(root, b"/sub%2F") == Moved("/sub/")
+    assert found_with(root, b"/sub%2findex.html") == b"sub"
 
 
 # -- the cache -----------------------------------------------------------------------------------
