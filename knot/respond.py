@@ -373,7 +373,7 @@ def cost(response: Response) -> int:
     return bytes_held
 
 
-def length_of(piece: Bytes | Slice) -> int:
+def length_of(piece: Bytes | memoryview | Slice) -> int:
     return piece.stop - piece.start if isinstance(piece, Slice) else len(piece)
 
 

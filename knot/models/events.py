@@ -25,7 +25,7 @@ from knot.limits import Limits
 from knot.log import AccessLog, Record
 from knot.models.helper import Helper
 from knot.request import BadRequest, Request, RequestParser, TalkativeParser
-from knot.respond import Later, Responder, Response
+from knot.respond import Later, Responder, Response, length_of
 from knot.site import Bytes, Slice, read_now
 from tame import (
     READ,
@@ -241,6 +241,12 @@ Asked = tuple[Iterator[Request | BadRequest], float, deque[tuple[bytes, bytes]],
 says of itself with each, and whether it sends something that nobody will look at."""
 
 
+Unsent = deque[memoryview | Slice]
+"""What of a response has not been sent yet."""
+
+NOTHING: Final[Unsent] = deque()
+
+
 def exchange(peer: Peer, server: Server) -> Obstacle | None:
     """Read what the client asks, and answer what can be answered at once."""
     data = receive(peer)
@@ -304,12 +310,15 @@ def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacl
             response = obstacle.response
         sent = True
         if unsent:
-            with twait:
-                send_rest(peer, server, unsent, mkevent(sent))
+            try:
+                with twait:
+                    send_rest(peer, server, unsent, mkevent(sent))
+            except GONE:
+                sent = False
+        if server.log is not None:
+            note(server.log, peer, request, response, asked, unsent)
         following: Obstacle | None = END
         if sent:
-            if server.log is not None:
-                note(server.log, peer, request, response, asked)
             if response.keep_alive and not server.stopping:
                 peer.age = 0
                 peer.waits_for = IDLE
@@ -377,8 +386,12 @@ def note(
     request: Request | BadRequest,
     response: Response,
     asked: Asked,
+    unsent: Unsent = NOTHING,
 ) -> None:
-    """Put a line into the access log; it is written a little later, together with others."""
+    """Put a line into the access log; it is written a little later, together with others.
+
+    `unsent` is what the client did not take.
+    """
     now = time()
     method, version = b"", b"HTTP/1.1"
     if isinstance(request, Request):
@@ -388,10 +401,11 @@ def note(
         flush(access_log)
     _, when, said, _ = asked
     referer, agent = said.popleft() if said else (b"", b"")
+    size = max(0, response.length - sum(map(length_of, unsent)))
     access_log.add(
         Record(
-            now, peer.address, method, request.target, version, response.status, response.length,
-            referer, agent, now - when,
+            now, peer.address, method, request.target, version, response.status, size, referer,
+            agent, now - when,
         )
     )  # fmt: skip
 
@@ -404,9 +418,6 @@ def flush(access_log: AccessLog) -> None:
 
 
 # -- sending -------------------------------------------------------------------------------------
-
-Unsent = deque[memoryview | Slice]
-"""What of a response has not been sent yet."""
 
 
 def send(peer: Peer, response: Response) -> Unsent | None:
@@ -467,13 +478,15 @@ def send_rest(peer: Peer, server: Server, unsent: Unsent, done: Event[bool]) -> 
         while unsent:
             with twait:
                 wait_on_fd(peer, WRITE, mkevent())
-            piece = unsent.popleft()
+            piece = unsent[0]
             if isinstance(piece, Slice) and is_cold(piece):
                 with twait:
                     server.helper.do(partial(warm, piece), mkevent(warmed))
             left = send_some(peer, piece)
-            if left is not None:
-                unsent.appendleft(left)
+            if left is None:
+                unsent.popleft()
+            else:
+                unsent[0] = left
             if left is not piece:
                 peer.age = 0
     except EOFError:

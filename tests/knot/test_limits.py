@@ -9,6 +9,7 @@ import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -311,3 +312,29 @@ def test_every_answer_has_a_line_in_the_log(root: Path, tmp_path: Path) -> None:
     ]
     assert [(line["agent"], line["referer"]) for line in lines] == [("a", "b"), *[("", "")] * 3]
     assert {line["client"] for line in lines} == {"127.0.0.1"}
+
+
+def test_an_answer_that_was_not_taken_has_a_line_too(root: Path, tmp_path: Path) -> None:
+    os.truncate(root / "big", 64 << 20)
+
+    def client(port: int) -> None:
+        with socket.socket() as leaving:
+            leaving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            leaving.connect(("127.0.0.1", port))
+            leaving.sendall(get(b"/big"))
+            leaving.recv(10)
+
+    with (tmp_path / "log").open("wb") as file:
+        log = AccessLog("json", file.fileno())
+        with_server(root, lambda port: (client(port), wait_for_pending(log)), log=log)
+        log.close()
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert json.loads(line)["status"] == 200
+    assert 0 < json.loads(line)["size"] < 64 << 20
+
+
+def wait_for_pending(log: AccessLog) -> None:
+    """Until the loop's thread has put a record there, or given it to be written."""
+    deadline = monotonic() + 20
+    while not log.pending and not log._handed:
+        assert monotonic() < deadline
