@@ -213,12 +213,9 @@ def serve_until_a_signal(
     """
     with tvars:
         cut: int
-    ended = Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os.eventfd_write(ended.fd, 1))
-    access_log = server.log
-    if access_log is not None and log_file is not None:
-        signal.signal(signal.SIGUSR1, lambda *_: access_log.reopen(log_file))
+    ended = at_signals(signal.SIGINT, signal.SIGTERM)
+    if server.log is not None and log_file is not None:
+        reopen_at_signal(server.log, log_file)
     gc.collect()
     gc.freeze()  # what the modules hold need not be looked at again
     gc.set_threshold(20_000)  # nothing here makes cycles; 10,000 clients at once are 8,000 looks
@@ -232,10 +229,35 @@ def serve_until_a_signal(
     wait_on_fd(ended, READ, mkevent(r, "a second signal"))
     why = twait(r)
     r.cancel()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # there is nothing left to end
     ended.close()
     if why == "stopped" and cut:
         connections_were = "connection was" if cut == 1 else "connections were"
         click.echo(f"Stopped; {cut} {connections_were} cut after {grace:g} s", err=True)
+
+
+def at_signals(*numbers: signal.Signals) -> Descriptor:
+    """Becomes readable when one of them comes."""
+    told = Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+    for number in numbers:
+        signal.signal(number, lambda *_: os.eventfd_write(told.fd, 1))
+    return told
+
+
+@tamed
+def reopen_at_signal(access_log: AccessLog, path: str) -> None:
+    """At SIGUSR1 the log goes on in a new file of the same name."""
+    told = at_signals(signal.SIGUSR1)
+    try:
+        while True:
+            with twait:
+                wait_on_fd(told, READ, mkevent())
+            os.eventfd_read(told.fd)
+            access_log.reopen(path)
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        told.close()
 
 
 def open_access_log(format: str | None, path: str | None, interactive: bool) -> AccessLog | None:

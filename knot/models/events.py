@@ -91,15 +91,15 @@ log = logging.getLogger("knot")
 class Peer(Descriptor):
     """A client's connection, with what the sweep must know of it."""
 
-    __slots__ = ("address", "age", "left", "parser", "settled", "waits_for")
+    __slots__ = ("address", "age", "answered", "parser", "settled", "waits_for")
 
-    def __init__(self, fd: int, address: str, requests: int) -> None:
+    def __init__(self, fd: int, address: str) -> None:
         super().__init__(fd)
         self.address = address
         self.age = 0
         """How many sweeps ago something came from the client, or was taken by it."""
-        self.left = requests
-        """How many requests are still answered."""
+        self.answered = 0
+        """Requests; counted upwards, because Python has the small numbers already."""
         self.parser: RequestParser | None = None
         """Its own while a request is incomplete."""
         self.waits_for = HEAD
@@ -131,6 +131,8 @@ class Server:
         """For every client whose requests have come whole."""
         self.door: Descriptor | None = None
         self.stopping = False
+        self.most_requests = self.limits.requests
+        """On one connection; 0 when the server stops."""
         self.deserted: Event[()] | None = None
         """Triggered when the last client has gone."""
 
@@ -177,7 +179,7 @@ def serve(listener: socket.socket, server: Server) -> None:
                 if len(server.peers) >= most:
                     turn_away(fd)
                     continue
-                peer = Peer(fd, address[0] if server.log else "", server.limits.requests)
+                peer = Peer(fd, address[0] if server.log else "")
                 server.peers.add(peer)
                 connection(peer, server)
     except EventDroppedError:
@@ -272,8 +274,9 @@ def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
     requests, when, _, unread = asked
     respond = server.responder.respond
     for request in requests:
-        peer.left = left = peer.left - 1
-        if not left:
+        peer.answered += 1
+        last = peer.answered >= server.most_requests
+        if last:
             request = request._replace(keep_alive=False)
         response = respond(request, when)
         if isinstance(response, Later):
@@ -282,7 +285,7 @@ def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
         if unsent is not None:
             return Obstacle(asked, request, response, unsent)
         if not response.keep_alive:
-            if server.log is None and left and not unread:
+            if server.log is None and not last and not unread:
                 return END
             return Obstacle(asked, request, response, deque())
         if server.log is not None:
@@ -299,7 +302,7 @@ def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacl
     peer.settle()
     peer.waits_for = TAKING
     asked, request, unsent = obstacle.asked, obstacle.request, obstacle.unsent
-    unread = asked[3]
+    requests, _, said, unread = asked
     try:
         if isinstance(obstacle.response, Later):
             with twait:
@@ -322,8 +325,9 @@ def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacl
             if response.keep_alive and not server.stopping:
                 peer.age = 0
                 peer.waits_for = IDLE
-                following = answer(peer, server, asked)
-            elif unread or not peer.left:  # it may have asked for more than it will get
+                following = answer(peer, server, (requests, time(), said, unread))
+            elif unread or peer.answered >= server.most_requests:
+                # It may have asked for more than it will get.
                 with twait:
                     hang_up(peer, server.limits.linger, mkevent())
         done.trigger(following)
@@ -611,10 +615,10 @@ def stop(server: Server, grace: float, done: Event[int]) -> None:
     Triggers `done` with the number of connections that had to be cut.
     """
     server.stopping = True
+    server.most_requests = 0
     if server.door is not None:
         server.door.close()
     for peer in server.peers:
-        peer.left = 1
         if peer.waits_for == IDLE or (peer.waits_for == HEAD and peer.parser is None):
             cut(peer)  # it has no request under way
     r = Rendezvous[bool]()
