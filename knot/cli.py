@@ -214,6 +214,7 @@ def serve_until_a_signal(
     with tvars:
         cut: int
     ended = at_signals(signal.SIGINT, signal.SIGTERM)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a hook of logrotate may outlive the log
     if server.log is not None and log_file is not None:
         reopen_at_signal(server.log, log_file)
     gc.collect()

@@ -20,6 +20,9 @@ MAX_HEAD: Final = 32 * 1024
 MAX_TARGET: Final = 8 * 1024
 """Bytes of a request target; RFC 9112, section 3 asks for 8,000 at least."""
 
+MOST_FIELDS: Final = 32
+"""Lines of those fields that count; no client sends a dozen."""
+
 MAX_SAID: Final = 1024
 """Bytes that a log gets of what a client says of itself."""
 
@@ -61,7 +64,11 @@ def spelt(names: Iterable[bytes]) -> dict[bytes, bytes]:
 
 
 IDLE_AS_SPELT: Final = frozenset(spelt(IDLE))
-NAMES: Final = spelt((HOST, LENGTH, CODING, CONNECTION, ACCEPT, *FIELDS))
+NAMES: Final = {
+    **spelt((HOST, LENGTH, CODING, CONNECTION, ACCEPT, *FIELDS)),
+    # llhttp takes it for the same.
+    **dict.fromkeys(spelt((b"proxy-connection",)), CONNECTION),
+}
 
 METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
 
@@ -116,8 +123,8 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_coding", "_fields", "_has_content", "_hosts", "_parser", "_requests", "_says_connection",
-        "_target", "ended", "said", "unfinished", "unread",
+        "_coding", "_crowded", "_fields", "_has_content", "_hosts", "_parser", "_requests",
+        "_says_connection", "_target", "ended", "said", "unfinished", "unread",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -129,7 +136,7 @@ class RequestParser:
         self._requests: list[Request | BadRequest] = []
         self._target = b""
         self._hosts = 0
-        self._has_content = self._says_connection = False
+        self._has_content = self._says_connection = self._crowded = False
         self._coding = b""
         self._fields: Fields = ()
         self.unfinished = 0
@@ -155,6 +162,8 @@ class RequestParser:
             if requests:
                 requests[-1] = requests[-1]._replace(keep_alive=False)
             self.ended = self.unread = True
+        except httptools.HttpParserCallbackError:
+            raise  # an error of Knot's own
         except httptools.HttpParserInvalidMethodError:
             if not self.ended:
                 unknown = not requests and METHOD.match(data.lstrip(b"\r\n"))
@@ -166,7 +175,7 @@ class RequestParser:
             if not self.ended:
                 self._refuse(400, str(error))
             self.unread = True
-        if not self.ended and not (requests and data.endswith(b"\r\n\r\n")):
+        if not self.ended and (self._target or not (requests and data.endswith(b"\r\n\r\n"))):
             self._count_unfinished(data)
         return requests
 
@@ -176,8 +185,8 @@ class RequestParser:
             end = data.rfind(b"\n\r\n")
             data = data[end + 3 :] if end >= 0 else data.lstrip(b"\r\n")
             self.unfinished = 0
-        if self.unfinished or data.strip(b"\r\n"):
-            self.unfinished += len(data)
+        if self.unfinished or self._target or data.strip(b"\r\n"):
+            self.unfinished += len(data) or 1  # "PRI * HTTP/2.0" goes on after an empty line
         if len(self._target) > MAX_TARGET:
             self._refuse(414, f"the target of the request is longer than {MAX_TARGET} bytes")
         elif self.unfinished > MAX_HEAD:
@@ -212,7 +221,10 @@ class RequestParser:
         elif known is LENGTH:
             self._has_content = self._has_content or value.strip(b"0") != b""
         elif known is not ACCEPT or value.startswith(JSON):
-            self._fields += ((known, value),)
+            if len(self._fields) < MOST_FIELDS:
+                self._fields += ((known, value),)
+            else:
+                self._crowded = True
 
     def _check_host(self, value: bytes) -> None:
         if not AUTHORITY.fullmatch(value):
@@ -239,6 +251,8 @@ class RequestParser:
         target, self._target = self._target, b""
         if len(target) > MAX_TARGET:
             return self._refuse(414, f"the target is longer than {MAX_TARGET} bytes")
+        if self._crowded:
+            return self._refuse(431, f"no request has {MOST_FIELDS} conditions and preferences")
         if self._has_content:
             if self._coding not in (b"", b"chunked"):
                 return self._refuse(501, "the only transfer coding known here is chunked")

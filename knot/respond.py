@@ -176,12 +176,13 @@ class Responder:
             )
         return Answer(self, request).make()
 
-    def keep(self, request: Request, response: Response) -> None:
-        """Keep it for equal requests, unless there could be too many of those, or too long ones."""
+    def keep(self, request: Request, response: Response, second: int) -> None:
+        """Keep what was made in `second` for equal requests, unless there could be too many of
+        those, or too long ones."""
         asked = len(request.target)
-        for _, value in request.fields:
-            asked += len(value)
-        if asked > LONGEST_PREPARED:
+        for name, value in request.fields:
+            asked += len(name) + len(value)
+        if asked > LONGEST_PREPARED or second != self.second:
             return
         prepared = self._prepared
         if request in prepared:
@@ -219,7 +220,7 @@ class Answer:
             chosen = self.choose(found)
             response = self.selected(chosen)
             if b"range" not in self._fields and not chosen.is_cold:
-                self._keep(self._request, response)
+                self._keep(self._request, response, self._second)
             return response
         if isinstance(found, Moved):
             return self.refusal(301, b"Location: %b%b\r\n" % (found.path.encode(), query))
@@ -227,7 +228,7 @@ class Answer:
             return self.folder(found)
         response = self.refusal(found.status)
         if found.status == 404:
-            self._keep(self._request, response)
+            self._keep(self._request, response, self._second)
         return response
 
     def choose(self, found: Representation) -> Representation:
@@ -318,10 +319,12 @@ class Answer:
             page = render(found.path, entries)
             return self.response(200, b"Vary: Accept\r\n", kind, [page])
 
-        return Later(make, lambda response: self._keep(self._request, response))
+        return Later(make, lambda response: self._keep(self._request, response, self._second))
 
     def refusal(self, status: int, field: bytes = b"", why: str = "") -> Response:
         """Any answer that is no file: a small page that says what is the matter."""
+        if status == 503:
+            field += b"Retry-After: 5\r\n"
         if status == 404:
             found = self._site.find(NOT_FOUND, self._second)
             if isinstance(found, Representation):

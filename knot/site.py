@@ -2,8 +2,8 @@
 
 A site is a directory.  What it gives out is a `File`: opened, so that a name that changes later
 changes nothing, and opened beneath the directory (`beneath.py`), so that no path leads out.
-This file knows neither HTTP nor sockets, and never waits for a disk: what is not in the kernel's
-memory is left to be read by whoever sends it.
+This file knows neither HTTP nor sockets, and never waits for content to come from a disk: what is
+not in the kernel's memory is left to be read by whoever sends it.
 """
 
 from __future__ import annotations
@@ -369,6 +369,8 @@ class Site:
             self._forget(found)
             if status is None or stamp_of(status) != found.stamp:
                 return False
+            if path[1:] + b".html" == found.name and self._exists(path[1:]):
+                return False  # a clean URL, whose file has come since
             found.second = second
             found.copies = None
             self._keep(path, found)  # as the one used last

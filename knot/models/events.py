@@ -70,16 +70,6 @@ LOG_DELAY: Final = 0.2
 RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: what the client has not taken yet is thrown away."""
 
-TOO_MANY: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nServer: knot\r\nRetry-After: 5\r\n"
-    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 27\r\nConnection: close\r\n\r\n"
-    b"There are too many clients\n"
-)
-TOO_SLOW: Final = (
-    b"HTTP/1.1 408 Request Timeout\r\nServer: knot\r\n"
-    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
-)
-
 # What a connection waits for
 HEAD: Final = 0
 IDLE: Final = 1
@@ -177,7 +167,7 @@ def serve(listener: socket.socket, server: Server) -> None:
                             timer(PAUSE, mkevent())
                     break
                 if len(server.peers) >= most:
-                    turn_away(fd)
+                    turn_away(fd, address[0], server)
                     continue
                 peer = Peer(fd, address[0] if server.log else "")
                 server.peers.add(peer)
@@ -263,7 +253,7 @@ def exchange(peer: Peer, server: Server) -> Obstacle | None:
     asked = iter(requests), time(), parser.said, parser.unread
     if parser.unfinished or parser.ended or peer.parser is not None:
         keep_parser(peer, server, parser, begun=bool(requests))
-    else:
+    elif requests:  # an empty line is no sign of life
         peer.age = 0
         peer.waits_for = IDLE
     return answer(peer, server, asked)
@@ -289,7 +279,7 @@ def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
                 return END
             return Obstacle(asked, request, response, deque())
         if server.log is not None:
-            note(server.log, peer, request, response, asked)
+            note(server.log, peer.address, request, response, asked)
     return None
 
 
@@ -312,6 +302,7 @@ def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacl
         else:
             response = obstacle.response
         sent = True
+        slow = bool(unsent)
         if unsent:
             try:
                 with twait:
@@ -319,15 +310,15 @@ def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacl
             except GONE:
                 sent = False
         if server.log is not None:
-            note(server.log, peer, request, response, asked, unsent)
+            note(server.log, peer.address, request, response, asked, unsent)
         following: Obstacle | None = END
         if sent:
             if response.keep_alive and not server.stopping:
                 peer.age = 0
                 peer.waits_for = IDLE
                 following = answer(peer, server, (requests, time(), said, unread))
-            elif unread or peer.answered >= server.most_requests:
-                # It may have asked for more than it will get.
+            elif slow or unread or peer.answered >= server.most_requests:
+                # It may have asked for more than it will get, or do so meanwhile.
                 with twait:
                     hang_up(peer, server.limits.linger, mkevent())
         done.trigger(following)
@@ -386,7 +377,7 @@ def forget(peer: Peer, server: Server) -> None:
 
 def note(
     access_log: AccessLog,
-    peer: Peer,
+    address: str,
     request: Request | BadRequest,
     response: Response,
     asked: Asked,
@@ -408,7 +399,7 @@ def note(
     size = max(0, response.length - sum(map(length_of, unsent)))
     access_log.add(
         Record(
-            now, peer.address, method, request.target, version, response.status, size, referer,
+            now, address, method, request.target, version, response.status, size, referer,
             agent, now - when,
         )
     )  # fmt: skip
@@ -571,13 +562,23 @@ def socket_of(peer: Descriptor) -> Iterator[socket.socket]:
         end.detach()
 
 
-def turn_away(fd: int) -> None:
+def turn_away(fd: int, address: str, server: Server) -> None:
     """One client too many: read what it asks for, or the refusal would be lost, and refuse."""
     with suppress(OSError):
         os.set_blocking(fd, False)
-        os.write(fd, TOO_MANY)
+        refuse(fd, address, server, BadRequest(503, "there are too many clients"))
         os.read(fd, READ_SIZE)
     os.close(fd)
+
+
+def refuse(fd: int, address: str, server: Server, request: BadRequest) -> None:
+    """An answer to a client that is not listened to any more."""
+    now = time()
+    response = server.responder.respond(request, now)
+    assert isinstance(response, Response)
+    os.write(fd, response.data)
+    if server.log is not None:
+        note(server.log, address, request, response, (iter(()), now, deque(), False))
 
 
 @tamed
@@ -595,8 +596,9 @@ def sweep(server: Server) -> None:
             peer.age += 1
             if peer.age > most[peer.waits_for]:
                 if peer.waits_for == HEAD and peer.parser is not None:
+                    late = BadRequest(408, "the request took too long")
                     with suppress(OSError):
-                        os.write(peer.fd, TOO_SLOW)
+                        refuse(peer.fd, peer.address, server, late)
                 cut(peer)
 
 

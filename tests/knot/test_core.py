@@ -74,7 +74,7 @@ line = st.sampled_from(
         b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"Connection: keep-alive\r\n",
         b"Range: bytes=0-1,-1\r\n", b"If-None-Match: *\r\n", b"Accept-Encoding: gzip\r\n",
         b"Expect: 100-continue\r\n", b"Upgrade: h2c\r\nConnection: upgrade\r\n", b" folded\r\n",
-        b"\r\n", b"\r\n\r\n", b"\n", b"\0", b"0\r\n\r\n",
+        b"\r\n", b"\r\n\r\n", b"\n", b"\0", b"0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\n",
     ]
 )  # fmt: skip
 
@@ -114,6 +114,7 @@ def test_how_the_bytes_are_cut_makes_no_difference(lines: list[bytes], step: int
 
 
 @given(st.lists(st.lists(line, max_size=8), max_size=5))
+@example([[b"GET /a HTTP/1.1\r\n", b"Host: x\r\n", b"\r\n", b"PRI * HTTP/2.0\r\n\r\n"]])
 def test_a_parser_that_was_reset_is_as_good_as_new(connections: list[list[bytes]]) -> None:
     """One parser serves many clients: nothing of one may be left for the next."""
     shared = RequestParser()
@@ -130,6 +131,10 @@ def test_a_parser_that_was_reset_is_as_good_as_new(connections: list[list[bytes]
             shared.reset()
         elif shared.unfinished:
             shared = RequestParser()
+        assert shared.feed(PLAIN) == [Request(b"GET", b"/a")]
+
+
+PLAIN = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 # -- any ranges ----------------------------------------------------------------------------------

@@ -70,7 +70,43 @@ def test_half_a_request_is_waited_for_so_long_and_then_refused(root: Path) -> No
             connection.sendall(b"GET / HTTP/1.1\r\nHo")
             return until_closed(connection)
 
-    assert answers(with_server(root, client, limits=limits(head=0.05))) == [(408, b"")]
+    ((status, page),) = answers(with_server(root, client, limits=limits(head=0.05)))
+    assert status == 408
+    assert b"The request took too long." in page
+
+
+@pytest.mark.usefixtures("quick_sweeps")
+def test_an_empty_line_is_no_sign_of_life(root: Path) -> None:
+    def client(port: int) -> None:
+        with connect(port) as connection:
+            connection.sendall(get(b"/"))
+            connection.settimeout(0.005)
+            deadline = monotonic() + 20
+            with suppress(ConnectionError):
+                while monotonic() < deadline:
+                    try:
+                        if not connection.recv(1000):
+                            return
+                    except TimeoutError:
+                        connection.sendall(b"\r\n")
+                pytest.fail("it was kept for ever")
+
+    with_server(root, client, limits=limits(keep_alive=0.1))
+
+
+def test_what_comes_after_the_last_request_does_not_destroy_its_answer(root: Path) -> None:
+    def client(port: int) -> bytes:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(20)
+            connection.connect(("127.0.0.1", port))
+            connection.sendall(get(b"/big", b"Connection: close\r\n"))
+            received = connection.recv(10)
+            connection.sendall(b"x" * 40_000)
+            connection.shutdown(socket.SHUT_WR)
+            return received + until_closed(connection)
+
+    assert answers(with_server(root, client)) == [(200, BIG)]
 
 
 @pytest.mark.usefixtures("quick_sweeps")
@@ -312,6 +348,22 @@ def test_every_answer_has_a_line_in_the_log(root: Path, tmp_path: Path) -> None:
     ]
     assert [(line["agent"], line["referer"]) for line in lines] == [("a", "b"), *[("", "")] * 3]
     assert {line["client"] for line in lines} == {"127.0.0.1"}
+
+
+def test_a_refusal_has_a_line_too(root: Path, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        log = AccessLog("json", file.fileno())
+        with_server(root, refused_twice, limits=Limits(connections=0), log=log)
+        log.close()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(line["client"], line["status"]) for line in lines] == [("127.0.0.1", 503)] * 2
+
+
+def refused_twice(port: int) -> None:
+    for _ in range(2):
+        with connect(port) as connection:
+            connection.sendall(get(b"/"))
+            assert until_closed(connection).startswith(b"HTTP/1.1 503 ")
 
 
 def test_an_answer_that_was_not_taken_has_a_line_too(root: Path, tmp_path: Path) -> None:

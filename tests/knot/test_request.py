@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,6 +126,7 @@ REFUSED = [
     (get(fields=HOST + b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n"), 400),
     (get(fields=HOST + b"Transfer-Encoding: gzip, chunked\r\n"), 501),
     (get(fields=HOST + b"Transfer-Encoding: identity\r\n"), 501),
+    (get(fields=HOST + b"If-Match: \r\n" * 33), 431),
     (b"GET /" + b"a" * MAX_TARGET, 414),
     (get(b"/" + b"a" * MAX_TARGET), 414),
     (b"BREW / HTTP/1.1\r\n" + HOST + b"\r\n", 501),
@@ -154,6 +156,20 @@ def test_the_fields_that_an_answer_may_depend_on_are_kept() -> None:
     assert isinstance(second, Request)
     assert joined(first.fields) == {b"if-none-match": b'"a", "b"', b"range": b"bytes=0-1"}
     assert second.fields == ()
+
+
+def test_an_old_client_is_old_whatever_its_fields_are_called() -> None:
+    (request,) = parse(b"GET / HTTP/1.0\r\nProxy-Connection: keep-alive\r\n\r\n")
+    assert request == Request(b"GET", b"/", keep_alive=True, http_1_0=True)
+
+
+def test_an_error_of_knot_itself_is_no_fault_of_the_client() -> None:
+    class Broken(RequestParser):
+        def on_url(self, target: bytes) -> None:
+            raise MemoryError
+
+    with pytest.raises(httptools.HttpParserCallbackError):
+        Broken().feed(get())
 
 
 def test_a_request_before_a_bad_one_is_answered() -> None:

@@ -219,6 +219,28 @@ def test_clean_urls_lack_their_suffix(root: Path) -> None:
     assert found_with(root, b"/about.html", clean_urls=True) == b"about"
     assert found_with(root, b"/about/", clean_urls=True) == Missing(404)
     assert found_with(root, b"/sub", clean_urls=True) == Moved("/sub/")
+    site = Site(root, clean_urls=True)
+    assert content(site, b"/about", 1) == b"about"
+    (root / "about").write_text("the file itself")
+    assert content(site, b"/about", 2) == b"the file itself"
+    site.close()
+
+
+def test_to_ask_for_a_fifo_does_not_open_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writer would go on, and die as soon as it is closed again."""
+    opened: list[int] = []
+    original = os.open
+
+    def noted(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        opened.append(flags)
+        return original(path, flags, *arguments, **named)
+
+    site = Site(root)
+    monkeypatch.setattr(os, "open", noted)
+    assert site.find(b"/fifo", 1) == Missing(404)
+    assert all(flags & os.O_PATH for flags in opened)
+    monkeypatch.undo()
+    site.close()
 
 
 def test_a_single_page_answers_for_every_path_that_is_no_file(root: Path) -> None:
@@ -299,7 +321,9 @@ def test_a_file_is_opened_once_and_looked_at_once_a_second(
     for name in ("open", "stat", "fstat", "preadv", "readlink"):
         counted(name)
     first = site.find(b"/sub/index.html", 1)
-    resolving = {"openat2": [], "without": ["open", "fstat", "readlink", "open"]}[resolver]
+    resolving = {"openat2": ["fstat", "open"], "without": ["open", "fstat", "readlink", "open"]}[
+        resolver
+    ]
     assert calls == [*resolving, "fstat", "preadv", "fstat"]
     calls.clear()
     for spelling in (b"/sub/index.html", b"/sub/%69ndex.html", b"//sub/./index.html"):
