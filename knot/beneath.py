@@ -2,8 +2,9 @@
 
 The kernel's own `openat2` with ``RESOLVE_BENEATH`` (Linux 5.6) resolves a name and never leaves
 the directory on the way.  It refuses a symbolic link with an absolute target even where that lies
-inside; such a name, and every name on a kernel or in a sandbox without `openat2`, is resolved
-without, and taken only if the kernel says that the place lies in the directory.
+inside; such a name, and every name on a kernel or in a sandbox without `openat2`, is resolved to
+a place first (``O_PATH`` opens nothing), and opened only if the kernel says that the place lies
+in the directory.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ import os
 from collections.abc import Callable
 from stat import S_ISDIR, S_ISREG
 from typing import Final
-
-PLACE: Final = os.O_PATH | os.O_CLOEXEC
-"""Opens nothing: the descriptor only stands for the place."""
 
 OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -50,31 +48,34 @@ class Directory:
 
     def open(self, name: bytes) -> int:
         """Open `name`, which has no dot segments, for reading.  Raises `OSError`."""
-        place, is_beneath = self._resolve(name or b".")
+        name = name or b"."
+        if self._openat2 is not None:
+            # To open a device could set it to work, and a FIFO would let its writer go on.  Who
+            # puts one there at this very moment gets just that.
+            check_mode(os.stat(name, dir_fd=self.fd).st_mode)
+            try:
+                return self._openat2(self.fd, name)
+            except OSError as error:
+                if error.errno not in NOT_FOR_US:
+                    raise
+        place = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self.fd)
         try:
-            mode = os.fstat(place).st_mode
-            if not (S_ISREG(mode) or S_ISDIR(mode)):
-                # To open a device could set it to work, and a FIFO would let its writer go on.
-                raise OSError(errno.ENOENT, "neither a file nor a directory")
-            if not (is_beneath or self._follow or self.contains(real_path(place))):
+            check_mode(os.fstat(place).st_mode)
+            if not (self._follow or self.contains(real_path(place))):
                 raise OSError(errno.ENOENT, "it lies outside the directory")
             return os.open(b"/proc/self/fd/%d" % place, OPEN)
         finally:
             os.close(place)
 
-    def _resolve(self, name: bytes) -> tuple[int, bool]:
-        """Where `name` leads, not opened yet, and whether the kernel vouches for it."""
-        if self._openat2 is not None:
-            try:
-                return self._openat2(self.fd, name), True
-            except OSError as error:
-                if error.errno not in NOT_FOR_US:
-                    raise
-        return os.open(name, PLACE, dir_fd=self.fd), False
-
     def contains(self, path: bytes) -> bool:
         """Whether the real `path` is that of the directory or of something below it."""
         return path == self.path or path.startswith(self.path.rstrip(b"/") + b"/")
+
+
+def check_mode(mode: int) -> None:
+    """Raises `OSError` for what is neither a file nor a directory."""
+    if not (S_ISREG(mode) or S_ISDIR(mode)):
+        raise OSError(errno.ENOENT, "neither a file nor a directory")
 
 
 def real_path(fd: int) -> bytes:
@@ -93,7 +94,7 @@ def _openat2() -> Open:
             ("resolve", ctypes.c_uint64),
         )
 
-    how = How(PLACE, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    how = How(OPEN, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
     pointer, size = ctypes.byref(how), ctypes.sizeof(how)
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     syscall.argtypes = (

@@ -58,8 +58,7 @@ OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EN
 PAUSE: Final = 0.1
 """Seconds without accepting when the process has no descriptor left."""
 
-GONE: Final = (ConnectionError, TimeoutError)
-"""What the system calls raise when there is no client any more."""
+UNREACHABLE: Final = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN}
 
 SWEEP: Final = 1.0
 """Seconds between two looks at how long each client has been silent."""
@@ -198,10 +197,9 @@ def connection(peer: Peer, server: Server) -> None:
             peer.settle()
             with twait:
                 wait_on_fd(peer, READ, mkevent())
-    except GONE:
-        pass
-    except Exception:
-        log.exception("a connection ended with an error that is Knot's own")
+    except Exception as error:
+        if not is_gone(error):
+            log.exception("a connection ended with an error that is Knot's own")
     finally:
         forget(peer, server)
 
@@ -307,7 +305,9 @@ def overcome(peer: Peer, server: Server, obstacle: Obstacle, done: Event[Obstacl
             try:
                 with twait:
                     send_rest(peer, server, unsent, mkevent(sent))
-            except GONE:
+            except OSError as error:
+                if not is_gone(error):
+                    raise
                 sent = False
         if server.log is not None:
             note(server.log, peer.address, request, response, asked, unsent)
@@ -364,6 +364,13 @@ def keep_parser(peer: Peer, server: Server, parser: RequestParser, begun: bool) 
     peer.waits_for = IDLE
     if shared:
         parser.reset()
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether a system call has failed because there is no client any more."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    return isinstance(error, OSError) and error.errno in UNREACHABLE
 
 
 def forget(peer: Peer, server: Server) -> None:
