@@ -6,11 +6,11 @@ import errno
 import gc
 import os
 import resource
-import signal
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from socket import socket
 from typing import Any, Final, TypeVar
@@ -20,21 +20,11 @@ import click
 from knot.config import Pair, Seconds, Size, Text, load_config
 from knot.limits import Limits
 from knot.log import FORMATS, AccessLog, open_log
-from knot.models import events
+from knot.models import MODELS
+from knot.models.connection import listen
 from knot.respond import FieldRules, Responder
+from knot.signals import Signals
 from knot.site import Site
-from tame import (
-    READ,
-    BlockedWarning,
-    Descriptor,
-    Rendezvous,
-    mkevent,
-    run,
-    tamed,
-    tvars,
-    twait,
-    wait_on_fd,
-)
 
 OWN_FILES: Final = 1024
 """Descriptors for what is no connection: the cache has 256, transfers of files hold others."""
@@ -147,6 +137,19 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     help="Where to; standard output by default.",
 )
 @option(
+    "--model",
+    default="events",
+    type=click.Choice(MODELS),
+    help="How it waits: docs/models.md.",
+)
+@option(
+    "--threads",
+    default=None,
+    type=click.IntRange(1),
+    show_default=False,
+    help="With --model threads: so many that take turns, not one for each connection.",
+)
+@option(
     "--config",
     type=click.Path(),
     default=None,
@@ -163,6 +166,12 @@ def serve(directory: str, host: str, port: int, config: Path | None, **options: 
     """
     interactive = sys.stdout.isatty()
     listing = options["listing"]
+    model = load_model(options["model"])
+    pool = {}
+    if options["threads"] is not None:
+        if options["model"] != "threads":
+            raise click.UsageError("--threads needs --model threads")
+        pool["pool"] = options["threads"]
     try:
         rules = FieldRules(options["cache_control"], options["header"], options["cors"])
         log = open_access_log(options["log"], options["log_file"], interactive)
@@ -194,71 +203,39 @@ def serve(directory: str, host: str, port: int, config: Path | None, **options: 
         click.echo(f"Serving {directory} at {address} (Ctrl-C stops)")
         if options["open"]:
             open_browser(address)
-        server = events.Server(Responder(site, rules, options["cache_size"]), limits, log)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", BlockedWarning)  # the connections that are cut
-            run(serve_until_a_signal, listener, server, options["grace"], options["log_file"])
+        server = model.Server(Responder(site, rules, options["cache_size"]), limits, log, **pool)
+        signals = Signals(reopening(log, options["log_file"]))
+        signals.install()
+        gc.collect()
+        gc.freeze()  # what the modules hold need not be looked at again
+        gc.set_threshold(
+            20_000
+        )  # nothing here makes cycles; 10,000 clients at once are 8,000 looks
+        grace = options["grace"]
+        cut = model.run(listener, server, signals, grace)
+        signals.close()
+        if cut:
+            connections_were = "connection was" if cut == 1 else "connections were"
+            click.echo(f"Stopped; {cut} {connections_were} cut after {grace:g} s", err=True)
     if log is not None:
         log.close()
 
 
-@tamed
-def serve_until_a_signal(
-    listener: socket, server: events.Server, grace: float, log_file: str | None
-) -> None:
-    """Serve until SIGINT or SIGTERM, and then finish what is under way; a second one ends that.
-
-    The handlers only write to a descriptor: an exception raised in one could come up inside a
-    finalizer, where Python drops it, and the signal would be lost.
-    """
-    with tvars:
-        cut: int
-    ended = at_signals(signal.SIGINT, signal.SIGTERM)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a hook of logrotate may outlive the log
-    if server.log is not None and log_file is not None:
-        reopen_at_signal(server.log, log_file)
-    gc.collect()
-    gc.freeze()  # what the modules hold need not be looked at again
-    gc.set_threshold(20_000)  # nothing here makes cycles; 10,000 clients at once are 8,000 looks
-    events.serve(listener, server)
-    with twait:
-        wait_on_fd(ended, READ, mkevent())
-    os.eventfd_read(ended.fd)
-    listener.close()
-    r = Rendezvous[str]()
-    events.stop(server, grace, mkevent(r, "stopped", cut))
-    wait_on_fd(ended, READ, mkevent(r, "a second signal"))
-    why = twait(r)
-    r.cancel()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # there is nothing left to end
-    ended.close()
-    if why == "stopped" and cut:
-        connections_were = "connection was" if cut == 1 else "connections were"
-        click.echo(f"Stopped; {cut} {connections_were} cut after {grace:g} s", err=True)
-
-
-def at_signals(*numbers: signal.Signals) -> Descriptor:
-    """Becomes readable when one of them comes."""
-    told = Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-    for number in numbers:
-        signal.signal(number, lambda *_: os.eventfd_write(told.fd, 1))
-    return told
-
-
-@tamed
-def reopen_at_signal(access_log: AccessLog, path: str) -> None:
-    """At SIGUSR1 the log goes on in a new file of the same name."""
-    told = at_signals(signal.SIGUSR1)
+def load_model(name: str) -> Any:
+    """The module; each brings only what it needs into the process."""
     try:
-        while True:
-            with twait:
-                wait_on_fd(told, READ, mkevent())
-            os.eventfd_read(told.fd)
-            access_log.reopen(path)
-    finally:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        told.close()
+        return import_module(f"knot.models.{name}")
+    except ImportError as error:
+        if error.name != "gevent":
+            raise
+        sys.exit("knot: the model greenlets needs gevent: pip install 'knot[greenlets]'")
+
+
+def reopening(log: AccessLog | None, path: str | None) -> Callable[[], None] | None:
+    """Makes the log go on in a new file of the same name."""
+    if log is None or path is None:
+        return None
+    return partial(log.reopen, path)
 
 
 def open_access_log(format: str | None, path: str | None, interactive: bool) -> AccessLog | None:
@@ -301,7 +278,7 @@ def open_browser(address: str) -> None:
 
 def open_listener(host: str, port: int) -> socket:
     try:
-        return events.listen(host, port)
+        return listen(host, port)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # create_server() says the address again
         sys.exit(f"knot: cannot listen on {host}:{port}: {reason}; {remedy(error, port)}")

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import _thread
+import signal
 import socket
 import threading
-import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from time import monotonic
+from typing import Any, NamedTuple, TypeVar
 
-from knot import AccessLog, FieldRules, Limits, Responder, Server, Site, listen, serve
-from tame import READ, BlockedWarning, mkevent, run, tamed, twait, wait_on_fd
+from knot import AccessLog, FieldRules, Limits, Responder, Site
+from knot.models.connection import listen
+from knot.signals import Signals
 
 T = TypeVar("T")
 
 HOST = b"Host: x\r\n"
+
+
+class Model(NamedTuple):
+    """How `with_server` serves."""
+
+    name: str = "events"
+    driver: str = ""
+    """Of Tame; empty for the default one."""
+    pool: int | None = None
+
+    @property
+    def module(self) -> Any:
+        return import_module(f"knot.models.{self.name}")
+
+    @property
+    def options(self) -> dict[str, int]:
+        return {"pool": self.pool} if self.pool else {}
+
+
+model = Model()
+"""The fixture of this name sets it."""
 
 
 def with_server(
@@ -24,42 +49,46 @@ def with_server(
     limits: Limits | None = None,
     log: AccessLog | None = None,
     rules: FieldRules | None = None,
+    listener: socket.socket | None = None,
+    grace: float = 0,
     **options: Any,
 ) -> T:
     """Serve `root` while `client`, given the port, runs on a thread; its result."""
     results: list[T] = []
     errors: list[BaseException] = []
-    listener = listen("127.0.0.1", 0)
+    listener = listener or listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
     site = Site(root, **options)
-    server = Server(Responder(site, rules), limits, log)
-    here, there = socket.socketpair()
+    server = model.module.Server(Responder(site, rules), limits, log, **model.options)
+    signals = Signals()
 
     def work() -> None:
         try:
-            results.append(client(listener.getsockname()[1]))
+            results.append(client(port))
         except BaseException as error:
             errors.append(error)
-        there.close()
+        signals.tell(signal.SIGTERM)
 
-    @tamed
-    def main() -> None:
-        serve(listener, server)
-        thread = threading.Thread(target=work)
-        with twait:
-            wait_on_fd(here, READ, mkevent())
-            thread.start()
-        thread.join()
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BlockedWarning)  # `serve` never ends by itself
-        run(main)
+    threads = _thread._count()
+    thread = threading.Thread(target=work)
+    thread.start()
+    model.module.run(listener, server, signals, grace)
+    thread.join()
+    if model.name == "threads":
+        await_end_of_threads(threads)
+    signals.close()
     assert not server.peers
-    listener.close()
-    here.close()
     site.close()
     for error in errors:
         raise error
     return results[0]
+
+
+def await_end_of_threads(others: int) -> None:
+    """They have let go of their connections, but still have the server."""
+    deadline = monotonic() + 20
+    while _thread._count() > others:
+        assert monotonic() < deadline
 
 
 def connect(port: int) -> socket.socket:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from knot.models import MODELS
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ["loadtest", "knot", "tame"]
@@ -43,4 +47,22 @@ def test_only_a_concurrency_model_and_the_command_line_touch_the_network() -> No
         for path in (ROOT / "knot").rglob("*.py")
         if "socket" in imported(path)
     }
-    assert users == {"cli.py", "models/events.py"}
+    models = {f"models/{name}.py" for name in MODELS}
+    assert users == {"cli.py", "models/connection.py", *models}
+
+
+FOREIGN = {
+    "events": {"gevent", "knot.models.threads", "concurrent.futures"},
+    "threads": {"asyncio", "gevent", "tame", "uvloop", "concurrent.futures"},
+    "asyncio": {"gevent", "tame", "knot.models.threads"},
+    "greenlets": {"asyncio", "tame", "uvloop"},
+}
+"""Modules that another model needs."""
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_brings_only_what_it_needs(model: str) -> None:
+    """So that the memory of each is its own."""
+    program = f"import sys, knot.cli; knot.cli.load_model({model!r}); print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert not FOREIGN[model] & set(said.stdout.decode().split())

@@ -1,1 +1,7 @@
-"""The concurrency models that drive the HTTP core: one file a model, the only network I/O."""
+"""The concurrency models: the only places where Knot waits for its clients."""
+
+from typing import Final
+
+MODELS: Final = ("events", "threads", "asyncio", "greenlets")
+"""Modules of this package.  Each has a `Server`, and `run(listener, server, signals, grace)`, which
+serves until a signal and then stops."""

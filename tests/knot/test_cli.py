@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from serving import Model
 
 from knot.cli import main
 
@@ -58,7 +59,7 @@ def curl(*arguments: str) -> bytes:
     ).stdout
 
 
-def test_curl_gets_the_site(driver: str) -> None:
+def test_curl_gets_the_site(model: Model) -> None:
     with serving(str(WWW)) as (_, url):
         assert curl(f"{url}/") == (WWW / "index.html").read_bytes()
         assert curl(f"{url}/style.css", f"{url}/knot.svg") == (
@@ -71,7 +72,7 @@ def test_curl_gets_the_site(driver: str) -> None:
         assert status == b"404"
 
 
-def test_a_browser_shows_the_site(driver: str, tmp_path: Path) -> None:
+def test_a_browser_shows_the_site(model: Model, tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
@@ -109,7 +110,7 @@ def test_ipv6(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_it_without_a_word(driver: str, number: signal.Signals) -> None:
+def test_a_signal_stops_it_without_a_word(model: Model, number: signal.Signals) -> None:
     with serving(str(WWW)) as (process, url):
         with urllib.request.urlopen(url):
             pass
@@ -147,7 +148,7 @@ def drain(connection: socket.socket) -> int:
     return received
 
 
-def test_what_is_under_way_is_finished_before_it_stops(driver: str, tmp_path: Path) -> None:
+def test_what_is_under_way_is_finished_before_it_stops(model: Model, tmp_path: Path) -> None:
     with serving(str(big_site(tmp_path))) as (process, url):
         host, port = url.removeprefix("http://").split(":")
         with start_download(url) as busy, socket.create_connection((host, int(port)), 20) as idle:
@@ -163,7 +164,7 @@ def test_what_is_under_way_is_finished_before_it_stops(driver: str, tmp_path: Pa
         assert process.returncode == 0
 
 
-def test_a_client_that_takes_too_long_is_cut_off_at_the_end(driver: str, tmp_path: Path) -> None:
+def test_a_client_that_takes_too_long_is_cut_off_at_the_end(model: Model, tmp_path: Path) -> None:
     with serving(str(big_site(tmp_path)), "--grace", "0.1") as (process, url):
         with start_download(url) as stalled:
             process.send_signal(signal.SIGTERM)
@@ -174,7 +175,7 @@ def test_a_client_that_takes_too_long_is_cut_off_at_the_end(driver: str, tmp_pat
         assert process.returncode == 0
 
 
-def test_a_second_signal_waits_for_nobody(driver: str, tmp_path: Path) -> None:
+def test_a_second_signal_waits_for_nobody(model: Model, tmp_path: Path) -> None:
     with serving(str(big_site(tmp_path)), "--grace", "1000") as (process, url):
         host, port = url.removeprefix("http://").split(":")
         with start_download(url), socket.create_connection((host, int(port)), 20) as idle:
@@ -243,7 +244,7 @@ cli.main(["serve", sys.argv[1], "--port", "0"])
 """
 
 
-def test_a_signal_in_a_finalizer_is_not_lost(driver: str) -> None:
+def test_a_signal_in_a_finalizer_is_not_lost(model: Model) -> None:
     """Python drops exceptions that come up there, so that of a handler would be none."""
     command = [sys.executable, "-c", LOST, str(WWW)]
     with subprocess.Popen(
@@ -259,7 +260,7 @@ def test_a_signal_in_a_finalizer_is_not_lost(driver: str) -> None:
             process.kill()
 
 
-def test_it_survives_without_descriptors(driver: str) -> None:
+def test_it_survives_without_descriptors(model: Model) -> None:
     """More connections than its limit allows; those that there is room for are served."""
     with serving(str(WWW)) as (process, url):
         host, port = url.removeprefix("http://").split(":")
@@ -350,6 +351,20 @@ def check_errors(tmp_path: Path, port: str) -> None:
         assert expected in str(result.output), result.output
         assert result.output.startswith("knot: cannot ")
         assert result.output.count("\n") == 1
+
+
+def test_threads_need_their_model() -> None:
+    result = CliRunner().invoke(main, ["serve", "--threads", "4"])
+    assert result.exit_code == 2
+    assert "--threads needs --model threads" in result.output
+
+
+def test_greenlets_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gevent", None)
+    monkeypatch.delitem(sys.modules, "knot.models.greenlets", raising=False)
+    result = CliRunner().invoke(main, ["serve", "--model", "greenlets"])
+    assert result.exit_code == 1
+    assert "pip install 'knot[greenlets]'" in result.output
 
 
 def test_a_port_out_of_range_is_a_usage_error() -> None:

@@ -1,4 +1,4 @@
-"""Knot by events, over real sockets: what a client sees, and what a bad one cannot do."""
+"""Knot by each model, over real sockets: what a client sees, and what a bad one cannot do."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from serving import HOST, answers, connect, exchange, get, until_closed, with_server
+from serving import HOST, Model, answers, connect, exchange, get, until_closed, with_server
 
 from knot import Limits, Site
-from knot.models import events
 
-pytestmark = pytest.mark.usefixtures("driver")
+pytestmark = pytest.mark.usefixtures("model")
 
 BIG = bytes(range(256)) * 16 * 1024  # 4 MiB
 
@@ -229,12 +230,16 @@ def test_short_writes_lose_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) 
             raise BlockingIOError
         return write(fd, bytes(data[:10_007]))
 
+    def short_pwritev(fd: int, buffers: list[bytes], offset: int, flags: int) -> int:
+        return short_write(fd, b"".join(buffers))
+
     def short_sendfile(out: int, fd: int, offset: int, count: int) -> int:
         return sendfile(out, fd, offset, min(count, 99_991))
 
     with monkeypatch.context() as patched:
-        patched.setattr(events.os, "write", short_write)
-        patched.setattr(events.os, "sendfile", short_sendfile)
+        patched.setattr(os, "write", short_write)
+        patched.setattr(os, "pwritev", short_pwritev)
+        patched.setattr(os, "sendfile", short_sendfile)
         received = exchange(root, get(b"/big") + get(b"/") + get(b"/big"))
     found = answers(received)
     assert [len(content) for _, content in found] == [len(BIG), 13, len(BIG)]
@@ -337,7 +342,7 @@ def test_an_error_of_its_own_ends_one_connection_and_no_more(
 
 
 @pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH])
-@pytest.mark.parametrize("call", ["read", "writev", "sendfile"])
+@pytest.mark.parametrize("call", ["read", "pwritev", "sendfile"])
 def test_a_client_that_the_network_has_lost_is_no_error_of_its_own(
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -354,7 +359,7 @@ def test_a_client_that_the_network_has_lost_is_no_error_of_its_own(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(events.os, call, timed_out)
+        patched.setattr(os, call, timed_out)
         with suppress(OSError):  # the reset of a connection that was closed unread
             exchange(root, get(b"/big"))
     assert lost == 1
@@ -368,7 +373,7 @@ def test_a_disk_that_fails_is_logged(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(events.os, "sendfile", broken)
+        patched.setattr(os, "sendfile", broken)
         assert len(exchange(root, get(b"/big"))) < len(BIG)
     (record,) = caplog.records
     assert "Input/output error" in str(record.exc_text)
@@ -377,9 +382,12 @@ def test_a_disk_that_fails_is_logged(
 
 
 def test_no_descriptor_left_is_survived(
-    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    everywhere: Callable[[str, Any], None],
 ) -> None:
-    monkeypatch.setattr(events, "PAUSE", 0.001)
+    everywhere("PAUSE", 0.001)
     accept = socket.socket._accept  # type: ignore[attr-defined]
     refusals = 3
 
@@ -396,9 +404,11 @@ def test_no_descriptor_left_is_survived(
     assert "Too many open files" in caplog.records[0].message
 
 
-def test_many_connections_at_once(root: Path) -> None:
+def test_many_connections_at_once(root: Path, model: Model) -> None:
+    many = model.pool or 300
+
     def client(port: int) -> int:
-        connections = [connect(port) for _ in range(300)]
+        connections = [connect(port) for _ in range(many)]
         for _ in range(2):
             for connection in connections:
                 connection.sendall(get(b"/"))
@@ -410,4 +420,4 @@ def test_many_connections_at_once(root: Path) -> None:
             connection.close()
         return len(connections)
 
-    assert with_server(root, client) == 300
+    assert with_server(root, client) == many

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Final
 
+from knot.models.connection import DISK_THREADS
 from tame import READ, Descriptor, Event, mkevent, tamed, twait, wait_on_fd
-
-THREADS: Final = 4
-"""At most: enough that one slow disk does not stop the others, few enough to be cheap."""
 
 PATIENCE: Final = 1.0
 """Seconds."""
@@ -20,7 +18,7 @@ PATIENCE: Final = 1.0
 Job = Callable[[], Any]
 
 
-class Helper:
+class Disk:
     """Does jobs on threads, which it starts when there are any, and triggers their events on the
     loop's."""
 
@@ -34,8 +32,8 @@ class Helper:
     def do(self, job: Job, done: Event[Any]) -> None:
         """Trigger `done` with what `job` returns, or fail it with what it raises."""
         self._under_way += 1
-        if self._under_way > len(self._threads) and len(self._threads) < THREADS:
-            thread = threading.Thread(target=self._work, name="knot-helper", daemon=True)
+        if self._under_way > len(self._threads) and len(self._threads) < DISK_THREADS:
+            thread = threading.Thread(target=self._work, name="knot-disk", daemon=True)
             self._threads.append(thread)
             thread.start()
         self._jobs.put((job, done))

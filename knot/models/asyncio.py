@@ -1,0 +1,290 @@
+"""Knot by coroutines: each connection is a task of asyncio's, on uvloop where that is installed.
+
+Without asyncio's streams and transports, which would cost more than all of the rest: a coroutine
+waits until its descriptor is ready, and reads and writes it itself, as the tamed function in
+`events` does.  The loop knows a descriptor from its first wait until nobody waits for it when it is
+ready, which spares two system calls for each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeVar
+
+from knot.limits import Limits
+from knot.log import AccessLog
+from knot.models import connection as common
+from knot.models.connection import (
+    DISK_THREADS,
+    END,
+    LINGER,
+    LOG_DELAY,
+    OUT_OF_DESCRIPTORS,
+    PAUSE,
+    SWEEP,
+    TAKING,
+    Obstacle,
+    Unsent,
+    cut_all,
+    exchange,
+    forget,
+    go_on,
+    half_close,
+    is_cold,
+    is_gone,
+    look,
+    receive,
+    send,
+    send_some,
+    settle,
+    turn_away,
+    warm,
+    wind_up,
+)
+from knot.respond import Later, Responder
+from knot.signals import Signals
+from knot.site import Slice
+
+__all__ = ["Server", "run"]
+
+BATCH: Final = 64
+"""Connections accepted before those that are open get their turn again."""
+
+T = TypeVar("T")
+
+log = logging.getLogger("knot")
+
+
+class Client(common.Client):
+    """A connection, and the future that its task waits for."""
+
+    __slots__ = ("_loop", "_readable", "_watched")
+
+    def __init__(self, fd: int, address: str, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(fd, address)
+        self._loop = loop
+        self._readable: asyncio.Future[None] | None = None
+        self._watched = False
+
+    async def readable(self) -> None:
+        self._readable = self._loop.create_future()
+        if not self._watched:
+            self._loop.add_reader(self.fd, self._wake)
+            self._watched = True
+        await self._readable
+
+    def _wake(self) -> None:
+        waiting, self._readable = self._readable, None
+        if waiting is None:
+            self._loop.remove_reader(self.fd)
+            self._watched = False
+        elif not waiting.done():
+            waiting.set_result(None)
+
+    async def writable(self) -> None:
+        ready = asyncio.Event()
+        self._loop.add_writer(self.fd, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            self._loop.remove_writer(self.fd)
+
+    def close(self) -> None:
+        if self._watched:
+            self._loop.remove_reader(self.fd)
+            self._watched = False
+        super().close()
+
+
+class Server(common.Server):
+    """What all the connections share."""
+
+    def __init__(
+        self,
+        responder: Responder,
+        limits: Limits | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        super().__init__(responder, limits, access_log)
+        self.disk = ThreadPoolExecutor(DISK_THREADS, "knot-disk")
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def on_disk(self, job: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.disk, job)
+
+    def flush_later(self) -> None:
+        assert self.log is not None
+        asyncio.get_running_loop().call_later(LOG_DELAY, self.log.flush)
+
+
+async def serve(listener: socket.socket, server: Server) -> None:
+    """Accept connections until it is cancelled."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(listener.fileno(), ready.set)
+    try:
+        while True:
+            await ready.wait()
+            ready.clear()
+            for _ in range(BATCH):
+                try:
+                    # What `accept` does first; its socket would cost a getsockname(), too.
+                    fd, address = listener._accept()  # type: ignore[attr-defined]
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in OUT_OF_DESCRIPTORS:
+                        log.warning("cannot accept a connection: %s", error.strerror)
+                        await asyncio.sleep(PAUSE)
+                    break
+                if len(server.peers) >= server.limits.connections:
+                    turn_away(fd, address[0], server)
+                    continue
+                peer = Client(fd, address[0] if server.log else "", loop)
+                server.peers.add(peer)
+                task = loop.create_task(connection(peer, server))
+                server.tasks.add(task)  # the loop's own reference is a weak one
+                task.add_done_callback(server.tasks.discard)
+    finally:
+        loop.remove_reader(listener.fileno())
+
+
+async def connection(peer: Client, server: Server) -> None:
+    """One client: read, answer, wait for more, until either side has enough."""
+    try:
+        while True:
+            obstacle = exchange(peer, server)
+            while obstacle is not None:
+                if obstacle is END:
+                    return
+                if obstacle is LINGER:
+                    await hang_up(peer, server.limits.linger)
+                    return
+                obstacle = await overcome(peer, server, obstacle)
+            settle(peer)
+            await peer.readable()
+    except Exception as error:
+        if not is_gone(error):
+            log.exception("a connection ended with an error that is Knot's own")
+    finally:
+        forget(peer, server)
+
+
+async def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle | None:
+    """Wait for what has to be waited for, and go on until the next obstacle."""
+    settle(peer)
+    peer.waits_for = TAKING
+    unsent: Unsent | None = obstacle.unsent
+    if isinstance(obstacle.response, Later):
+        response = await server.on_disk(obstacle.response.make)
+        obstacle.response.keep(response)
+        unsent = send(peer, response)
+    else:
+        response = obstacle.response
+    if unsent:
+        await send_rest(peer, server, unsent)
+    return go_on(peer, server, obstacle, response, unsent)
+
+
+async def send_rest(peer: Client, server: Server, unsent: Unsent) -> None:
+    """Send it as fast as the client takes it.
+
+    Something stays unsent if the client has gone, or if the file has become shorter: then the
+    client must see the connection end before the length that it was told.
+    """
+    try:
+        while unsent:
+            await peer.writable()
+            piece = unsent[0]
+            if isinstance(piece, Slice) and is_cold(piece):
+                await server.on_disk(partial(warm, piece))
+            send_some(peer, unsent)
+    except EOFError:
+        pass
+    except OSError as error:
+        if not is_gone(error):
+            raise
+
+
+async def hang_up(peer: Client, linger: float) -> None:
+    """End a connection whose client may still be sending (see `LINGER`)."""
+    half_close(peer)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(linger):
+            while receive(peer) != b"":
+                await peer.readable()
+
+
+async def sweep(server: Server) -> None:
+    while True:
+        await asyncio.sleep(SWEEP)
+        look(server)
+
+
+# -- the end -------------------------------------------------------------------------------------
+
+
+async def main(
+    listener: socket.socket, server: Server, signals: Signals, grace: float
+) -> int | None:
+    loop = asyncio.get_running_loop()
+    heard = asyncio.Event()
+    fd = os.dup(signals.fd)  # uvloop keeps what it polls: it has to be a number of its own
+    loop.add_reader(fd, heard.set)
+    serving = loop.create_task(serve(listener, server))
+    sweeping = loop.create_task(sweep(server))
+    try:
+        await stop_told(signals, heard)
+        await ended(serving)
+        listener.close()
+        wind_up(server)
+        return await stop(server, signals, heard, grace)
+    finally:
+        await ended(serving)
+        await ended(sweeping)
+        loop.remove_reader(fd)
+        os.close(fd)
+        for task in list(server.tasks):
+            await ended(task)
+        server.disk.shutdown(wait=False)
+
+
+async def stop_told(signals: Signals, heard: asyncio.Event) -> None:
+    while not signals.take():
+        heard.clear()
+        await heard.wait()
+
+
+async def stop(server: Server, signals: Signals, heard: asyncio.Event, grace: float) -> int | None:
+    deserted = asyncio.Event()
+    server.when_deserted = deserted.set
+    told = asyncio.create_task(stop_told(signals, heard))
+    if server.peers:
+        gone = asyncio.create_task(deserted.wait())
+        await asyncio.wait((gone, told), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        await ended(gone)
+    again = told.done()
+    await ended(told)
+    cut = cut_all(server)
+    return None if again else cut
+
+
+async def ended(task: asyncio.Task[None] | asyncio.Task[bool]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+def run(listener: socket.socket, server: Server, signals: Signals, grace: float) -> int | None:
+    """Serve until a signal, then stop; how many connections were cut, None for a second signal."""
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with suppress(ImportError):
+        from uvloop import new_event_loop as new_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main(listener, server, signals, grace))

@@ -1,0 +1,523 @@
+"""What every concurrency model does with a connection between two waits.
+
+Nothing here waits: what cannot be done at once is an `Obstacle`, and each model has its own way to
+overcome it.  So whatever differs between two models is how they wait, and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from time import time
+from typing import Final
+
+from knot.limits import Limits
+from knot.log import AccessLog, Record
+from knot.request import BadRequest, Request, RequestParser, TalkativeParser
+from knot.respond import Later, Responder, Response, length_of
+from knot.site import Bytes, Slice, read_now
+
+READ_SIZE: Final = 16 * 1024
+"""Bytes read at once; the requests of a browser have 2 KiB."""
+
+WHOLE: Final = 64 * 1024
+"""Bytes of a file that go out in one call with the head."""
+
+SLICE: Final = 2 * 1024 * 1024
+"""Bytes of a large file that are sent before the others get their turn."""
+
+DISK_THREADS: Final = 4
+"""At most, where something else than the connection's own thread waits for a disk: enough that one
+slow disk does not stop the others, few enough to be cheap."""
+
+OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+PAUSE: Final = 0.1
+"""Seconds without accepting when the process has no descriptor left."""
+
+GONE: Final = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN}
+
+SWEEP: Final = 1.0
+"""Seconds between two looks at how long each client has been silent."""
+
+LOG_DELAY: Final = 0.2
+"""Seconds after which a line stands in the access log."""
+
+RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time: what the client has not taken yet is thrown away."""
+
+# What a connection waits for
+HEAD: Final = 0
+IDLE: Final = 1
+TAKING: Final = 2
+
+log = logging.getLogger("knot")
+
+
+STATE: Final = ("address", "age", "answered", "parser", "settled", "waits_for")
+"""What a `Peer` has beside its descriptor."""
+
+NO_SLOTS: Final[tuple[str, ...]] = ()
+
+
+class Peer:
+    """A client's connection: its descriptor, and what is known of it between two requests."""
+
+    __slots__ = NO_SLOTS  # those are in each model's class
+
+    fd: int
+    """-1 once it is closed."""
+    address: str
+    age: int
+    """How many sweeps ago something came from the client, or was taken by it."""
+    answered: int
+    """Requests; counted upwards, because Python has the small numbers already."""
+    parser: RequestParser | None
+    """Its own while a request is incomplete."""
+    waits_for: int
+    settled: bool
+    """Whether the descriptor is non-blocking.  One that is closed after its first answer never
+    needs to be, which spares a system call: that answer goes with a flag for this one call."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class Client(Peer):
+    """For the models that have no descriptors of their own."""
+
+    __slots__ = ("fd", *STATE)
+
+    def __init__(self, fd: int, address: str) -> None:
+        self.fd = fd
+        begin(self, address)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+
+def begin(peer: Peer, address: str) -> None:
+    peer.address = address
+    peer.age = 0
+    peer.answered = 0
+    peer.parser = None
+    peer.waits_for = HEAD
+    peer.settled = False
+
+
+def settle(peer: Peer) -> None:
+    if not peer.settled:
+        os.set_blocking(peer.fd, False)
+        peer.settled = True
+
+
+Asked = tuple[Iterator[Request | BadRequest], float, deque[tuple[bytes, bytes]], bool]
+"""What one read has brought: the requests that have no answer yet, when that was, what the client
+says of itself with each, and whether it sends something that nobody will look at."""
+
+
+Unsent = deque[memoryview | Slice]
+"""What of a response has not been sent yet."""
+
+NOTHING: Final[Unsent] = deque()
+
+
+class Server:
+    """What all the connections share; each model adds what it needs."""
+
+    def __init__(
+        self,
+        responder: Responder,
+        limits: Limits | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self.responder = responder
+        self.respond: Callable[[Request | BadRequest, float], Response | Later] = responder.respond
+        self.limits = limits or Limits()
+        self.log = access_log
+        self.peers: set[Peer] = set()
+        self.parser = self.new_parser()
+        """For every client whose requests have come whole."""
+        self.stopping = False
+        self.most_requests = self.limits.requests
+        """On one connection; 0 when the server stops."""
+        self.when_deserted: Callable[[], object] | None = None
+        """Called when the last client has gone."""
+
+    def new_parser(self) -> RequestParser:
+        talkative = self.log is not None and self.log.wants_more
+        return TalkativeParser() if talkative else RequestParser()
+
+    def note(
+        self,
+        address: str,
+        request: Request | BadRequest,
+        response: Response,
+        asked: Asked,
+        unsent: Unsent = NOTHING,
+    ) -> None:
+        """Put a line into the access log; it is written a little later, together with others.
+
+        `unsent` is what the client did not take.
+        """
+        assert self.log is not None
+        now = time()
+        method, version = b"", b"HTTP/1.1"
+        if isinstance(request, Request):
+            method = request.method
+            version = b"HTTP/1.0" if request.http_1_0 else version
+        if not self.log.pending:
+            self.flush_later()
+        _, when, said, _ = asked
+        referer, agent = said.popleft() if said else (b"", b"")
+        size = max(0, response.length - sum(map(length_of, unsent)))
+        self.log.add(
+            Record(
+                now, address, method, request.target, version, response.status, size, referer,
+                agent, now - when,
+            )
+        )  # fmt: skip
+
+    def flush_later(self) -> None:
+        """A first line is pending: the log is to be flushed after `LOG_DELAY` seconds."""
+        raise NotImplementedError
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 means any that is free.  Raises `OSError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=4096)
+    listener.setblocking(False)
+    # What is accepted inherits it: an answer is one send, and must not wait for an old one's ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Accepted when the request is there: `connection` then reads it without waiting.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+    return listener
+
+
+class Obstacle:
+    """What has to be waited for before the answers to what one read has brought can go on."""
+
+    __slots__ = ("asked", "request", "response", "unsent")
+
+    def __init__(
+        self,
+        asked: Asked,
+        request: Request | BadRequest,
+        response: Response | Later,
+        unsent: Unsent | None,
+    ) -> None:
+        self.asked = asked
+        self.request = request
+        self.response = response
+        self.unsent = unsent
+
+
+END: Final = Obstacle.__new__(Obstacle)
+"""No answer will follow, and nothing more need be read."""
+
+LINGER: Final = Obstacle.__new__(Obstacle)
+"""No answer will follow, but the client may still be sending: what it sends and nobody reads would
+make the kernel reset the connection, and a reset overtakes the answer (RFC 9112, section 9.6).  So
+say that nothing more will come, and read on for a while."""
+
+
+def exchange(peer: Peer, server: Server) -> Obstacle | None:
+    """Read what the client asks, and answer what can be answered at once."""
+    data = receive(peer)
+    if not data:
+        return None if data is None else END
+    return answer(peer, server, parse(peer, server, data))
+
+
+def parse(peer: Peer, server: Server, data: bytes | bytearray) -> Asked:
+    """Find the requests in what the client has sent."""
+    parser = peer.parser or server.parser
+    try:
+        requests = parser.feed(data)
+    except BaseException:
+        server.parser = server.new_parser()  # whatever state it is in, no other client gets it
+        raise
+    asked = iter(requests), time(), parser.said, parser.unread
+    if parser.unfinished or parser.ended or peer.parser is not None:
+        keep_parser(peer, server, parser, begun=bool(requests))
+    elif requests:  # an empty line is no sign of life
+        peer.age = 0
+        peer.waits_for = IDLE
+    return asked
+
+
+def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
+    """Answer, in their order, as many requests as can be answered at once."""
+    requests, when, _, unread = asked
+    respond = server.respond
+    for request in requests:
+        peer.answered += 1
+        last = peer.answered >= server.most_requests
+        if last:
+            request = request._replace(keep_alive=False)
+        response = respond(request, when)
+        if isinstance(response, Later):
+            return Obstacle(asked, request, response, None)
+        unsent = send(peer, response)
+        if unsent is not None:
+            return Obstacle(asked, request, response, unsent)
+        if not response.keep_alive:
+            if server.log is None and not last and not unread:
+                return END
+            return Obstacle(asked, request, response, None)
+        if server.log is not None:
+            server.note(peer.address, request, response, asked)
+    return None
+
+
+def go_on(
+    peer: Peer, server: Server, obstacle: Obstacle, response: Response, unsent: Unsent | None
+) -> Obstacle | None:
+    """After an obstacle: what comes next, until another stands in the way.
+
+    `unsent` is what the client did not take; None if there was nothing to wait for.
+    """
+    requests, _, said, unread = obstacle.asked
+    if server.log is not None:
+        server.note(peer.address, obstacle.request, response, obstacle.asked, unsent or NOTHING)
+    if unsent:
+        return END
+    if response.keep_alive and not server.stopping:
+        peer.age = 0
+        peer.waits_for = IDLE
+        return answer(peer, server, (requests, time(), said, unread))
+    if unsent is not None or unread or peer.answered >= server.most_requests:
+        return LINGER  # it may have asked for more than it will get, or do so meanwhile
+    return END
+
+
+def receive(peer: Peer) -> bytes | bytearray | None:
+    """What the client has sent: b"" if nothing will come any more, None if nothing is there yet."""
+    try:
+        if peer.settled:
+            return os.read(peer.fd, READ_SIZE)
+        return _buffer[: os.preadv(peer.fd, _buffers, -1, os.RWF_NOWAIT)]
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        settle(peer)  # a kernel before 5.12
+        return receive(peer)
+
+
+_buffer = bytearray(READ_SIZE)
+_buffers = [_buffer]
+
+
+def keep_parser(peer: Peer, server: Server, parser: RequestParser, begun: bool) -> None:
+    """In the middle of a request a parser belongs to that client, until the request is whole.
+
+    `begun` tells whether the request is another than before.
+    """
+    shared = parser is server.parser
+    if parser.unfinished and not parser.ended:
+        if shared:
+            peer.parser = parser
+            server.parser = server.new_parser()
+        if shared or begun:
+            peer.age = 0
+            peer.waits_for = HEAD
+        return
+    peer.parser = None
+    peer.age = 0
+    peer.waits_for = IDLE
+    if shared:
+        parser.reset()
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether a system call has failed because there is no client any more."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    return isinstance(error, OSError) and error.errno in GONE
+
+
+def forget(peer: Peer, server: Server) -> None:
+    """The connection has ended."""
+    peer.close()
+    server.peers.discard(peer)
+    if not server.peers and server.when_deserted is not None:
+        server.when_deserted()
+        server.when_deserted = None
+
+
+# -- sending -------------------------------------------------------------------------------------
+
+
+def send(peer: Peer, response: Response) -> Unsent | None:
+    """Send what goes out in one call; what is left, or None if that was all."""
+    data = response.data
+    if response.rest:
+        return send_several(peer, data, response.rest)
+    sent = send_now(peer, (data,))
+    return None if sent == len(data) else deque((memoryview(data)[sent:],))
+
+
+def send_now(peer: Peer, buffers: Sequence[Bytes]) -> int:
+    """How many bytes the client takes at once."""
+    try:
+        if peer.settled:
+            return os.writev(peer.fd, buffers)
+        return os.pwritev(peer.fd, buffers, -1, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return 0
+
+
+def send_several(peer: Peer, head: bytes, rest: tuple[Bytes | Slice, ...]) -> Unsent | None:
+    """The head goes out with what follows it in memory, and with the first bytes of a file."""
+    buffers: list[Bytes] = [head]
+    later: Unsent = deque()
+    for place, piece in enumerate(rest):
+        if isinstance(piece, Slice):
+            first = read_now(piece.file.fd, min(WHOLE, piece.stop - piece.start), piece.start)
+            buffers.append(first)
+            left = piece._replace(start=piece.start + len(first))
+            later.extend([left] if left.start < left.stop else [])
+            later.extend(as_unsent(other) for other in rest[place + 1 :])
+            break
+        buffers.append(piece)
+    sent = send_now(peer, buffers)
+    unsent: Unsent = deque()
+    for buffer in buffers:
+        if sent < len(buffer):
+            unsent.append(memoryview(buffer)[sent:])
+        sent = max(0, sent - len(buffer))
+    return (unsent + later) or None
+
+
+def as_unsent(piece: Bytes | Slice) -> memoryview | Slice:
+    return piece if isinstance(piece, Slice) else memoryview(piece)
+
+
+def send_some(peer: Peer, unsent: Unsent) -> None:
+    """Send what the client takes at once, and of a file no more than others can wait for.
+
+    Raises `EOFError` if a file ends before its slice does.
+    """
+    piece = unsent[0]
+    left: memoryview | Slice
+    try:
+        if isinstance(piece, Slice):
+            count = min(SLICE, piece.stop - piece.start)
+            sent = os.sendfile(peer.fd, piece.file.fd, piece.start, count)
+            if not sent:
+                raise EOFError
+            left = piece._replace(start=piece.start + sent)
+        else:
+            left = piece[os.write(peer.fd, piece) :]
+    except BlockingIOError:
+        return
+    peer.age = 0
+    if length_of(left):
+        unsent[0] = left
+    else:
+        unsent.popleft()
+
+
+def is_cold(piece: Slice) -> bool:
+    """Whether the next bytes of a file seem to be on the disk only: `sendfile` would wait."""
+    last = min(piece.stop, piece.start + SLICE) - 1
+    fd = piece.file.fd
+    return not (read_now(fd, 1, piece.start) and read_now(fd, 1, last))
+
+
+def warm(piece: Slice) -> None:
+    """Wait for the disk, on a thread of the helper's; what follows is asked for, too."""
+    os.posix_fadvise(piece.file.fd, piece.start, 4 * SLICE, os.POSIX_FADV_WILLNEED)
+    os.pread(piece.file.fd, min(SLICE, piece.stop - piece.start), piece.start)
+
+
+# -- the end of a connection -----------------------------------------------------------------------
+
+
+def half_close(peer: Peer) -> None:
+    """Tell the client that no more answers will come."""
+    with socket_of(peer) as end:
+        end.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def socket_of(peer: Peer) -> Iterator[socket.socket]:
+    """The connection as a socket object, which has calls that descriptors lack."""
+    end = socket.socket(fileno=peer.fd)
+    try:
+        yield end
+    finally:
+        end.detach()
+
+
+def turn_away(fd: int, address: str, server: Server) -> None:
+    """One client too many: read what it asks for, or the refusal would be lost, and refuse."""
+    with suppress(OSError):
+        os.set_blocking(fd, False)
+        refuse(fd, address, server, BadRequest(503, "there are too many clients"))
+        os.read(fd, READ_SIZE)
+    os.close(fd)
+
+
+def refuse(fd: int, address: str, server: Server, request: BadRequest) -> None:
+    """An answer to a client that is not listened to any more."""
+    now = time()
+    response = server.responder.respond(request, now)
+    assert isinstance(response, Response)
+    os.write(fd, response.data)
+    if server.log is not None:
+        server.note(address, request, response, (iter(()), now, deque(), False))
+
+
+def look(server: Server) -> None:
+    """Once every `SWEEP` seconds: end the connections that have been silent for too long.
+
+    One look at each of them is all that timeouts cost; a request costs an assignment.
+    """
+    limits = server.limits
+    most = {HEAD: limits.head / SWEEP, IDLE: limits.keep_alive / SWEEP, TAKING: limits.send / SWEEP}
+    for peer in list(server.peers):
+        peer.age += 1
+        if peer.age > most[peer.waits_for]:
+            if peer.waits_for == HEAD and peer.parser is not None:
+                late = BadRequest(408, "the request took too long")
+                with suppress(OSError):
+                    settle(peer)
+                    refuse(peer.fd, peer.address, server, late)
+            cut(peer)
+
+
+def wind_up(server: Server) -> None:
+    """Nobody gets another answer than the one under way; who waits for none is cut off."""
+    server.stopping = True
+    server.most_requests = 0
+    for peer in list(server.peers):
+        if peer.waits_for == IDLE or (peer.waits_for == HEAD and peer.parser is None):
+            cut(peer)
+
+
+def cut_all(server: Server) -> int:
+    """The end: how many connections had to be cut."""
+    left = list(server.peers)
+    for peer in left:
+        peer.waits_for = TAKING
+        cut(peer)
+    return len(left)
+
+
+def cut(peer: Peer) -> None:
+    """End it from outside: its closure sees the end of what the client sends, or a broken pipe."""
+    with suppress(OSError), socket_of(peer) as end:
+        if peer.waits_for == TAKING:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        end.shutdown(socket.SHUT_RDWR)

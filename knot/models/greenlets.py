@@ -1,0 +1,241 @@
+"""Knot by greenlets: each connection is a user-level thread of gevent's, today's nearest to the
+paper's Capriccio.
+
+It reads like `threads` and runs like `events`: a wait switches to another greenlet's stack, and
+between two waits nothing else runs, so there is nothing to lock.  Nothing is patched: the waits
+are gevent's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from functools import partial
+from typing import Any, Final
+
+import gevent
+import gevent.event
+from gevent.hub import get_hub
+from gevent.pool import Group
+
+from knot.limits import Limits
+from knot.log import AccessLog
+from knot.models import connection as common
+from knot.models.connection import (
+    DISK_THREADS,
+    END,
+    LINGER,
+    LOG_DELAY,
+    OUT_OF_DESCRIPTORS,
+    PAUSE,
+    SWEEP,
+    TAKING,
+    Obstacle,
+    Unsent,
+    cut_all,
+    exchange,
+    forget,
+    go_on,
+    half_close,
+    is_cold,
+    is_gone,
+    look,
+    receive,
+    send,
+    send_some,
+    settle,
+    turn_away,
+    warm,
+    wind_up,
+)
+from knot.respond import Later, Responder
+from knot.signals import Signals
+from knot.site import Slice
+
+__all__ = ["Server", "run"]
+
+BATCH: Final = 64
+"""Connections accepted before those that are open get their turn again."""
+
+PATIENCE: Final = 1.0
+"""Seconds for greenlets to see that their connections have been cut."""
+
+READ: Final = 1
+WRITE: Final = 2
+"""As libev counts them."""
+
+log = logging.getLogger("knot")
+
+
+class Client(common.Client):
+    """A connection, and libev's watcher of it."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, fd: int, address: str) -> None:
+        super().__init__(fd, address)
+        self._reader: Any = None
+
+    def readable(self) -> None:
+        if self._reader is None:
+            self._reader = get_hub().loop.io(self.fd, READ)
+        get_hub().wait(self._reader)
+
+    def writable(self) -> None:
+        wait(self.fd, WRITE)
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        super().close()
+
+
+def wait(fd: int, events: int) -> None:
+    watcher = get_hub().loop.io(fd, events)
+    try:
+        get_hub().wait(watcher)
+    finally:
+        watcher.close()
+
+
+class Server(common.Server):
+    """What all the connections share."""
+
+    def __init__(
+        self,
+        responder: Responder,
+        limits: Limits | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        super().__init__(responder, limits, access_log)
+        self.disk = get_hub().threadpool
+        self.disk.maxsize = DISK_THREADS
+        self.connections = Group()
+
+    def flush_later(self) -> None:
+        assert self.log is not None
+        gevent.spawn_later(LOG_DELAY, self.log.flush)
+
+
+def serve(listener: socket.socket, server: Server) -> None:
+    """Accept connections until it is killed."""
+    while True:
+        wait(listener.fileno(), READ)
+        for _ in range(BATCH):
+            try:
+                # What `accept` does first; its socket object would cost a getsockname(), too.
+                fd, address = listener._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in OUT_OF_DESCRIPTORS:
+                    log.warning("cannot accept a connection: %s", error.strerror)
+                    gevent.sleep(PAUSE)
+                break
+            if len(server.peers) >= server.limits.connections:
+                turn_away(fd, address[0], server)
+                continue
+            peer = Client(fd, address[0] if server.log else "")
+            server.peers.add(peer)
+            server.connections.spawn(connection, peer, server)
+
+
+def connection(peer: Client, server: Server) -> None:
+    """One client: read, answer, wait for more, until either side has enough."""
+    try:
+        while True:
+            obstacle = exchange(peer, server)
+            while obstacle is not None:
+                if obstacle is END:
+                    return
+                if obstacle is LINGER:
+                    return hang_up(peer, server.limits.linger)
+                obstacle = overcome(peer, server, obstacle)
+            settle(peer)
+            peer.readable()
+    except Exception as error:
+        if not is_gone(error):
+            log.exception("a connection ended with an error that is Knot's own")
+    finally:
+        forget(peer, server)
+
+
+def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle | None:
+    """Wait for what has to be waited for, and go on until the next obstacle."""
+    settle(peer)
+    peer.waits_for = TAKING
+    unsent: Unsent | None = obstacle.unsent
+    if isinstance(obstacle.response, Later):
+        response = server.disk.apply(obstacle.response.make)
+        obstacle.response.keep(response)
+        unsent = send(peer, response)
+    else:
+        response = obstacle.response
+    if unsent:
+        send_rest(peer, server, unsent)
+    return go_on(peer, server, obstacle, response, unsent)
+
+
+def send_rest(peer: Client, server: Server, unsent: Unsent) -> None:
+    """Send it as fast as the client takes it.
+
+    Something stays unsent if the client has gone, or if the file has become shorter: then the
+    client must see the connection end before the length that it was told.
+    """
+    try:
+        while unsent:
+            peer.writable()
+            piece = unsent[0]
+            if isinstance(piece, Slice) and is_cold(piece):
+                server.disk.apply(partial(warm, piece))
+            send_some(peer, unsent)
+    except EOFError:
+        pass
+    except OSError as error:
+        if not is_gone(error):
+            raise
+
+
+def hang_up(peer: Client, linger: float) -> None:
+    """End a connection whose client may still be sending (see `LINGER`)."""
+    half_close(peer)
+    with gevent.Timeout(linger, False):
+        while receive(peer) != b"":
+            peer.readable()
+
+
+def sweep(server: Server) -> None:
+    while True:
+        gevent.sleep(SWEEP)
+        look(server)
+
+
+# -- the end -------------------------------------------------------------------------------------
+
+
+def run(listener: socket.socket, server: Server, signals: Signals, grace: float) -> int | None:
+    """Serve until a signal, then stop; how many connections were cut, None for a second signal."""
+    fd = os.dup(signals.fd)
+    workers = [gevent.spawn(serve, listener, server), gevent.spawn(sweep, server)]
+    wait_for_stop(fd, signals)
+    gevent.killall(workers[:1])
+    listener.close()
+    wind_up(server)
+    again = gevent.spawn(wait_for_stop, fd, signals)
+    if server.peers:
+        deserted = gevent.event.Event()
+        server.when_deserted = deserted.set
+        gevent.wait([again, deserted], timeout=grace, count=1)
+    cut = None if again.ready() else len(server.peers)
+    gevent.killall([again, *workers])
+    cut_all(server)
+    server.connections.join(PATIENCE)
+    os.close(fd)
+    return cut
+
+
+def wait_for_stop(fd: int, signals: Signals) -> None:
+    while not signals.take():
+        wait(fd, READ)

@@ -1,0 +1,254 @@
+"""Knot by threads: each connection has one of the operating system's, which blocks for it.
+
+Made as good as threads can be: no queue and no hand-off between accepting and answering, one read
+and one write for a request, both on a descriptor that blocks.  Threads really take turns anywhere,
+so that what they share, the cache and the log, is under one lock; no thread waits while it has it.
+Timeouts would cost a system call each, so the main thread looks once a second at all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import threading
+from _thread import start_new_thread  # `Thread.start` waits until the other runs: 30 µs of 90
+from time import monotonic, sleep
+from typing import Final
+
+from knot.limits import Limits
+from knot.log import AccessLog
+from knot.models import connection as common
+from knot.models.connection import (
+    END,
+    LINGER,
+    LOG_DELAY,
+    NOTHING,
+    OUT_OF_DESCRIPTORS,
+    PAUSE,
+    READ_SIZE,
+    SWEEP,
+    TAKING,
+    Asked,
+    Client,
+    Obstacle,
+    Unsent,
+    answer,
+    cut_all,
+    go_on,
+    half_close,
+    is_gone,
+    look,
+    parse,
+    receive,
+    send,
+    send_some,
+    settle,
+    turn_away,
+    wind_up,
+)
+from knot.request import BadRequest, Request
+from knot.respond import Later, Responder, Response
+from knot.signals import Signals
+
+__all__ = ["Server", "run"]
+
+PATIENCE: Final = 1.0
+"""Seconds for threads to see that their connections have been cut."""
+
+log = logging.getLogger("knot")
+
+
+class Server(common.Server):
+    """What all the connections share, and the lock for it."""
+
+    def __init__(
+        self,
+        responder: Responder,
+        limits: Limits | None = None,
+        access_log: AccessLog | None = None,
+        pool: int | None = None,
+    ) -> None:
+        """`pool` is how many threads take turns; None gives each connection one of its own."""
+        super().__init__(responder, limits, access_log)
+        self.pool = pool
+        self.lock = threading.RLock()
+        self.respond = self._respond
+
+    def _respond(self, request: Request | BadRequest, now: float) -> Response | Later:
+        with self.lock:
+            return self.responder.respond(request, now)
+
+    def note(
+        self,
+        address: str,
+        request: Request | BadRequest,
+        response: Response,
+        asked: Asked,
+        unsent: Unsent = NOTHING,
+    ) -> None:
+        with self.lock:
+            super().note(address, request, response, asked, unsent)
+
+    def flush_later(self) -> None:
+        """The main thread flushes every `LOG_DELAY` seconds."""
+
+
+def accept_for_each(listener: socket.socket, server: Server) -> None:
+    """Give each connection a thread of its own."""
+    while (peer := accept(listener, server)) is not None:
+        try:
+            start_new_thread(connection, (peer, server))
+        except RuntimeError as error:
+            log.warning("cannot start a thread for a connection: %s", error)
+            server.peers.discard(peer)
+            turn_away(peer.fd, peer.address, server)
+
+
+def accept_in_turn(listener: socket.socket, server: Server) -> None:
+    """One of a pool of threads: each accepts, serves to the end, and accepts again."""
+    while (peer := accept(listener, server)) is not None:
+        connection(peer, server)
+
+
+def accept(listener: socket.socket, server: Server) -> Client | None:
+    """Wait for the next connection; None when there will be none."""
+    while not server.stopping:
+        try:
+            # What `accept` does first; its socket object would cost a getsockname(), too.
+            fd, address = listener._accept()  # type: ignore[attr-defined]
+        except OSError as error:
+            if error.errno in OUT_OF_DESCRIPTORS:
+                log.warning("cannot accept a connection: %s", error.strerror)
+                sleep(PAUSE)
+            continue  # the client has gone already, or `stop` has shut the door
+        if len(server.peers) >= server.limits.connections:
+            turn_away(fd, address[0], server)
+            continue
+        peer = Client(fd, address[0] if server.log else "")
+        server.peers.add(peer)
+        return peer
+    return None
+
+
+def connection(peer: Client, server: Server) -> None:
+    """One client: read, answer, wait for more, until either side has enough."""
+    try:
+        while True:
+            obstacle = exchange(peer, server)
+            while obstacle is not None:
+                if obstacle is END:
+                    return
+                if obstacle is LINGER:
+                    return hang_up(peer, server.limits.linger)
+                obstacle = overcome(peer, server, obstacle)
+    except Exception as error:
+        if not is_gone(error):
+            log.exception("a connection ended with an error that is Knot's own")
+    finally:
+        with server.lock:  # else the sweep could cut what has got this descriptor's number since
+            common.forget(peer, server)
+
+
+def exchange(peer: Client, server: Server) -> Obstacle | None:
+    """Wait for what the client asks, and answer what can be answered without waiting again."""
+    data = os.read(peer.fd, READ_SIZE)
+    if not data:
+        return END
+    with server.lock:
+        asked = parse(peer, server, data)
+    return answer(peer, server, asked)
+
+
+def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle | None:
+    """Do what takes a while, and go on until the next obstacle."""
+    peer.waits_for = TAKING
+    unsent: Unsent | None = obstacle.unsent
+    if isinstance(obstacle.response, Later):
+        response = obstacle.response.make()
+        with server.lock:
+            obstacle.response.keep(response)
+        unsent = send(peer, response)
+    else:
+        response = obstacle.response
+    if unsent:
+        send_rest(peer, unsent)
+    return go_on(peer, server, obstacle, response, unsent)
+
+
+def send_rest(peer: Client, unsent: Unsent) -> None:
+    """Send it as fast as the client takes it.
+
+    A write that blocks would not say whether the client takes anything at all; so this one waits
+    and writes what there is room for.
+    """
+    settle(peer)
+    ready = select.poll()
+    ready.register(peer.fd, select.POLLOUT)
+    try:
+        while unsent:
+            ready.poll()
+            send_some(peer, unsent)
+        os.set_blocking(peer.fd, True)
+        peer.settled = False
+    except EOFError:
+        pass
+    except OSError as error:
+        if not is_gone(error):
+            raise
+
+
+def hang_up(peer: Client, linger: float) -> None:
+    """End a connection whose client may still be sending (see `LINGER`)."""
+    settle(peer)
+    until = monotonic() + linger
+    ready = select.poll()
+    ready.register(peer.fd, select.POLLIN)
+    half_close(peer)
+    while receive(peer) != b"" and (left := until - monotonic()) > 0:
+        ready.poll(left * 1000)
+
+
+# -- the main thread -----------------------------------------------------------------------------
+
+
+def run(listener: socket.socket, server: Server, signals: Signals, grace: float) -> int | None:
+    """Serve until a signal, then stop; how many connections were cut, None for a second signal."""
+    listener.setblocking(True)
+    if server.pool is None:
+        start_new_thread(accept_for_each, (listener, server))
+    for _ in range(server.pool or 0):
+        start_new_thread(accept_in_turn, (listener, server))
+    watch(server, signals, None)
+    server.stopping = True
+    listener.shutdown(socket.SHUT_RDWR)  # whoever is in accept() there comes out of it
+    listener.close()
+    with server.lock:
+        wind_up(server)
+    stopped = watch(server, signals, grace)
+    with server.lock:
+        cut = cut_all(server)
+    give_up = monotonic() + PATIENCE
+    while server.peers and monotonic() < give_up:
+        sleep(PATIENCE / 100)
+    return cut if stopped else None
+
+
+def watch(server: Server, signals: Signals, grace: float | None) -> bool:
+    """Look after timeouts and the log until a signal, or until `grace` is over; whether it is."""
+    heard = select.poll()
+    heard.register(signals.fd, select.POLLIN)
+    began = swept = monotonic()
+    while grace is None or (server.peers and monotonic() - began < grace):
+        heard.poll(1000 * (LOG_DELAY if server.log or grace is not None else SWEEP))
+        if signals.take():
+            return False
+        if server.log is not None:
+            with server.lock:
+                server.log.flush()
+        if monotonic() - swept >= SWEEP:
+            swept = monotonic()
+            with server.lock:
+                look(server)
+    return True
