@@ -69,13 +69,12 @@ def with_server(
             errors.append(error)
         signals.tell(signal.SIGTERM)
 
-    threads = _thread._count()
     thread = threading.Thread(target=work)
     thread.start()
     model.module.run(listener, server, signals, grace)
     thread.join()
     if model.name == "threads":
-        await_end_of_threads(threads)
+        await_end_of_threads()
     signals.close()
     assert not server.peers
     site.close()
@@ -84,10 +83,10 @@ def with_server(
     return results[0]
 
 
-def await_end_of_threads(others: int) -> None:
+def await_end_of_threads() -> None:
     """They have let go of their connections, but still have the server."""
     deadline = monotonic() + 20
-    while _thread._count() > others:
+    while _thread._count() >= threading.active_count():  # which counts the main thread, too
         assert monotonic() < deadline
 
 

@@ -216,10 +216,13 @@ def hang_up(peer: Client, linger: float) -> None:
 def run(listener: socket.socket, server: Server, signals: Signals, grace: float) -> int | None:
     """Serve until a signal, then stop; how many connections were cut, None for a second signal."""
     listener.setblocking(True)
-    if server.pool is None:
-        start_new_thread(accept_for_each, (listener, server))
-    for _ in range(server.pool or 0):
-        start_new_thread(accept_in_turn, (listener, server))
+    work = accept_for_each if server.pool is None else accept_in_turn
+    acceptors = [
+        threading.Thread(target=work, args=(listener, server), daemon=True)
+        for _ in range(server.pool or 1)
+    ]
+    for thread in acceptors:
+        thread.start()
     watch(server, signals, None)
     server.stopping = True
     listener.shutdown(socket.SHUT_RDWR)  # whoever is in accept() there comes out of it
@@ -232,6 +235,8 @@ def run(listener: socket.socket, server: Server, signals: Signals, grace: float)
     give_up = monotonic() + PATIENCE
     while server.peers and monotonic() < give_up:
         sleep(PATIENCE / 100)
+    for thread in acceptors:
+        thread.join(max(give_up - monotonic(), 0))
     return cut if stopped else None
 
 
