@@ -292,8 +292,10 @@ def go_on(
         return END
     if response.keep_alive and not server.stopping:
         peer.age = 0
-        peer.waits_for = IDLE
-        return answer(peer, server, (requests, time(), said, unread))
+        following = answer(peer, server, (requests, time(), said, unread))
+        if following is None:
+            peer.waits_for = IDLE if peer.parser is None else HEAD
+        return following
     if unsent is not None or unread or peer.answered >= server.most_requests:
         return LINGER  # it may have asked for more than it will get, or do so meanwhile
     return END

@@ -22,6 +22,7 @@ from knot.log import AccessLog
 from knot.models import connection as common
 from knot.models.connection import (
     END,
+    IDLE,
     LINGER,
     LOG_DELAY,
     NOTHING,
@@ -153,12 +154,18 @@ def connection(peer: Client, server: Server) -> None:
 
 def exchange(peer: Client, server: Server) -> Obstacle | None:
     """Wait for what the client asks, and answer what can be answered without waiting again."""
+    if server.stopping and peer.waits_for == IDLE:
+        return END  # it may have become idle after `wind_up` has looked
     data = os.read(peer.fd, READ_SIZE)
     if not data:
         return END
     with server.lock:
         asked = parse(peer, server, data)
-    return answer(peer, server, asked)
+        next_wait, peer.waits_for = peer.waits_for, TAKING  # the main thread does not cut that off
+    obstacle = answer(peer, server, asked)
+    if obstacle is None:
+        peer.waits_for = next_wait
+    return obstacle
 
 
 def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle | None:
