@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test format bench-tame bench-knot clean
+.PHONY: serve test format bench-tame bench-knot loadtest-distributed loadtest-watch clean
 
 serve: .venv/made
 	$(BIN)/knot serve ./www
@@ -23,6 +23,14 @@ bench-tame: .venv/made
 # A short run: make bench-knot ARGS="--rounds 1 --seconds 1 --only 304"
 bench-knot: .venv/made
 	$(BIN)/python -m loadtest.bench_knot $(ARGS)
+
+# locust, a master and two workers against Knot: make loadtest-distributed ARGS="--workers 4"
+loadtest-distributed: .venv/made
+	$(BIN)/python -m loadtest.distributed run $(ARGS)
+
+# Knot, and locust's page to put loads on it and watch them.
+loadtest-watch: .venv/made
+	$(BIN)/python -m loadtest.distributed watch $(ARGS)
 
 .venv/made: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,56 @@
+"""What clients do, as data.  Each generator turns a scenario into its own kind of clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One kind of client.
+
+    A client makes a connection, asks `requests` times on it, closes it and makes the next.
+    """
+
+    name: str
+    about: str
+    requests: int | None = None
+    """On one connection; None keeps it as long as the server does."""
+    pause: float = 0.0
+    """Seconds between an answer and the next request."""
+    assets: int = 0
+    """After each page so many files are asked for over `parallel` connections, as browsers do."""
+    parallel: int = 1
+    think: float = 0.0
+    """Seconds between a page with all its assets and the next page: the mean of an exponential
+    distribution."""
+    slow: int | None = None
+    """Bytes a second that a client takes; None as fast as they come."""
+    asks: bool = True
+    """False for clients that ask once and then only hold their connection."""
+
+
+SCENARIOS: Final = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("one", "one request per connection", requests=1),
+        Scenario("five", "five requests per connection, at once", requests=5),
+        Scenario(
+            "five-paused",
+            "five requests per connection, 20 ms between them (SEDA's and Capriccio's)",
+            requests=5,
+            pause=0.02,
+        ),
+        Scenario("kept", "kept-alive connections"),
+        Scenario(
+            "browsers",
+            "a page and eight assets over four connections, two seconds to read it",
+            assets=8,
+            parallel=4,
+            think=2.0,
+        ),
+        Scenario("slow", "readers that take 16 KiB a second", requests=1, slow=16 * 1024),
+        Scenario("idle", "one request, then an open connection that says nothing", asks=False),
+    )
+}
