@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test format bench-tame bench-knot loadtest-distributed loadtest-watch clean
+.PHONY: serve test format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch clean
 
 serve: .venv/made
 	$(BIN)/knot serve ./www
@@ -23,6 +23,11 @@ bench-tame: .venv/made
 # A short run: make bench-knot ARGS="--rounds 1 --seconds 1 --only 304"
 bench-knot: .venv/made
 	$(BIN)/python -m loadtest.bench_knot $(ARGS)
+
+# The experiment, about 5 minutes; the long one: make loadtest LOAD=full
+# Single parts: make loadtest ARGS="--only figure7 --only memory"
+loadtest: .venv/made
+	$(BIN)/python -m loadtest run $(if $(filter full,$(LOAD)),--full) $(ARGS)
 
 # locust, a master and two workers against Knot: make loadtest-distributed ARGS="--workers 4"
 loadtest-distributed: .venv/made

@@ -5,7 +5,7 @@ the speed of a shared machine drifts by a factor of two within minutes; what is 
 ratio of medians over the rounds.  CPU per request is the user and system time of all of a
 server's processes over the requests that wrk counted: it holds also where the load generator is
 the one that is out of breath.  The cases stand in `knot_cases.py`, the servers in
-`knot_servers.py`, the measuring in `knot_load.py`; this file makes the tables.
+`servers.py`, the measuring in `knot_load.py`; this file makes the tables.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from loadtest.knot_cases import (
     write_files,
 )
 from loadtest.knot_load import Figures, Memory, Row, measure, measure_memory, raise_descriptors
-from loadtest.knot_servers import Server, knot, nginx, peers
+from loadtest.servers import Server, ServerError, knot, nginx, peers
 
 ROUNDS: Final = 5
 SECONDS: Final = 2
@@ -65,8 +65,11 @@ def main(rounds: int, seconds: int, only: str) -> None:
         if shutil.which(program) is None:
             sys.exit(f"bench-knot needs {program}: install the Debian package {package}")
     descriptors = raise_descriptors()
-    ours, reference = knot("uvloop", "Knot"), nginx()
-    drivers = [knot(driver, f"Knot on {driver}") for driver in ("asyncio", "epoll")]
+    ours, reference = knot("Knot", environment={"TAME_DRIVER": "uvloop"}), nginx()
+    drivers = [
+        knot(f"Knot on {driver}", environment={"TAME_DRIVER": driver})
+        for driver in ("asyncio", "epoll")
+    ]
     others, missing = peers()
     pair = [ours, *([reference] if reference else [])]
     everyone = [*pair, *drivers, *others]
@@ -87,8 +90,11 @@ def main(rounds: int, seconds: int, only: str) -> None:
         os.chmod(work, 0o755)
         root = Path(work, "root")
         write_files(root)
-        figures = measure(chosen(only), pair, everyone, root, rounds, seconds)
-        memory = measure_memory(only, pair, everyone, root)
+        try:
+            figures = measure(chosen(only), pair, everyone, root, rounds, seconds)
+            memory = measure_memory(only, pair, everyone, root)
+        except ServerError as error:
+            sys.exit(str(error))
     show("Knot beside nginx", MAIN_HEAD, main_lines(figures, memory))
     for note in notes(figures):
         click.echo(f"\n{note}")

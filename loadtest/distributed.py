@@ -10,8 +10,6 @@ started.  What more machines need beside this is in `docs/loadtest.md`.
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 import shlex
 import signal
@@ -31,14 +29,13 @@ from hdrh.histogram import HdrHistogram
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.fileset import FileSet, FileSetError
+from loadtest.environment import environment
+from loadtest.fileset import FileSet, FileSetError, cache_of
 from loadtest.generators import GeneratorError, Target, locust
-from loadtest.knot_load import cpu_seconds
-from loadtest.knot_servers import family
-from loadtest.results import Cost, Environment, Load, Result, Run, Server, save
+from loadtest.measure import cpu_seconds
+from loadtest.results import Cost, Load, Result, Run, Server, save
 from loadtest.scenario import SCENARIOS
 
-PACKAGES: Final = ("gevent", "httptools", "knot", "locust", "uvloop")
 WARM_UP_REQUESTS: Final = 2_000
 SERVING: Final = re.compile(r"http://([\d.]+):(\d+)")
 
@@ -77,10 +74,10 @@ def run(
 ) -> None:
     """Measure Knot with a master and workers of locust."""
     settings = {"workers": workers, "clients": clients, "seconds": seconds, "load": load}
-    files = cached(load)
+    files = written(cache_of(load), load)
     with serving(files.root) as (target, server):
         warm_up(target, files, Random(seed))
-        before = counts(server.pid)
+        before = cpu_seconds(server.pid)
         try:
             found = locust.distributed(
                 target,
@@ -93,12 +90,13 @@ def run(
             )
         except GeneratorError as error:
             sys.exit(str(error))
-        cost = spent(before, counts(server.pid), found.seconds)  # it has done nothing else
+        spent = cpu_seconds(server.pid) - before  # it has done nothing else
+        cost = Cost(seconds=found.seconds, cpu=spent)
     result = Result(
         made=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=shlex.join(["python", "-m", "loadtest.distributed", *sys.argv[1:]]),
         settings={name: f"{value:g}" for name, value in settings.items()} | {"seed": str(seed)},
-        environment=environment(),
+        environment=environment(pinned=False),
         servers=(
             Server(name="events", kind="model", version=version("knot"), command="knot serve"),
         ),
@@ -115,7 +113,7 @@ def run(
 @click.option("--port", default=8089, show_default=True, help="Of locust's page.")
 def watch(load: int, port: int) -> None:
     """Serve the files, and locust's page, until Ctrl-C."""
-    files = cached(load)
+    files = written(cache_of(load), load)
     with serving(files.root) as (target, _):
         host = f"http://{target.host}:{target.port}"
         page = ["--web-host", "127.0.0.1", "--web-port", str(port), "--class-picker"]
@@ -141,12 +139,6 @@ def write_files(load: int, directory: Path) -> None:
 
 
 # -- what is served -----------------------------------------------------------------------------
-
-
-def cached(load: int) -> FileSet:
-    """The file set, which is made once for each load."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return written(cache / "knot" / f"load-{load}", load)
 
 
 def written(root: Path, load: int) -> FileSet:
@@ -185,45 +177,6 @@ def warm_up(target: Target, files: FileSet, numbers: Random) -> None:
 
 
 # -- what it has cost ---------------------------------------------------------------------------
-
-
-def counts(pid: int) -> tuple[float, int, int]:
-    """Seconds of CPU, voluntary and involuntary switches of a server's processes."""
-    voluntary = involuntary = 0
-    for member in family(pid):
-        for status in Path(f"/proc/{member}/task").glob("*/status"):
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            voluntary += int(fields["voluntary_ctxt_switches"])
-            involuntary += int(fields["nonvoluntary_ctxt_switches"])
-    return cpu_seconds(pid), voluntary, involuntary
-
-
-def spent(before: tuple[float, int, int], after: tuple[float, int, int], seconds: float) -> Cost:
-    cpu, voluntary, involuntary = (b - a for a, b in zip(before, after, strict=True))
-    return Cost(
-        seconds=seconds,
-        cpu=cpu,
-        voluntary_switches=int(voluntary),
-        involuntary_switches=int(involuntary),
-    )
-
-
-def environment() -> Environment:
-    return Environment(
-        kernel=platform.release(),
-        processor=processor(),
-        cores=os.cpu_count() or 1,
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        python=platform.python_version(),
-        packages={name: version(name) for name in PACKAGES},
-        limits={},
-        pinned=False,
-    )
-
-
-def processor() -> str:
-    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found[1] if found else platform.machine()
 
 
 def show(load: Load, cost: Cost, workers: int) -> None:

@@ -12,6 +12,7 @@ Whoever knows the name of a file knows its bytes: a client needs no disk to chec
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
 import shutil
@@ -48,6 +49,12 @@ PRINTABLE: Final = bytes(33 + byte % 92 for byte in range(256))
 
 class FileSetError(Exception):
     """The files cannot be written; the message is a sentence for the user."""
+
+
+def cache_of(load: int) -> Path:
+    """Where the files for `load` are kept between runs."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "knot" / f"load-{load}"
 
 
 def directories_for(load: int) -> int:

@@ -60,7 +60,7 @@ class Case:
     """So many times as long as other cases: where few requests fit in, or connecting takes long."""
     knot: tuple[str, ...] = ()
     nginx: Mapping[str, str] = field(default_factory=dict)
-    """What differs from the defaults in `knot_servers`."""
+    """What differs from the defaults in `servers`."""
     against: str = ""
     """The case with which each server is compared instead, itself with itself."""
     everyone: bool = False

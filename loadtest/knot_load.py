@@ -6,7 +6,6 @@ wrk counted.  wrk runs on the second core.
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import subprocess
@@ -23,8 +22,9 @@ from typing import Final, NamedTuple
 import click
 
 from loadtest.knot_cases import IDLE, IDLE_CONNECTIONS, START, Case, mix_paths, zipf
-from loadtest.knot_servers import PATIENCE, Running, Server, family, started
+from loadtest.measure import cpu_seconds, family, sockets, wait_for_closing
 from loadtest.memory import private_bytes
+from loadtest.servers import Running, Server, started
 
 WARM_UP: Final = 1
 """Seconds, the least that wrk runs."""
@@ -101,7 +101,7 @@ def measure(
 def one(running: Running, case: Case, root: Path, seconds: int) -> Row:
     """Warm the server up and measure it."""
     headers = prepare(running, case, root)
-    idle = descriptors(running.pid)
+    idle = sockets(running.pid)
     load(running, case, headers, WARM_UP)
     wait_for_closing(running.pid, idle)
     before, began = cpu_seconds(running.pid), time.monotonic()
@@ -114,13 +114,6 @@ def one(running: Running, case: Case, root: Path, seconds: int) -> Row:
         answered.held,
         answered.errors,
     )
-
-
-def wait_for_closing(pid: int, idle: int) -> None:
-    """Until the server has closed what wrk has left: closing 10,000 connections takes a while."""
-    give_up = time.monotonic() + PATIENCE
-    while descriptors(pid) > idle and time.monotonic() < give_up:
-        time.sleep(0.02)
 
 
 def prepare(running: Running, case: Case, root: Path) -> list[str]:
@@ -162,10 +155,10 @@ def load(running: Running, case: Case, headers: list[str], seconds: int) -> Answ
             script.flush()
             command += ["-s", script.name]
         command.append(f"http://127.0.0.1:{running.port}{running.path(case.file)}")
-        idle = descriptors(running.pid)
+        idle = sockets(running.pid)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
             time.sleep(seconds / 2)
-            held = descriptors(running.pid) - idle
+            held = sockets(running.pid) - idle
             out, _ = wrk.communicate()
     counted = re.search(r"(\d+) requests in", out)
     if counted is None or counted[1] == "0" or "Non-2xx" in out:
@@ -178,20 +171,6 @@ def errors(out: str) -> Counter[str]:
     told = re.search(r"Socket errors: (.*)", out)
     kinds = re.findall(r"(\w+) (\d+)", told[1]) if told else []
     return Counter({kind: int(number) for kind, number in kinds if number != "0"})
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a server's processes, with that of children that have ended."""
-    ticks = 0
-    for member in family(pid):
-        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        ticks += sum(map(int, fields[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def descriptors(pid: int) -> int:
-    """Open descriptors of a server's processes."""
-    return sum(len(os.listdir(f"/proc/{member}/fd")) for member in family(pid))
 
 
 # -- memory -------------------------------------------------------------------------------------

@@ -61,15 +61,20 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     cpu: float
     """Seconds, user and system."""
-    voluntary_switches: int
-    involuntary_switches: int
-    system_calls: int | None = None
-    """None where nothing could count them."""
 
     @property
     def busy(self) -> float:
         """Share of one core."""
         return self.cpu / self.seconds
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was counted under a short load of its own, since counting costs the server time."""
+
+    requests: int
+    switches: int
+    """Of context, voluntary and other."""
+    system_calls: int
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +108,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     share: float | None = None
     """Of the server's own maximum that `Load.rate` is, as 0.7: what rounds are gathered by."""
     memory: Memory | None = None
-    """At the end of the load, its connections still open."""
+    """In the middle of the load."""
+    counts: Counts | None = None
+    """None where nothing could count, and in all rounds but one."""
     marks: tuple[str, ...] = ()
     """What bounded it, or is wrong with it; see `loadtest.marks`."""
 

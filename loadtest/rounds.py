@@ -43,13 +43,13 @@ def cpu_per_connection(run: Run) -> float | None:
 
 
 def switches_per_request(run: Run) -> float | None:
-    cost = run.cost
-    return _share(cost.voluntary_switches + cost.involuntary_switches, run.load.requests)
+    counts = run.counts
+    return None if counts is None else _share(counts.switches, counts.requests)
 
 
 def calls_per_request(run: Run) -> float | None:
-    calls = run.cost.system_calls
-    return None if calls is None else _share(calls, run.load.requests)
+    counts = run.counts
+    return None if counts is None else _share(counts.system_calls, counts.requests)
 
 
 def server_busy(run: Run) -> float | None:

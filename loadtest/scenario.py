@@ -30,6 +30,11 @@ class Scenario:
     asks: bool = True
     """False for clients that ask once and then only hold their connection."""
 
+    @property
+    def has_pace(self) -> bool:
+        """Whether clients wait by themselves, whatever the server does."""
+        return bool(self.pause or self.think or self.slow or not self.asks)
+
 
 SCENARIOS: Final = {
     scenario.name: scenario

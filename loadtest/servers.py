@@ -1,4 +1,4 @@
-"""How `bench_knot` starts Knot, nginx and their peers, each on the first core.
+"""How Knot by each model, nginx and their peers are started, for a benchmark or the experiment.
 
 A server has a directory of its own while it runs, for its configuration, its log and what it says
 on standard error; where it does not start, that is the message.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import signal
 import socket
@@ -23,13 +24,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+from loadtest.generators import pinned
 from loadtest.knot_cases import Case, mix_sizes
+from loadtest.measure import family
 
 PATIENCE: Final = 15
 """Seconds for a server to start, and to end."""
 
 NGINX: Final = """
-daemon off; worker_processes 1; pid {run}/nginx.pid; error_log stderr error;
+daemon off; {user}worker_processes 1; pid {run}/nginx.pid; error_log stderr error;
 events {{ worker_connections {connections}; }}
 http {{
   sendfile on; tcp_nopush on; open_file_cache max={open_files};
@@ -53,6 +56,10 @@ class Place:
     run: Path
     port: int
 
+    @property
+    def file(self) -> Path:
+        return self.root / self.case.file
+
     def fill(self, option: str) -> str:
         """An option of the case with its placeholders replaced."""
         return option.format(run=self.run, tenth=sum(mix_sizes()) // 10)
@@ -68,21 +75,37 @@ class Server:
     prefix: str = ""
     """What its paths begin with."""
     environment: Mapping[str, str] | None = None
+    stack: int = 0
+    """Soft limit of the stack, in bytes, which new threads reserve; 0 leaves it as it is."""
 
     @property
     def label(self) -> str:
         return f"{self.name} {self.version}".strip()
 
+    def said(self, case: Case) -> str:
+        """The command as a user would type it, with DIR and RUN for the directories."""
+        with tempfile.TemporaryDirectory() as run:
+            command = self.command(Place(case, Path("DIR"), Path(run), 8000))
+        settings = [f"{name}={value}" for name, value in (self.environment or {}).items()]
+        words = [*settings, *limited(command, self.stack)]
+        return shlex.join(words).replace(sys.executable, "python").replace(run, "RUN")
+
+
+class ServerError(Exception):
+    """A server does not start; the message has its name and what it said."""
+
 
 # -- the servers --------------------------------------------------------------------------------
 
 
-def knot(driver: str, name: str) -> Server:
+def knot(
+    name: str, *options: str, environment: Mapping[str, str] | None = None, stack: int = 0
+) -> Server:
     def command(place: Place) -> list[str]:
         serve = [sys.executable, "-m", "knot.cli", "serve", str(place.root)]
-        return [*serve, "--port", str(place.port), *map(place.fill, place.case.knot)]
+        return [*serve, "--port", str(place.port), *options, *map(place.fill, place.case.knot)]
 
-    return Server(name, command, environment={"TAME_DRIVER": driver})
+    return Server(name, command, version("knot"), environment=environment, stack=stack)
 
 
 def nginx() -> Server | None:
@@ -94,9 +117,15 @@ def nginx() -> Server | None:
     def command(place: Place) -> list[str]:
         settings = {name: place.fill(value) for name, value in place.case.nginx.items()}
         config = place.run / "nginx.conf"
+        # Its workers would be nobody, who may not look into the directories of root.
+        user = "user root; " if os.geteuid() == 0 else ""
         config.write_text(
             NGINX.format(
-                run=place.run, root=place.root, port=place.port, **(NGINX_DEFAULTS | settings)
+                user=user,
+                run=place.run,
+                root=place.root,
+                port=place.port,
+                **(NGINX_DEFAULTS | settings),
             )
         )
         return [program, "-c", str(config), "-p", str(place.run)]
@@ -111,8 +140,8 @@ def http_server(place: Place) -> list[str]:
 
 
 def of_module(name: str) -> Callable[[Place], list[str]]:
-    """One of the programs in `knot_peers`."""
-    module = [sys.executable, "-m", "loadtest.knot_peers", name]
+    """One of the programs in `peers`."""
+    module = [sys.executable, "-m", "loadtest.peers", name]
     return lambda place: [*module, str(place.root), str(place.port)]
 
 
@@ -122,7 +151,7 @@ GRANIAN: Final = "--interface asginl --loop uvloop --http 1 --no-ws --backlog 40
 def granian(place: Place) -> list[str]:
     serve = [sys.executable, "-m", "granian", *GRANIAN.split(), "--port", str(place.port)]
     static = ["--static-path-mount", str(place.root)]
-    return [*serve, *static, "loadtest.knot_peers:granian_application"]
+    return [*serve, *static, "loadtest.peers:granian_application"]
 
 
 PEERS: Final = {
@@ -131,6 +160,16 @@ PEERS: Final = {
     "Starlette on uvicorn": ("uvicorn", of_module("starlette"), ""),
     "Granian": ("granian", granian, "/static"),
 }
+
+
+def null(root: Path | None = None) -> Server:
+    """Canned bytes, or those of the files below `root`."""
+
+    def command(place: Place) -> list[str]:
+        serve = [sys.executable, "-m", "loadtest.null_server", "--port", str(place.port)]
+        return [*serve, *(["--root", str(root)] if root else ["--file", str(place.file)])]
+
+    return Server("null", command, version("knot"))
 
 
 def peers() -> tuple[list[Server], list[str]]:
@@ -160,8 +199,11 @@ class Running:
 
 
 @contextmanager
-def started(server: Server, case: Case, root: Path) -> Iterator[Running]:
-    """The server on a free port of the first core, until the block ends; it has answered once."""
+def started(server: Server, case: Case, root: Path, core: int | None = 0) -> Iterator[Running]:
+    """The server on a free port, until the block ends; it has answered once.
+
+    Raises `ServerError`.
+    """
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory)
         run.chmod(0o755)
@@ -169,7 +211,7 @@ def started(server: Server, case: Case, root: Path) -> Iterator[Running]:
             port = probe.getsockname()[1]
         with open(run / "stderr", "wb") as stderr:
             process = subprocess.Popen(
-                ["taskset", "-c", "0", *server.command(Place(case, root, run, port))],
+                pinned(limited(server.command(Place(case, root, run, port)), server.stack), core),
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 cwd=run,  # no knot.toml from here
@@ -177,19 +219,24 @@ def started(server: Server, case: Case, root: Path) -> Iterator[Running]:
             )
         try:
             running = Running(server, process.pid, port)
-            if not wait_until_it_answers(process, running):
-                sys.exit(f"{server.name} does not start:\n{(run / 'stderr').read_text()}")
+            if not wait_until_it_answers(process, running, case.file):
+                said = (run / "stderr").read_text(errors="replace").strip()
+                raise ServerError(f"{server.name} does not start:\n{said}")
             yield running
         finally:
             end(process)
 
 
-def wait_until_it_answers(process: subprocess.Popen[bytes], running: Running) -> bool:
+def limited(command: list[str], stack: int) -> list[str]:
+    return ["prlimit", f"--stack={stack}:", *command] if stack else command
+
+
+def wait_until_it_answers(process: subprocess.Popen[bytes], running: Running, file: str) -> bool:
     give_up = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < give_up:
         client = HTTPConnection("127.0.0.1", running.port, timeout=PATIENCE)
         try:
-            client.request("GET", running.path("1k.html"), headers={"Connection": "close"})
+            client.request("GET", running.path(file), headers={"Connection": "close"})
             return client.getresponse().read() != b""
         except (OSError, HTTPException):
             time.sleep(0.01)
@@ -209,9 +256,3 @@ def end(process: subprocess.Popen[bytes]) -> None:
             with suppress(ProcessLookupError):
                 os.kill(member, signal.SIGKILL)
         process.wait()
-
-
-def family(pid: int) -> list[int]:
-    """The process, its children and theirs."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(member for child in children for member in family(int(child)))]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hdrh.histogram import HdrHistogram
 
-from loadtest.results import Cost, Environment, Held, Load, Memory, Result, Run, Server
+from loadtest.results import Cost, Counts, Environment, Held, Load, Memory, Result, Run, Server
 
 CLIENTS = (16, 64, 256, 1024, 4096, 10_000)
 
@@ -142,10 +142,10 @@ class Maker:
             cost=Cost(
                 seconds=seconds,
                 cpu=rate * each * seconds,
-                voluntary_switches=answered * (2 if nature.stack else 0) + 300,
-                involuntary_switches=120,
-                system_calls=answered * 6 if server != "nginx" else None,
             ),
+            counts=None
+            if server == "nginx"
+            else Counts(requests=100, switches=200 if nature.stack else 1, system_calls=600),
             memory=self.memory(server, clients),
             marks=marks,
         )

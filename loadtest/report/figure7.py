@@ -9,7 +9,17 @@ from typing import Final
 from loadtest.report.headlines import CONNECTIONS, THEIRS
 from loadtest.report.numbers import kilobytes, microseconds, percent, short, whole_number
 from loadtest.report.page import Gaps, Section, Table
-from loadtest.report.rows import NO_ANSWER, Show, find, marks_said, models, ratios, virtual, why
+from loadtest.report.rows import (
+    NO_ANSWER,
+    NO_COUNT,
+    Show,
+    find,
+    marks_said,
+    models,
+    ratios,
+    virtual,
+    why,
+)
 from loadtest.results import PAPER, Paper, Result
 from loadtest.rounds import (
     Measure,
@@ -49,7 +59,7 @@ class Row:
     ours: Measure
     show: Show
     paper: Callable[[Paper], float] | None = None
-    reason: str = "not counted in these runs"
+    reason: str = "not read in these runs"
 
 
 ROWS: Final = (
@@ -82,8 +92,8 @@ ROWS: Final = (
     Row("Page tables (kB)", of_memory(lambda memory: memory.page_tables), kilobytes),
     Row("CPU per connection (µs)", cpu_per_connection, microseconds, reason=NO_ANSWER),
     Row("CPU per request (µs)", cpu_per_request, microseconds, reason=NO_ANSWER),
-    Row("System calls per request", calls_per_request, short),
-    Row("Context switches per request", switches_per_request, short, reason=NO_ANSWER),
+    Row("System calls per request", calls_per_request, short, reason=NO_COUNT),
+    Row("Context switches per request", switches_per_request, short, reason=NO_COUNT),
     Row("Server busy (of a core)", server_busy, percent),
     Row("Generator busy", generator_busy, percent),
 )

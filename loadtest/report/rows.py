@@ -14,6 +14,7 @@ from loadtest.rounds import GENERATOR_BOUND, Rounds, cpu_per_request, requests_a
 Show = Callable[[float], str]
 
 NO_ANSWER: Final = "no request had the right answer"
+NO_COUNT: Final = "not counted in these runs"
 
 
 def ratios(groups: Sequence[Rounds], base: str, caption: str) -> Table:

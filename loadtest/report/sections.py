@@ -20,6 +20,7 @@ from loadtest.report.numbers import (
 from loadtest.report.page import Gaps, Page, Section, Table
 from loadtest.report.rows import (
     NO_ANSWER,
+    NO_COUNT,
     Show,
     find,
     held_servers,
@@ -52,9 +53,10 @@ from loadtest.rounds import (
 )
 
 CORRECTED: Final = (
-    "Each server was asked at a constant rate, a share of its own maximum, and a request's time "
-    "runs from when it should have started, so that a server that stalls cannot hide it. All "
-    "rounds' answers are counted together."
+    "Each server was asked at a constant rate, a share of the most that the same generator got "
+    "from it without one, and a request's time runs from when it should have started, so that a "
+    "server that stalls cannot hide it. All rounds' answers are counted together. Where the "
+    "generator was busy itself, the times are its own, too."
 )
 CORE: Final = frozenset({"figure7", "curve", "latency", "mix", "memory", "peers"})
 """Parts with a section of their own."""
@@ -287,8 +289,8 @@ LOADS: Final[tuple[tuple[str, Measure, Show, str], ...]] = (
     ("Connections/s", connections_a_second, whole_number, ""),
     ("MB/s", lambda run: (bytes_a_second(run) or 0) / 1e6, short, ""),
     ("CPU per request (µs)", cpu_per_request, microseconds, NO_ANSWER),
-    ("System calls per request", calls_per_request, short, "not counted in these runs"),
-    ("Context switches per request", switches_per_request, short, NO_ANSWER),
+    ("System calls per request", calls_per_request, short, NO_COUNT),
+    ("Context switches per request", switches_per_request, short, NO_COUNT),
     ("Private memory (kB)", of_memory(lambda memory: memory.private), kilobytes, "not read"),
     ("Fairness", fairness, short, "the generator does not count by client"),
 )
