@@ -29,9 +29,9 @@ def main() -> None:
 
 @main.command()
 @click.option("--full", is_flag=True, help="The long one, whose figures are worth keeping.")
-@click.option("--rounds", type=click.IntRange(1), help="That count.  [default: 3; 5 with --full]")
+@click.option("--rounds", type=click.IntRange(1), help="That count.  [default: 3; 6 with --full]")
 @click.option(
-    "--seconds", type=click.IntRange(1), help="Of each load.  [default: 2; 3 with --full]"
+    "--seconds", default=2, show_default=True, type=click.IntRange(1), help="Of each load."
 )
 @click.option(
     "--load",
@@ -57,7 +57,7 @@ def main() -> None:
 def run(
     full: bool,
     rounds: int | None,
-    seconds: int | None,
+    seconds: int,
     load: int,
     seed: int,
     only: tuple[str, ...],
@@ -65,9 +65,7 @@ def run(
     into: Path | None,
 ) -> None:
     """Measure, and write the report; Ctrl-C ends it early, with what there is."""
-    settings = Settings(
-        full, rounds or (5 if full else 3), seconds or (3 if full else 2), load, seed, only, servers
-    )
+    settings = Settings(full, rounds or (6 if full else 3), seconds, load, seed, only, servers)
     into = into or Path("reports", datetime.now().strftime("%Y-%m-%dT%H.%M.%S"))
     errors = Console(stderr=True)
     raise_descriptors()

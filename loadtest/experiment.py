@@ -66,8 +66,9 @@ STARTING: Final = 1.0
 """Seconds until a generator's first request, at most."""
 HOLDING: Final = 6.0
 """Seconds for the crowds of a server, more or less."""
-LONGER: Final = 3
-"""So many times as long is a load of more than 1,000 clients: connecting is a part of it."""
+CONNECTING: Final = 2_000
+LONGER: Final = 2
+"""So many times as long is a load of more clients than that: connecting them is a part of it."""
 
 
 # -- what is measured ---------------------------------------------------------------------------
@@ -79,7 +80,7 @@ class Settings:
 
     full: bool = False
     rounds: int = 3
-    seconds: float = 2.0
+    seconds: float = 2
     """Of each load."""
     load: int = 10
     """Connections that the file set is made for, see `fileset`."""
@@ -109,7 +110,7 @@ class Part:
     def duration(self) -> float:
         """Seconds, more or less."""
         loads = self.rounds * (len(self.shares) or 1) * self.seconds + WARM_UP
-        each = sum(loads * (LONGER if clients > 1000 else 1) for clients in self.clients)
+        each = sum(loads * longer(clients) for clients in self.clients)
         return len(self.servers) * (1 + each)
 
 
@@ -141,25 +142,29 @@ def parts(
             Part("curve", kept, canned, (16, 128, 1024, 4096, 10_000), few, seconds),
             Part("curve", one, canned, (16, 128, 1024, 4096, 10_000), few, seconds),
             Part("curve", paused, ours, (1, 4, 16, 64, 256, 1024), few, seconds, None),
-            Part("latency", kept, ours, (64, 350, 1000), few, seconds, shares=SHARES),
+            Part("latency", kept, ours, (64, 350), few, seconds, shares=SHARES),
         ]
     else:
         found += [
             Part("curve", kept, canned, (16, 128, 1024, 4096), 1, 1),
-            Part("latency", kept, ours, (350,), 1, seconds, shares=SHARES),
+            Part("latency", kept, ours, (350,), 1, 1, shares=SHARES),
         ]
     found.append(Part("mix", five, mixed, (100,), rounds, seconds, None))
     if full:
         slow = SCENARIOS["slow"]
         found += [
-            Part("browsers", SCENARIOS["browsers"], ours, (100,), few, 4 * seconds, None),
-            Part("slow", slow, ours, (200,), few, 4 * seconds, LARGE),
+            Part("browsers", SCENARIOS["browsers"], ours, (100,), 1, 4 * seconds, None),
+            Part("slow", slow, ours, (200,), 1, 4 * seconds, LARGE),
         ]
     rivals = [*(server for server in ours if server.name == "events"), *peers, null()]
     found.append(Part("peers", kept, rivals, (64,), rounds, seconds))
     if full:
         found.append(Part("peers", one, rivals, (64,), rounds, seconds))
     return found
+
+
+def longer(clients: int) -> int:
+    return LONGER if clients > CONNECTING else 1
 
 
 @dataclass
@@ -325,16 +330,16 @@ class Experiment:
                 f"its {POOL} threads have one each at a time"
             )
             return
-        longer = LONGER if clients > 1000 else 1
+        times = longer(clients)
         try:
             if number < 0:
                 seconds = WARM_UP if part.path else WARM_UP_MIX
-                load = self.one(turn, number, seconds * longer).load
+                load = self.one(turn, number, seconds * times).load
                 turn.maximum = load.requests / load.seconds
                 return
             for share in part.shares or (None,):
                 rate = share and share * turn.maximum
-                self.runs.append(self.one(turn, number, part.seconds * longer, share, rate))
+                self.runs.append(self.one(turn, number, part.seconds * times, share, rate))
             if number == part.rounds - 1 and len(part.clients) == 1 and not self.uncounted:
                 counts = self.count(turn)
                 self.runs[-1] = msgspec.structs.replace(self.runs[-1], counts=counts)

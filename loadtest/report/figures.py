@@ -22,6 +22,7 @@ from loadtest.rounds import (
     Rounds,
     added,
     connections_a_second,
+    cpu_per_connection,
     cpu_per_request,
     gather,
     held_bytes,
@@ -33,7 +34,7 @@ from loadtest.rounds import (
 )
 
 WIDE: Final = (5.6, 4.4)
-TALL: Final = (5.6, 5.0)
+TALL: Final = (5.6, 7.2)
 """Inches of 72 units: narrow enough that the text can be read when a phone shrinks it."""
 COLOURS: Final = tuple(PLACEHOLDERS[f"s{number}"] for number in range(6))
 MARKERS: Final = "osD^vP"
@@ -82,18 +83,26 @@ def looks(result: Result) -> dict[str, Look]:
 
 
 def draw_figure7(result: Result) -> Plot | None:
-    """Connections a second, and what a connection adds, as bars of every model."""
+    """What each model serves, what that costs it, and what a connection adds, as bars."""
     held = holding(result.held)
     models = [server.name for server in result.servers if server.kind == "model"]
     groups = {name: group for name in models if (group := figure7(result, name)) is not None}
     served = {name: group.median(connections_a_second) for name, group in groups.items()}
+    cost = {name: group.median(cpu_per_connection) for name, group in groups.items()}
     bound = {name for name, group in groups.items() if group.generator_bound}
     grown = {name: added(held, name, CONNECTIONS, whole) for name in models}
     if not served and all(value is None for value in grown.values()):
         return None
     figure = Figure(figsize=TALL, layout=_layout())
-    above, below = figure.subplots(2, 1)
+    above, between, below = figure.subplots(3, 1)
     _bars(above, models, served, looks(result), "connections a second", bound)
+    _bars(
+        between,
+        models,
+        {name: value and value * 1e6 for name, value in cost.items()},
+        looks(result),
+        "µs of CPU per connection",
+    )
     _bars(
         below,
         models,
@@ -106,6 +115,7 @@ def draw_figure7(result: Result) -> Plot | None:
         "figure7",
         f"{CONNECTIONS} connections",
         f"Above: connections served a second at {CONNECTIONS} clients with one request each. "
+        f"Between: the server's CPU time for each of them. "
         f"Below: private memory, kernel stack and page tables that each of {CONNECTIONS} idle "
         f"connections adds. {HOLLOW if bound else ''}".rstrip(),
     )
