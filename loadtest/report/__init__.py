@@ -25,7 +25,7 @@ __all__ = ["plots", "show", "write"]
 
 
 def write(result: Result, directory: Path) -> None:
-    """Makes `directory` if need be, and in it report.html, report.md and results.json.
+    """Makes `directory` if need be, and in it report.html, report.md with its plots, results.json.
 
     The data go first: they are kept even if the report cannot be made.
     """
@@ -33,6 +33,9 @@ def write(result: Result, directory: Path) -> None:
     results.save(result, directory / "results.json")
     drawn = {one.name: one for one in draw(result)}
     content = page(result, drawn)
+    (directory / "plots").mkdir(exist_ok=True)
+    for name, one in drawn.items():
+        (directory / "plots" / f"{name}.svg").write_text(one.alone(), encoding="utf-8")
     (directory / "report.md").write_text(markdown(content), encoding="utf-8")
     (directory / "report.html").write_text(html(content, drawn), encoding="utf-8")
 

@@ -12,6 +12,7 @@ from loadtest.rounds import (
     Rounds,
     added,
     connections_a_second,
+    cpu_per_connection,
     gather,
     held_bytes,
     holding,
@@ -61,8 +62,27 @@ def throughput(result: Result) -> str:
     return (
         f"{what}: {OURS} served {whole_number(ours.median(measure) or 0)} connections a second, "
         f"{THEIRS} {whole_number(theirs.median(measure) or 0)}: {short(ratio.value)} times as many "
-        f"({rounds_said(ratio)}). {_judged(ratio.value, FASTER)}{_bound(ours, theirs)}"
+        f"({rounds_said(ratio)}). {_faster(ratio.value, ours)}{_cheaper(ours, theirs)}"
+        f"{_bound(ours, theirs)}"
     )
+
+
+def _faster(value: float, ours: Rounds) -> str:
+    """The verdict; a generator that could not ask for more proves a goal met, but never missed."""
+    if not ours.generator_bound:
+        return _judged(value, FASTER)
+    limit = f"The generator was the limit of {OURS}, so it is that many at least."
+    if FASTER.met(value):
+        return f"{limit} {_judged(value, FASTER)}"
+    return f"{limit} These runs cannot tell whether the goal, {FASTER.text}, is met."
+
+
+def _cheaper(ours: Rounds, theirs: Rounds) -> str:
+    ratio = paired(theirs.values(cpu_per_connection), ours.values(cpu_per_connection))
+    if ratio is None:
+        return ""
+    times = f"{short(ratio.value)} times the CPU time"
+    return f" A connection cost {THEIRS} {times} ({rounds_said(ratio)})."
 
 
 def grown(result: Result, connections: int, goal: Goal) -> str:

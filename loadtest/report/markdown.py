@@ -1,4 +1,4 @@
-"""The report as Markdown: every table and no plot."""
+"""The report as Markdown, with the plots beside it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ def _section(section: Section) -> Iterator[str]:
         yield f"{_plain(text)}\n"
     if section.code:
         yield f"```sh\n{section.code}\n```\n"
+    for name in section.figures:
+        yield f"![{name}](plots/{name}.svg)\n"
     for table in section.tables:
         yield from table_lines(table)
 

@@ -24,7 +24,7 @@ from loadtest.report.page import Gaps, Page, Section, Table
 from loadtest.report.sections import page
 from loadtest.report.svg import DARK, LIGHT
 from loadtest.results import Result
-from loadtest.rounds import gather
+from loadtest.rounds import GENERATOR_BOUND, gather
 
 NOTHING = msgspec.structs.replace(example(rounds=1), runs=(), held=(), missing={"figure7": "cut"})
 
@@ -100,6 +100,25 @@ def test_the_headlines_say_what_came_out(result: Result) -> None:
 def test_a_missed_goal_is_said_as_plainly() -> None:
     said = headlines(example(rounds=3, slower={"events": 4}))
     assert "The goal, at least 3 times, is missed." in said[0]
+
+
+@pytest.mark.parametrize(("slower", "said"), [(4, "cannot tell"), (1, "is met")])
+def test_what_the_generator_bounded_can_meet_a_goal_but_not_miss_it(
+    slower: float, said: str
+) -> None:
+    result = example(rounds=3, slower={"events": slower})
+    runs = tuple(
+        msgspec.structs.replace(run, marks=(GENERATOR_BOUND,)) if run.server == "events" else run
+        for run in result.runs
+    )
+    headline = headlines(msgspec.structs.replace(result, runs=runs))[0]
+    assert said in headline
+    assert "missed" not in headline
+    assert "that many at least" in headline
+
+
+def test_the_cost_of_a_connection_is_said_whatever_was_the_limit(result: Result) -> None:
+    assert re.search(r"cost threads 3\.\d\d times the CPU time \(", headlines(result)[0])
 
 
 def test_one_round_has_no_interval() -> None:
@@ -184,6 +203,13 @@ def test_a_loaded_machine_is_the_first_thing_that_is_said(tmp_path: Path) -> Non
     assert "The machine was not quiet:</strong> load average 3.1 &lt;on&gt; 2 cores" in html
     assert "not quiet" in (tmp_path / "report.md").read_text()
     assert terminal(loaded).startswith("The machine was not quiet: load average 3.1 <on> 2 cores")
+
+
+def test_the_plots_stand_beside_the_markdown_that_shows_them(written: Path) -> None:
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", (written / "report.md").read_text())
+    assert "plots/figure7.svg" in shown
+    for name in shown:
+        assert (written / name).read_text().startswith("<svg")
 
 
 def test_the_page_fetches_nothing_and_runs_nothing(written: Path) -> None:
