@@ -174,7 +174,12 @@ def _curve(
         )
         _series(axes, server, look, points, lambda run: unit.of(measure(run)))
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
+    if name.startswith("throughput"):
+        axes.set_ylim(bottom=0)
+    else:  # servers differ by more than ten times
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel(unit.name)
     _connections(axes)
     _legend(figure, axes)
