@@ -136,7 +136,8 @@ def test_a_generator_that_is_slowed_is_called_the_limit(
 def test_every_model_is_measured(files: FileSet) -> None:
     pytest.importorskip("gevent")
     found = measured(files, *models())
-    assert found.missing == {} or set(found.missing) <= {"nginx", "Granian", "aiohttp"}
+    names = tuple(server.name for server in models())
+    assert not [what for what in found.missing if what.startswith(names)]
     for run in found.runs:
         assert run.load.requests > 0
         assert run.cost.cpu > 0
