@@ -6,30 +6,35 @@ import errno
 import gc
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from pwd import struct_passwd
 from socket import socket
 from typing import Any, Final, TypeVar
 
 import click
 
-from knot.config import Pair, Seconds, Size, Text, load_config
+from knot import service, sockets, workers
+from knot.config import Pair, Seconds, Size, Text, Workers, load_config
 from knot.limits import Limits
 from knot.log import FORMATS, AccessLog, open_log
 from knot.models import MODELS
-from knot.models.connection import listen
 from knot.respond import FieldRules, Responder
 from knot.signals import Signals
 from knot.site import Site
+from knot.sockets import inherited
 
 OWN_FILES: Final = 1024
 """Descriptors for what is no connection: the cache has 256, transfers of files hold others."""
 
 STDOUT: Final = 1
+
+REOPEN: Final[int] = signal.SIGUSR1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,6 +57,45 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
 @click.argument("directory", metavar="[DIR]", default=".", envvar="KNOT_DIRECTORY")
 @option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is every IPv4 one.")
 @option("--port", default=8000, type=click.IntRange(0, 65535), help="0 takes one that is free.")
+@option(
+    "--unix",
+    type=click.Path(),
+    default=None,
+    show_default=False,
+    help="Path to listen at, instead of an address.",
+)
+@option(
+    "--fd",
+    type=click.IntRange(0),
+    default=None,
+    show_default=False,
+    help="Descriptor of a socket that listens already; one of systemd's is taken by itself.",
+)
+@option(
+    "--workers",
+    type=Workers(),
+    default=None,
+    show_default=False,
+    help="Processes that share the port, or auto for one on each core; SIGHUP renews them.",
+)
+@option(
+    "--worker-memory",
+    type=Size(),
+    default=None,
+    show_default=False,
+    help="Resident memory beyond which a worker is replaced.",
+)
+@option(
+    "--user",
+    default=None,
+    show_default=False,
+    help="User to become once the port is open.",
+)
+@option(
+    "--sandbox/--no-sandbox",
+    default=True,
+    help="Give up all that serving DIR does not need, where the kernel has Landlock.",
+)
 @option("--open", is_flag=True, show_default=False, help="Open it in a browser.")
 @option(
     "--listing/--no-listing",
@@ -158,23 +202,75 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     show_default=False,
     help="File with these options.  [default: knot.toml, if there is one]",
 )
-def serve(directory: str, host: str, port: int, config: Path | None, **options: Any) -> None:
+def serve(directory: str, config: Path | None, **options: Any) -> None:
     """Serve the files in DIR, by default those in the current directory.
 
     Every option may also stand in knot.toml, as port = 8080, or in the environment, as
     KNOT_PORT=8080.
     """
+    check(options)
+    post = workers.post()
+    if post is not None:
+        service.end_with_parent(signal.SIGTERM)
+    if options["workers"] is not None and post is None:
+        look_after_workers(directory, options)
+    else:
+        serve_here(directory, config, options, post)
+
+
+def check(options: dict[str, Any]) -> None:
+    """Raises `click.UsageError` for options that do not go together."""
+    if options["threads"] is not None and options["model"] != "threads":
+        raise click.UsageError("--threads needs --model threads")
+    if options["worker_memory"] is not None and options["workers"] is None:
+        raise click.UsageError("--worker-memory needs --workers")
+    if options["unix"] is not None and options["fd"] is not None:
+        raise click.UsageError("--unix and --fd are two places to listen: choose one")
+    if options["model"] != "events":
+        for name in ("workers", "fd"):  # the other models end the socket itself, not only their use
+            if options[name] is not None:
+                raise click.UsageError(f"--{name} needs --model events")
+
+
+def look_after_workers(directory: str, options: dict[str, Any]) -> None:
+    """Be the supervisor: the workers read the options themselves, again after SIGHUP."""
+    from knot.supervisor import supervise
+
+    listener, own = open_listener(options, shared=True)
+    if own:
+        others = range(1, options["workers"])
+        port = listener.getsockname()[1]
+        listeners = [listener, *(open_address(options["host"], port, shared=True) for _ in others)]
+    else:
+        listeners = [listener] * options["workers"]
+    if options["open"]:
+        open_browser(sockets.shown(listener))
+    try:
+        if not supervise(
+            listeners,
+            grace=options["grace"],
+            most_memory=options["worker_memory"],
+            began=partial(say_so, directory, listener, options),
+        ):
+            sys.exit(1)
+    finally:
+        remove_path(options)
+
+
+def serve_here(
+    directory: str, config: Path | None, options: dict[str, Any], post: workers.Post | None
+) -> None:
+    """Serve in this process: the only one, or one of the workers."""
     interactive = sys.stdout.isatty()
     listing = options["listing"]
     model = load_model(options["model"])
-    pool = {}
-    if options["threads"] is not None:
-        if options["model"] != "threads":
-            raise click.UsageError("--threads needs --model threads")
-        pool["pool"] = options["threads"]
+    pool = {} if options["threads"] is None else {"pool": options["threads"]}
     try:
         rules = FieldRules(options["cache_control"], options["header"], options["cors"])
-        log = open_access_log(options["log"], options["log_file"], interactive)
+        log = open_access_log(options, interactive)
+        user = None if options["user"] is None else service.account(options["user"])
+        if user is not None and options["log_file"] is not None:
+            os.chown(options["log_file"], user.pw_uid, user.pw_gid)
         site = Site(
             directory,
             cache_size=options["cache_size"],
@@ -197,28 +293,67 @@ def serve(directory: str, host: str, port: int, config: Path | None, **options: 
         requests=options["max_requests"],
         connections=connections(options["max_connections"]),
     )
-    with closing(site), open_listener(host, port) as listener:
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listener.getsockname()[1]}"
-        click.echo(f"Serving {directory} at {address} (Ctrl-C stops)")
-        if options["open"]:
-            open_browser(address)
+    with (
+        closing(site),
+        open_listener(options)[0] if post is None else inherited(post.listener) as listener,
+    ):
         server = model.Server(Responder(site, rules, options["cache_size"]), limits, log, **pool)
         signals = Signals(reopening(log, options["log_file"]))
         signals.install()
+        server.began = partial(set_out, directory, listener, options, site, user, post)
         gc.collect()
         gc.freeze()  # what the modules hold need not be looked at again
         gc.set_threshold(
             20_000
         )  # nothing here makes cycles; 10,000 clients at once are 8,000 looks
         grace = options["grace"]
-        cut = model.run(listener, server, signals, grace)
+        try:
+            cut = model.run(listener, server, signals, grace)
+        finally:
+            if post is None:
+                remove_path(options)
         signals.close()
         if cut:
             connections_were = "connection was" if cut == 1 else "connections were"
             click.echo(f"Stopped; {cut} {connections_were} cut after {grace:g} s", err=True)
     if log is not None:
         log.close()
+
+
+def set_out(
+    directory: str,
+    listener: socket,
+    options: dict[str, Any],
+    site: Site,
+    user: struct_passwd | None,
+    post: workers.Post | None,
+) -> None:
+    """Clients are served from now on: give up what that does not need, and say so."""
+    if user is not None:
+        service.become(user)
+    if options["open"] and post is None:
+        open_browser(sockets.shown(listener))
+    if options["sandbox"] and not options["follow_symlinks"]:
+        places: dict[str | bytes, int] = {site.root: service.READ}
+        for path, right in (
+            (options["log_file"], service.WRITE),
+            (options["unix"], service.REMOVE),
+        ):
+            if path is not None:
+                place = os.path.dirname(os.path.abspath(path))
+                places[place] = places.get(place, 0) | right
+        service.confine(places)
+    if post is None:
+        say_so(directory, listener, options)
+        service.notify("READY=1")
+    else:
+        post.is_ready()
+
+
+def say_so(directory: str, listener: socket, options: dict[str, Any]) -> None:
+    address, workers = sockets.shown(listener), options["workers"]
+    by = f", {workers} worker{'' if workers == 1 else 's'}" if workers else ""
+    click.echo(f"Serving {directory} at {address}{by} (Ctrl-C stops)")
 
 
 def load_model(name: str) -> Any:
@@ -231,15 +366,14 @@ def load_model(name: str) -> Any:
         sys.exit("knot: the model greenlets needs gevent: pip install 'knot[greenlets]'")
 
 
-def reopening(log: AccessLog | None, path: str | None) -> Callable[[], None] | None:
-    """Makes the log go on in a new file of the same name."""
-    if log is None or path is None:
-        return None
-    return partial(log.reopen, path)
+def reopening(log: AccessLog | None, path: str | None) -> dict[int, Callable[[], object]]:
+    """By its signal: the log goes on in a new file of the same name."""
+    return {REOPEN: bool if log is None or path is None else partial(log.reopen, path)}
 
 
-def open_access_log(format: str | None, path: str | None, interactive: bool) -> AccessLog | None:
+def open_access_log(options: dict[str, Any], interactive: bool) -> AccessLog | None:
     """The log that was asked for: by default the terminal shows what is going on."""
+    format, path = options["log"], options["log_file"]
     if format is None:
         format = "common" if path is not None else "short" if interactive else "off"
     if format == "off":
@@ -276,9 +410,30 @@ def open_browser(address: str) -> None:
     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
-def open_listener(host: str, port: int) -> socket:
+def open_listener(options: dict[str, Any], *, shared: bool = False) -> tuple[socket, bool]:
+    """The socket that was asked for, and whether others may be opened beside it."""
+    path, fd = options["unix"], options["fd"]
     try:
-        return listen(host, port)
+        if path is not None:
+            return sockets.listen_at(path), False
+        given = inherited(fd) if fd is not None else sockets.activated()
+    except OSError as error:
+        where = path if path is not None else f"the socket {fd}" if fd is not None else "its socket"
+        sys.exit(f"knot: cannot listen on {where}: {error.strerror or error}")
+    if given is not None:
+        return given, False
+    return open_address(options["host"], options["port"], shared=shared), True
+
+
+def remove_path(options: dict[str, Any]) -> None:
+    if options["unix"] is not None:
+        with suppress(OSError):
+            os.unlink(options["unix"])
+
+
+def open_address(host: str, port: int, *, shared: bool) -> socket:
+    try:
+        return sockets.listen(host, port, shared=shared)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # create_server() says the address again
         sys.exit(f"knot: cannot listen on {host}:{port}: {reason}; {remedy(error, port)}")

@@ -6,6 +6,7 @@ before the default.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Collection
@@ -58,6 +59,23 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         if found is None:
             self.fail(f"{value!r} is no size: write bytes, or as 64M with K, M or G", param, ctx)
         return int(float(found[1]) * UNITS[found[2].lower()])
+
+
+class Workers(click.ParamType):  # type: ignore[type-arg]
+    """A number of processes, or ``auto`` for one on each core."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "auto":
+            return len(os.sched_getaffinity(0))
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if number < 1:
+            self.fail(f"{value!r} is no number of processes: write 1 or more, or auto", param, ctx)
+        return number
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]

@@ -9,29 +9,32 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
 STOP: Final = (signal.SIGINT, signal.SIGTERM)
-REOPEN: Final = signal.SIGUSR1
+FINISH: Final = signal.SIGQUIT
+"""Stop, but end no connection that its client may still use."""
 
 
 class Signals:
     """Readable when there is something to `take`."""
 
-    def __init__(self, reopen: Callable[[], None] | None = None) -> None:
-        """`reopen` is what SIGUSR1 asks for."""
+    def __init__(self, actions: Mapping[int, Callable[[], object]] | None = None) -> None:
+        """`actions` are what signals ask for that are no reason to stop."""
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.gently = False
+        """Whether the reason to stop was `FINISH`."""
         self._told: deque[int] = deque()
-        self._reopen = reopen
-        self._installed = False
+        self._actions = dict(actions or {})
+        self._installed: tuple[int, ...] = ()
 
     def install(self) -> None:
         """Have the process's signals handled here; only its main thread may do so."""
-        for number in (*STOP, REOPEN):
+        self._installed = (*STOP, FINISH, *self._actions)
+        for number in self._installed:
             signal.signal(number, lambda number, _: self.tell(number))
-        self._installed = True
 
     def tell(self, number: int) -> None:
         self._told.append(number)
@@ -42,14 +45,18 @@ class Signals:
         with suppress(BlockingIOError):
             os.eventfd_read(self.fd)
         while self._told:
-            if self._told.popleft() != REOPEN:
+            number = self._told.popleft()
+            if number in self._actions:
+                self._actions[number]()
+            else:
+                self.gently = number == FINISH
+                if self._told:
+                    os.eventfd_write(self.fd, 1)  # those are for the next time
                 return True
-            if self._reopen is not None:
-                self._reopen()
         return False
 
     def close(self) -> None:
         """The end has begun, and there is nothing left that a signal could end."""
-        for number in (*STOP, REOPEN) if self._installed else ():
+        for number in self._installed:
             signal.signal(number, signal.SIG_IGN)
         os.close(self.fd)

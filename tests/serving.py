@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import _thread
+import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from knot import AccessLog, FieldRules, Limits, Responder, Site
-from knot.models.connection import listen
 from knot.signals import Signals
+from knot.sockets import listen
 
 T = TypeVar("T")
 
@@ -131,3 +136,40 @@ def answers(received: bytes, methods: str = "") -> list[tuple[int, bytes]]:
         found.append((status, received[:length]))
         received = received[length:]
     return found
+
+
+# -- as a user starts it ---------------------------------------------------------------------------
+
+KNOT = [sys.executable, "-m", "knot.cli"]
+
+SERVING = re.compile(r"Serving .* at (\S+?)(?:, \d+ workers?)? \(Ctrl-C stops\)\n")
+
+
+@contextmanager
+def serving(
+    *arguments: str, listens: tuple[str, ...] = ("--port", "0"), **options: Any
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``knot serve``: the process, and the address that it printed."""
+    command = [*KNOT, "serve", *arguments, *listens]
+    environment = plain_environment() | options.pop("env", {})
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **options,
+    )
+    assert process.stdout
+    try:
+        line = process.stdout.readline()
+        found = SERVING.fullmatch(line)
+        assert found, line
+        yield process, found[1]
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def plain_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": "1"}

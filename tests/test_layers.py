@@ -41,14 +41,21 @@ def test_the_http_core_does_no_io(name: str) -> None:
     assert not IO & set(imported(ROOT / name))
 
 
-def test_only_a_concurrency_model_and_the_command_line_touch_the_network() -> None:
+def test_only_the_concurrency_models_and_what_surrounds_them_touch_the_network() -> None:
     users = {
         str(path.relative_to(ROOT / "knot"))
         for path in (ROOT / "knot").rglob("*.py")
         if "socket" in imported(path)
     }
     models = {f"models/{name}.py" for name in MODELS}
-    assert users == {"cli.py", "models/connection.py", *models}
+    assert users == {
+        "cli.py",
+        "service.py",
+        "sockets.py",
+        "supervisor.py",
+        "models/connection.py",
+        *models,
+    }
 
 
 FOREIGN = {

@@ -41,6 +41,7 @@ from knot.models.connection import (
     is_cold,
     is_gone,
     look,
+    name_of,
     parse,
     receive,
     send,
@@ -158,9 +159,9 @@ async def serve(listener: socket.socket, server: Server) -> None:
                         await asyncio.sleep(PAUSE)
                     break
                 if len(server.peers) >= server.limits.connections:
-                    turn_away(fd, address[0], server)
+                    turn_away(fd, name_of(address), server)
                     continue
-                peer = Client(fd, address[0] if server.log else "", loop)
+                peer = Client(fd, name_of(address) if server.log else "", loop)
                 server.peers.add(peer)
                 task = loop.create_task(connection(peer, server))
                 server.tasks.add(task)  # the loop's own reference is a weak one
@@ -254,6 +255,7 @@ async def main(
     loop.add_reader(fd, heard.set)
     serving = loop.create_task(serve(listener, server))
     sweeping = loop.create_task(sweep(server))
+    server.began()
     try:
         await stop_told(signals, heard)
         await ended(serving)
@@ -278,7 +280,7 @@ async def stop_told(signals: Signals, heard: asyncio.Event) -> None:
 
 async def stop(server: Server, signals: Signals, heard: asyncio.Event, grace: float) -> int | None:
     deserted = asyncio.Event()
-    server.when_deserted = deserted.set
+    server.when_deserted.append(deserted.set)
     told = asyncio.create_task(stop_told(signals, heard))
     if server.peers:
         gone = asyncio.create_task(deserted.wait())

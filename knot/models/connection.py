@@ -148,7 +148,9 @@ class Server:
         self.stopping = False
         self.most_requests = self.limits.requests
         """On one connection; 0 when the server stops."""
-        self.when_deserted: Callable[[], object] | None = None
+        self.began: Callable[[], object] = bool
+        """Called when clients are served, on the main thread."""
+        self.when_deserted: list[Callable[[], object]] = []
         """Called when the last client has gone."""
 
     def new_parser(self) -> RequestParser:
@@ -190,16 +192,9 @@ class Server:
         raise NotImplementedError
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 means any that is free.  Raises `OSError`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=4096)
-    listener.setblocking(False)
-    # What is accepted inherits it: an answer is one send, and must not wait for an old one's ACK.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Accepted when the request is there: `connection` then reads it without waiting.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
-    return listener
+def name_of(address: tuple[str, int] | str) -> str:
+    """Of a client; one at a path of the file system has none."""
+    return address[0] if address else "unix:"
 
 
 class Obstacle:
@@ -352,9 +347,9 @@ def forget(peer: Peer, server: Server) -> None:
     """The connection has ended."""
     peer.close()
     server.peers.discard(peer)
-    if not server.peers and server.when_deserted is not None:
-        server.when_deserted()
-        server.when_deserted = None
+    if not server.peers:
+        while server.when_deserted:
+            server.when_deserted.pop()()
 
 
 # -- sending -------------------------------------------------------------------------------------
@@ -499,10 +494,16 @@ def look(server: Server) -> None:
             cut(peer)
 
 
-def wind_up(server: Server) -> None:
-    """Nobody gets another answer than the one under way; who waits for none is cut off."""
+def wind_up(server: Server, gently: bool = False) -> None:
+    """Nobody gets another answer than the one under way; who waits for none is cut off.
+
+    Done `gently`, each client gets one more, and who asks for none has the time that idle clients
+    have: one that is about to ask must not meet a closed connection.
+    """
     server.stopping = True
     server.most_requests = 0
+    if gently:
+        return
     for peer in list(server.peers):
         if peer.waits_for == IDLE or (peer.waits_for == HEAD and peer.parser is None):
             cut(peer)

@@ -39,8 +39,8 @@ from knot.models.connection import (
     half_close,
     is_cold,
     is_gone,
-    listen,
     look,
+    name_of,
     receive,
     send,
     send_some,
@@ -53,6 +53,7 @@ from knot.models.disk import Disk
 from knot.respond import Later, Responder, Response
 from knot.signals import Signals
 from knot.site import Slice
+from knot.sockets import listen
 from tame import (
     READ,
     WRITE,
@@ -133,9 +134,9 @@ def serve(listener: socket.socket, server: Server) -> None:
                             timer(PAUSE, mkevent())
                     break
                 if len(server.peers) >= most:
-                    turn_away(fd, address[0], server)
+                    turn_away(fd, name_of(address), server)
                     continue
-                peer = Client(fd, address[0] if server.log else "")
+                peer = Client(fd, name_of(address) if server.log else "")
                 server.peers.add(peer)
                 connection(peer, server)
     except EventDroppedError:
@@ -260,18 +261,20 @@ def sweep(server: Server) -> None:
 
 
 @tamed
-def stop(server: Server, grace: float, done: Event[int]) -> None:
+def stop(server: Server, grace: float | None, done: Event[int]) -> None:
     """Accept nothing more, finish what is under way within `grace` seconds, then cut the rest.
 
+    Without a grace, wait until every client has had its last answer, however long that takes.
     Triggers `done` with the number of connections that had to be cut.
     """
     if server.door is not None:
         server.door.close()
-    wind_up(server)
+    wind_up(server, gently=grace is None)
     r = Rendezvous[bool]()
     if server.peers:
-        server.when_deserted = mkevent(r, False).trigger
-        timer(grace, mkevent(r, True))
+        server.when_deserted.append(mkevent(r, False).trigger)
+        if grace is not None:
+            timer(grace, mkevent(r, True))
         twait(r)
     r.cancel()
     done.trigger(cut_all(server))
@@ -287,19 +290,25 @@ def run(listener: socket.socket, server: Server, signals: Signals, grace: float)
             number: int
         heard = Descriptor(os.dup(signals.fd))
         serve(listener, server)
+        server.began()
         while not signals.take():
             with twait:
                 wait_on_fd(heard, READ, mkevent())
         listener.close()
         r = Rendezvous[bool]()
-        stop(server, grace, mkevent(r, True, number))
+        gently = signals.gently
+        stop(server, None if gently else grace, mkevent(r, True, number))
         while not cut:
             wait_on_fd(heard, READ, mkevent(r, False))
             stopped = twait(r)
             if stopped:
                 cut.append(number)
             elif signals.take():
-                cut.append(None)
+                if gently and not signals.gently:
+                    gently = False
+                    stop(server, grace, mkevent(r, True, number))
+                elif not gently:
+                    cut.append(None)
         r.cancel()
         heard.close()
 

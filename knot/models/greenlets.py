@@ -41,6 +41,7 @@ from knot.models.connection import (
     is_cold,
     is_gone,
     look,
+    name_of,
     receive,
     send,
     send_some,
@@ -135,9 +136,9 @@ def serve(listener: socket.socket, server: Server) -> None:
                     gevent.sleep(PAUSE)
                 break
             if len(server.peers) >= server.limits.connections:
-                turn_away(fd, address[0], server)
+                turn_away(fd, name_of(address), server)
                 continue
-            peer = Client(fd, address[0] if server.log else "")
+            peer = Client(fd, name_of(address) if server.log else "")
             server.peers.add(peer)
             server.connections.spawn(connection, peer, server)
 
@@ -219,6 +220,7 @@ def run(listener: socket.socket, server: Server, signals: Signals, grace: float)
     """Serve until a signal, then stop; how many connections were cut, None for a second signal."""
     fd = os.dup(signals.fd)
     workers = [gevent.spawn(serve, listener, server), gevent.spawn(sweep, server)]
+    server.began()
     wait_for_stop(fd, signals)
     gevent.killall(workers[:1])
     listener.close()
@@ -226,7 +228,7 @@ def run(listener: socket.socket, server: Server, signals: Signals, grace: float)
     again = gevent.spawn(wait_for_stop, fd, signals)
     if server.peers:
         deserted = gevent.event.Event()
-        server.when_deserted = deserted.set
+        server.when_deserted.append(deserted.set)
         gevent.wait([again, deserted], timeout=grace, count=1)
     cut = None if again.ready() else len(server.peers)
     gevent.killall([again, *workers])

@@ -41,6 +41,7 @@ from knot.models.connection import (
     half_close,
     is_gone,
     look,
+    name_of,
     parse,
     receive,
     send,
@@ -125,9 +126,9 @@ def accept(listener: socket.socket, server: Server) -> Client | None:
                 sleep(PAUSE)
             continue  # the client has gone already, or `stop` has shut the door
         if len(server.peers) >= server.limits.connections:
-            turn_away(fd, address[0], server)
+            turn_away(fd, name_of(address), server)
             continue
-        peer = Client(fd, address[0] if server.log else "")
+        peer = Client(fd, name_of(address) if server.log else "")
         server.peers.add(peer)
         return peer
     return None
@@ -228,6 +229,7 @@ def run(listener: socket.socket, server: Server, signals: Signals, grace: float)
         threading.Thread(target=work, args=(listener, server), daemon=True)
         for _ in range(server.pool or 1)
     ]
+    server.began()
     for thread in acceptors:
         thread.start()
     watch(server, signals, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import shutil
 import signal
@@ -12,41 +11,16 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from serving import Model
+from serving import KNOT, Model, plain_environment, serving
 
 from knot.cli import main
 
 WWW = Path(__file__).parents[2] / "www"
-
-KNOT = [sys.executable, "-m", "knot.cli"]
-
-
-@contextmanager
-def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, and the address that it printed."""
-    command = [*KNOT, "serve", *arguments, "--port", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain_environment()
-    )
-    assert process.stdout
-    try:
-        line = process.stdout.readline()
-        found = re.fullmatch(r"Serving .* at (http://\S+) \(Ctrl-C stops\)\n", line)
-        assert found, line
-        yield process, found[1]
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
-
-
-def plain_environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 
 def curl(*arguments: str) -> bytes:

@@ -1,0 +1,111 @@
+"""The sockets that a server listens on: of its own, at a path, or opened by whoever started it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from typing import Final
+
+BACKLOG: Final = 4096
+FIRST: Final = 3
+"""The first descriptor that systemd gives (sd_listen_fds(3))."""
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket that listens there; port 0 means any that is free.  Raises `OSError`.
+
+    If it is `shared`, further processes may listen there, and the kernel spreads the connections.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return prepared(
+        socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
+    )
+
+
+def listen_at(path: str) -> socket.socket:
+    """A socket that listens at a path, where one that nobody listens on any more is replaced.
+
+    Raises `OSError`.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        try:
+            listener.bind(path)
+        except OSError:
+            if not is_left_behind(path):
+                raise
+            os.unlink(path)
+            listener.bind(path)
+        os.chmod(path, 0o666)  # noqa: S103  (as open as a port of this machine is)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return prepared(listener)
+
+
+def is_left_behind(path: str) -> bool:
+    """Whether it is a socket whose server has ended without removing it."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+    except OSError:
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def inherited(fd: int) -> socket.socket:
+    """The socket that this process was started with as descriptor `fd`, and that listens.
+
+    Raises `OSError` if it is none, or does not listen.
+    """
+    listener = socket.socket(fileno=fd)
+    try:
+        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise OSError(f"the socket {fd} does not listen")
+    except BaseException:
+        listener.detach()
+        raise
+    listener.set_inheritable(False)
+    return prepared(listener)
+
+
+def activated() -> socket.socket | None:
+    """The socket that systemd has opened for this process (sd_listen_fds(3)), if it has.
+
+    Raises `OSError` if it has opened several, or one that does not listen.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    count = int(os.environ.get("LISTEN_FDS", "0"))
+    if count > 1:
+        raise OSError(f"systemd gives {count} sockets; name one in ListenStream=")
+    return inherited(FIRST) if count else None
+
+
+def prepared(listener: socket.socket) -> socket.socket:
+    listener.setblocking(False)
+    if listener.family != socket.AF_UNIX:
+        # What is accepted inherits it: an answer is one send, and must not wait for an old one's
+        # ACK.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Accepted when the request is there: `connection` then reads it without waiting.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+    return listener
+
+
+def shown(listener: socket.socket) -> str:
+    """Its address, as a user would write it."""
+    address = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{address}"
+    host = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
+    return f"http://{host}:{address[1]}"

@@ -1,0 +1,308 @@
+"""Several processes that serve the same site, and the one that looks after them.
+
+Each worker is ``knot serve`` of its own, started by exec, with a listening socket that the
+supervisor has opened and keeps open: a connection that nobody has accepted yet survives the end of
+a worker.  The kernel spreads connections over the sockets (SO_REUSEPORT).
+
+A new worker takes the place of an old one when it is ready, never before.  The old one is then told
+to accept nothing more and to end with its last connection, so that a new configuration, and new
+code, costs no client anything.
+
+Read it from `supervise`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
+from typing import Final
+
+from knot.service import notify
+from knot.signals import Signals
+from knot.workers import READY, WORKER
+from tame import (
+    READ,
+    BlockedWarning,
+    Descriptor,
+    Event,
+    Rendezvous,
+    mkevent,
+    run,
+    tamed,
+    timer,
+    tvars,
+    twait,
+    wait_on_fd,
+)
+
+SOON: Final = 30.0
+"""Seconds within which a worker has to be ready."""
+
+SHORTEST: Final = 0.1
+LONGEST: Final = 10.0
+"""Seconds before a worker that has died is replaced, twice as long each time."""
+STEADY: Final = 60.0
+"""Seconds after which a worker's death has nothing to do with the last one's."""
+
+LOOK: Final = 1.0
+"""Seconds between two looks at the memory of the workers."""
+
+LATE: Final = 5.0
+"""Seconds beyond the grace that workers have at the end."""
+
+
+class Worker:
+    """A process, from its start to its end."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        news, ready = os.pipe2(os.O_CLOEXEC)
+        fd = listener.fileno()
+        try:
+            self.process = subprocess.Popen(  # noqa: S603  (it is this program)
+                [sys.executable, "-m", "knot.cli", *sys.argv[1:]],
+                pass_fds=(fd, ready),
+                env={**os.environ, WORKER: f"{fd},{ready}"},
+                process_group=0,  # a Ctrl-C is the supervisor's, who tells the workers
+            )
+        except BaseException:
+            os.close(news)
+            raise
+        finally:
+            os.close(ready)
+        self.news = Descriptor(news)
+        """Readable when it is ready, or has ended before."""
+        self.end = Descriptor(os.pidfd_open(self.process.pid))
+        """Readable when it has ended."""
+        self.began = monotonic()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def tell(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def memory(self) -> int:
+        """Resident bytes; 0 if it has ended."""
+        try:
+            with open(f"/proc/{self.pid}/statm") as statm:
+                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:
+            return 0
+
+    def fate(self) -> str:
+        """How it has ended."""
+        status = self.process.wait()
+        self.end.close()
+        self.news.close()
+        if status >= 0:
+            return f"has ended with status {status}"
+        return f"was ended by {signal.Signals(-status).name}"
+
+
+@dataclass
+class Place:
+    """One of the workers that there are to be."""
+
+    listener: socket.socket
+    worker: Worker | None = None
+    starting: bool = False
+    pause: float = SHORTEST
+
+
+@dataclass
+class Supervisor:
+    places: list[Place]
+    grace: float
+    workers: set[Worker] = field(default_factory=set)
+    """All processes, those that only finish what is under way, too."""
+    stopping: bool = False
+    deserted: Event[()] | None = None
+
+    def tell(self, number: signal.Signals) -> None:
+        for worker in self.workers:
+            worker.tell(number)
+
+    def say(self, text: str) -> None:
+        print(f"knot: {text}", file=sys.stderr, flush=True)
+
+
+@tamed
+def launch(supervisor: Supervisor, place: Place, done: Event[bool]) -> None:
+    """Start a worker; once it is ready it takes the place.  Whether it has come that far."""
+    with tvars:
+        late: bool
+    place.starting = True
+    try:
+        worker = Worker(place.listener)
+    except OSError as error:
+        place.starting = False
+        supervisor.say(f"a worker cannot be started: {error.strerror}")
+        done.trigger(False)
+        return
+    supervisor.workers.add(worker)
+    r = Rendezvous[bool]()
+    wait_on_fd(worker.news, READ, mkevent(r, False))
+    timer(SOON, mkevent(r, True))
+    late = twait(r)
+    r.cancel()
+    place.starting = False
+    ready = not late and os.read(worker.news.fd, 1) == READY
+    if ready:
+        old, place.worker = place.worker, worker
+        if old is not None:
+            old.tell(signal.SIGQUIT)
+    elif late:
+        supervisor.say(f"worker {worker.pid} was not ready after {SOON:g} s")
+        worker.tell(signal.SIGKILL)
+    if supervisor.stopping:
+        worker.tell(signal.SIGTERM)
+    attend(supervisor, place, worker)
+    done.trigger(ready)
+
+
+@tamed
+def attend(supervisor: Supervisor, place: Place, worker: Worker) -> None:
+    """Wait for the end of a worker; if that was its own idea, another takes its place."""
+    with tvars:
+        ready: bool
+    with twait:
+        wait_on_fd(worker.end, READ, mkevent())
+    fate = worker.fate()
+    supervisor.workers.discard(worker)
+    if not supervisor.workers and supervisor.deserted is not None:
+        supervisor.deserted.trigger()
+    if place.worker is not worker or supervisor.stopping:
+        return
+    place.worker = None
+    if monotonic() - worker.began >= STEADY:
+        place.pause = SHORTEST
+    supervisor.say(f"worker {worker.pid} {fate}; another follows in {place.pause:g} s")
+    while place.worker is None and not supervisor.stopping:
+        with twait:
+            timer(place.pause, mkevent())
+        place.pause = min(2 * place.pause, LONGEST)
+        if place.worker is None and not place.starting and not supervisor.stopping:
+            with twait:
+                launch(supervisor, place, mkevent(ready))
+
+
+@tamed
+def renew(supervisor: Supervisor) -> None:
+    """Replace every worker by a new one, each when it is ready."""
+    with tvars:
+        ready: list[bool]
+    notify("RELOADING=1", f"MONOTONIC_USEC={int(monotonic() * 1e6)}")
+    ready = [True] * len(supervisor.places)
+    with twait:
+        for number, place in enumerate(supervisor.places):
+            if place.worker is not None and not place.starting:
+                launch(supervisor, place, mkevent(ready[number]))
+    notify("READY=1")
+    if not all(ready) and not supervisor.stopping:
+        supervisor.say("the new workers do not start; the old ones go on")
+
+
+@tamed
+def recycle(supervisor: Supervisor, most: int) -> None:
+    """Replace workers that have grown beyond `most` resident bytes."""
+    with tvars:
+        ready: bool
+    while not supervisor.stopping:
+        with twait:
+            timer(LOOK, mkevent())
+        for place in supervisor.places:
+            worker = place.worker
+            if worker is not None and worker.memory() > most and not place.starting:
+                supervisor.say(
+                    f"worker {worker.pid} has {worker.memory() >> 20} MiB; another takes its place"
+                )
+                with twait:
+                    launch(supervisor, place, mkevent(ready))
+
+
+@tamed
+def stop(supervisor: Supervisor, done: Event[()]) -> None:
+    """Tell the workers to finish within the grace; end those that do not."""
+    with tvars:
+        late: bool
+    supervisor.stopping = True
+    notify("STOPPING=1")
+    supervisor.tell(signal.SIGTERM)
+    r = Rendezvous[bool]()
+    if supervisor.workers:
+        supervisor.deserted = mkevent(r, False)
+        timer(supervisor.grace + LATE, mkevent(r, True))
+        late = twait(r)
+        while late and supervisor.workers:
+            supervisor.tell(signal.SIGKILL)
+            late = twait(r)
+    r.cancel()
+    done.trigger()
+
+
+def supervise(
+    listeners: Sequence[socket.socket],
+    *,
+    grace: float,
+    most_memory: int | None = None,
+    began: Callable[[], object],
+) -> bool:
+    """Keep a worker at each of the listeners until a signal; `began` is called when all are ready.
+
+    SIGHUP replaces them all.  Whether they ever were ready.
+    """
+    places = [Place(listener) for listener in listeners]
+    supervisor = Supervisor(places, grace)
+    signals = Signals(
+        {
+            signal.SIGHUP: partial(renew, supervisor),
+            signal.SIGUSR1: partial(supervisor.tell, signal.SIGUSR1),
+        }
+    )
+    signals.install()
+    started: list[bool] = []
+
+    @tamed
+    def main() -> None:
+        with tvars:
+            ready: list[bool]
+            over: bool
+        heard = Descriptor(os.dup(signals.fd))
+        ready = [False] * len(places)
+        with twait:
+            for number, place in enumerate(places):
+                launch(supervisor, place, mkevent(ready[number]))
+        started.append(all(ready))
+        if all(ready):
+            began()
+            notify("READY=1")
+            if most_memory is not None:
+                recycle(supervisor, most_memory)
+            while not signals.take():
+                with twait:
+                    wait_on_fd(heard, READ, mkevent())
+        r = Rendezvous[bool]()
+        stop(supervisor, mkevent(r, True))
+        over = False
+        while not over:
+            wait_on_fd(heard, READ, mkevent(r, False))
+            over = twait(r)
+            if not over and signals.take():
+                supervisor.tell(signal.SIGTERM)  # for them, too, it is the second
+        r.cancel()
+        heard.close()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BlockedWarning)  # timers for what will not come
+        run(main, driver="epoll")
+    signals.close()
+    return started[0]
