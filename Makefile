@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch clean
+.PHONY: serve test format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch soak clean
 
 serve: .venv/made
 	$(BIN)/knot serve ./www
@@ -28,6 +28,10 @@ bench-knot: .venv/made
 # Single parts: make loadtest ARGS="--only figure7 --only memory"
 loadtest: .venv/made
 	$(BIN)/python -m loadtest run $(if $(filter full,$(LOAD)),--full) $(ARGS)
+
+# Knot for ten minutes while all that can happen to it happens: make soak ARGS="--minutes 60"
+soak: .venv/made
+	$(BIN)/python -m loadtest.soak $(ARGS)
 
 # locust, a master and two workers against Knot: make loadtest-distributed ARGS="--workers 4"
 loadtest-distributed: .venv/made
