@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch soak clean
+.PHONY: serve test test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch soak clean
 
 serve: .venv/made
 	$(BIN)/knot serve ./www
@@ -12,6 +12,10 @@ test: .venv/made
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# Builds the image and uses it; as root, with the Debian packages buildah and debootstrap.
+test-docker: .venv/made
+	$(BIN)/pytest -q -s docker
 
 format: .venv/made
 	$(BIN)/ruff check --fix

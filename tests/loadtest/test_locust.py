@@ -87,7 +87,7 @@ class Handler(socketserver.StreamRequestHandler):
 
 
 class Serving(socketserver.ThreadingTCPServer):
-    daemon_threads = True
+    daemon_threads = False  # they are waited for
     request_queue_size = 128
 
     def __init__(self, reply: Reply) -> None:

@@ -1,0 +1,29 @@
+# Knot on a Python of one's own choice:
+#     docker build -t knot .
+#     docker run --read-only -p 8080:8080 -v ./www:/www:ro knot
+ARG PYTHON=python:3.11-slim
+
+FROM ${PYTHON} AS build
+COPY pyproject.toml README.md LICENSE /source/
+COPY tame /source/tame
+COPY knot /source/knot
+COPY loadtest /source/loadtest
+RUN python3 -m venv /opt/knot \
+    && /opt/knot/bin/pip install --no-cache-dir '/source[compress]' \
+    && /opt/knot/bin/pip uninstall --yes pip setuptools \
+    && rm -rf /opt/knot/lib/python3*/site-packages/loadtest
+
+FROM ${PYTHON}
+LABEL org.opencontainers.image.title="Knot" \
+      org.opencontainers.image.description="A static-file web server written in Tame" \
+      org.opencontainers.image.licenses="MIT"
+COPY --from=build /opt/knot /opt/knot
+ENV PATH=/opt/knot/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    KNOT_HOST=0.0.0.0 KNOT_PORT=8080 KNOT_LOG=common
+WORKDIR /www
+USER 10001:10001
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=5s CMD ["python3", "-c", "from http.client import HTTPConnection as C; from os import environ as e; c = C('127.0.0.1', int(e['KNOT_PORT']), timeout=4); c.request('OPTIONS', '/'); exit(c.getresponse().status != 204)"]
+ENTRYPOINT ["knot", "serve"]
+CMD ["/www"]
