@@ -261,7 +261,7 @@ def serve_here(
     directory: str, config: Path | None, options: dict[str, Any], post: workers.Post | None
 ) -> None:
     """Serve in this process: the only one, or one of the workers."""
-    interactive = sys.stdout.isatty()
+    interactive = sys.stdout is not None and sys.stdout.isatty()
     listing = options["listing"]
     model = load_model(options["model"])
     pool = {} if options["threads"] is None else {"pool": options["threads"]}
@@ -353,17 +353,26 @@ def set_out(
 def say_so(directory: str, listener: socket, options: dict[str, Any]) -> None:
     address, workers = sockets.shown(listener), options["workers"]
     by = f", {workers} worker{'' if workers == 1 else 's'}" if workers else ""
-    click.echo(f"Serving {directory} at {address}{by} (Ctrl-C stops)")
+    line = f"Serving {directory} at {address}{by} (Ctrl-C stops)\n"
+    with suppress(OSError):  # it is closed, or its disk is full: no reason not to serve
+        os.write(STDOUT, os.fsencode(line))
 
 
 def load_model(name: str) -> Any:
     """The module; each brings only what it needs into the process."""
     try:
-        return import_module(f"knot.models.{name}")
+        module = import_module(f"knot.models.{name}")
     except ImportError as error:
         if error.name != "gevent":
             raise
         sys.exit("knot: the model greenlets needs gevent: pip install 'knot[greenlets]'")
+    if name == "events":
+        from tame.drivers import DRIVERS
+
+        driver = os.environ.get("TAME_DRIVER") or DRIVERS[0]
+        if driver not in DRIVERS:
+            sys.exit(f"knot: TAME_DRIVER is {driver}: it can be {', '.join(DRIVERS)}")
+    return module
 
 
 def reopening(log: AccessLog | None, path: str | None) -> dict[int, Callable[[], object]]:

@@ -352,3 +352,43 @@ def test_help_and_version() -> None:
         result = CliRunner().invoke(main, arguments, prog_name="knot")
         assert result.exit_code == 0
         assert "knot" in result.output.lower()
+
+
+def test_a_driver_that_is_none_is_an_error_of_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*KNOT, "serve", str(tmp_path), "--port", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=plain_environment() | {"TAME_DRIVER": "foo"},
+    )
+    assert done.returncode == 1
+    assert done.stderr == "knot: TAME_DRIVER is foo: it can be uvloop, asyncio, epoll\n"
+
+
+@pytest.mark.parametrize("stdout", [">&-", ">/dev/full"])
+@pytest.mark.parametrize("workers", ["", "--workers 2"])
+def test_nobody_needs_to_hear_that_it_serves(tmp_path: Path, stdout: str, workers: str) -> None:
+    (tmp_path / "index.html").write_text("home")
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "ready"))
+        manager.settimeout(20)
+        process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" {workers} {stdout}', "knot", *KNOT, "serve", str(tmp_path),
+             "--unix", str(path)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=plain_environment() | {"NOTIFY_SOCKET": str(tmp_path / "ready")},
+        )  # fmt: skip
+        try:
+            assert manager.recv(100) == b"READY=1"
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert client.recv(1000).endswith(b"home")
+        finally:
+            process.terminate()
+            _, err = process.communicate(timeout=20)
+    assert err == ""
+    assert process.returncode == 0
