@@ -9,9 +9,10 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from pwd import struct_passwd
 from socket import socket
@@ -20,10 +21,11 @@ from typing import Any, Final, TypeVar
 import click
 
 from knot import service, sockets, workers
-from knot.config import Pair, Seconds, Size, Text, Workers, load_config
+from knot.config import Address, Pair, Seconds, Size, Text, Workers, load_config
 from knot.limits import Limits
 from knot.log import FORMATS, AccessLog, open_log
 from knot.models import MODELS
+from knot.models.connection import Server
 from knot.respond import FieldRules, Responder
 from knot.signals import Signals
 from knot.site import Site
@@ -84,6 +86,13 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     default=None,
     show_default=False,
     help="Resident memory beyond which a worker is replaced.",
+)
+@option(
+    "--admin",
+    type=Address(),
+    default=None,
+    show_default=False,
+    help="Address for /metrics, /health and /ready.",
 )
 @option(
     "--user",
@@ -226,8 +235,10 @@ def check(options: dict[str, Any]) -> None:
         raise click.UsageError("--worker-memory needs --workers")
     if options["unix"] is not None and options["fd"] is not None:
         raise click.UsageError("--unix and --fd are two places to listen: choose one")
-    if options["model"] != "events":
-        for name in ("workers", "fd"):  # the other models end the socket itself, not only their use
+    if options["admin"] is not None and find_spec("prometheus_client") is None:
+        sys.exit("knot: --admin needs prometheus-client: pip install 'knot[metrics]'")
+    if options["model"] != "events":  # others shut the socket, whosever it is, and know no Tame
+        for name in ("workers", "fd", "admin"):
             if options[name] is not None:
                 raise click.UsageError(f"--{name} needs --model events")
 
@@ -246,15 +257,18 @@ def look_after_workers(directory: str, options: dict[str, Any]) -> None:
     if options["open"]:
         open_browser(sockets.shown(listener))
     try:
-        if not supervise(
-            listeners,
-            grace=options["grace"],
-            most_memory=options["worker_memory"],
-            began=partial(say_so, directory, listener, options),
-        ):
-            sys.exit(1)
+        with open_admin(options["admin"]) as admin:
+            started = supervise(
+                listeners,
+                grace=options["grace"],
+                most_memory=options["worker_memory"],
+                began=partial(say_so, directory, listener, options, admin),
+                admin=admin,
+            )
     finally:
         remove_path(options)
+    if not started:
+        sys.exit(1)
 
 
 def serve_here(
@@ -296,11 +310,14 @@ def serve_here(
     with (
         closing(site),
         open_listener(options)[0] if post is None else inherited(post.listener) as listener,
+        open_admin(options["admin"] if post is None else None) as admin,
     ):
         server = model.Server(Responder(site, rules, options["cache_size"]), limits, log, **pool)
         signals = Signals(reopening(log, options["log_file"]))
         signals.install()
-        server.began = partial(set_out, directory, listener, options, site, user, post)
+        server.began = partial(
+            set_out, directory, listener, admin, options, server, site, user, post
+        )
         gc.collect()
         gc.freeze()  # what the modules hold need not be looked at again
         gc.set_threshold(
@@ -310,6 +327,7 @@ def serve_here(
         try:
             cut = model.run(listener, server, signals, grace)
         finally:
+            server.ended()
             if post is None:
                 remove_path(options)
         signals.close()
@@ -323,7 +341,9 @@ def serve_here(
 def set_out(
     directory: str,
     listener: socket,
+    admin: socket | None,
     options: dict[str, Any],
+    server: Server,
     site: Site,
     user: struct_passwd | None,
     post: workers.Post | None,
@@ -333,6 +353,8 @@ def set_out(
         service.become(user)
     if options["open"] and post is None:
         open_browser(sockets.shown(listener))
+    if admin is not None or (post is not None and post.counts >= 0):
+        count(server, admin, post)
     if options["sandbox"] and not options["follow_symlinks"]:
         places: dict[str | bytes, int] = {site.root: service.READ}
         for path, right in (
@@ -344,16 +366,39 @@ def set_out(
                 places[place] = places.get(place, 0) | right
         service.confine(places)
     if post is None:
-        say_so(directory, listener, options)
+        say_so(directory, listener, options, admin)
         service.notify("READY=1")
     else:
         post.is_ready()
 
 
-def say_so(directory: str, listener: socket, options: dict[str, Any]) -> None:
+def count(server: Server, admin: socket | None, post: workers.Post | None) -> None:
+    """Count what the server does, for its own admin address or for its supervisor's."""
+    from knot.admin import Answers, attend, resident
+    from knot.stats import Counter, Shared, report
+
+    counter = Counter(server)
+    if post is not None:
+        shared = Shared(post.counts)
+        report(counter, shared)
+        server.ended = lambda: shared.write(counter.read())
+    else:
+        assert admin is not None
+        pid, statm = os.getpid(), os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        answers = Answers(
+            lambda: {pid: counter.read()},
+            lambda: not server.stopping,
+            memory=lambda _: resident(os.pread(statm, 100, 0)),  # which a sandbox lets nobody open
+        )
+        attend(admin, answers)
+
+
+def say_so(directory: str, listener: socket, options: dict[str, Any], admin: socket | None) -> None:
     address, workers = sockets.shown(listener), options["workers"]
     by = f", {workers} worker{'' if workers == 1 else 's'}" if workers else ""
     line = f"Serving {directory} at {address}{by} (Ctrl-C stops)\n"
+    if admin is not None:
+        line += f"Metrics at {sockets.shown(admin)}/metrics\n"
     with suppress(OSError):  # it is closed, or its disk is full: no reason not to serve
         os.write(STDOUT, os.fsencode(line))
 
@@ -432,6 +477,10 @@ def open_listener(options: dict[str, Any], *, shared: bool = False) -> tuple[soc
     if given is not None:
         return given, False
     return open_address(options["host"], options["port"], shared=shared), True
+
+
+def open_admin(address: tuple[str, int] | None) -> AbstractContextManager[socket | None]:
+    return nullcontext() if address is None else open_address(*address, shared=False)
 
 
 def remove_path(options: dict[str, Any]) -> None:

@@ -78,6 +78,22 @@ class Workers(click.ParamType):  # type: ignore[type-arg]
         return number
 
 
+class Address(click.ParamType):  # type: ignore[type-arg]
+    """Host and port, as ``127.0.0.1:9090``."""
+
+    name = "host:port"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):  # converted already
+            return value
+        host, _, port = str(value).rpartition(":")
+        if not (host and port.isdecimal() and int(port) < 65536):
+            self.fail(f"{value!r} is no address: write it as 127.0.0.1:9090", param, ctx)
+        return host.strip("[]"), int(port)
+
+
 class Seconds(click.ParamType):  # type: ignore[type-arg]
     """Time."""
 

@@ -25,8 +25,11 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
+from knot.admin import Answers, resident_of
+from knot.admin import attend as attend_admin
 from knot.service import notify
 from knot.signals import Signals
+from knot.stats import Counts, Shared
 from knot.workers import READY, WORKER
 from tame import (
     READ,
@@ -62,18 +65,24 @@ LATE: Final = 5.0
 class Worker:
     """A process, from its start to its end."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, *, counted: bool) -> None:
+        self.shared = Shared.new() if counted else None
+        """What it has done, if somebody wants to know."""
         news, ready = os.pipe2(os.O_CLOEXEC)
-        fd = listener.fileno()
+        fds = [listener.fileno(), ready]
+        if self.shared is not None:
+            fds.append(self.shared.fd)
         try:
             self.process = subprocess.Popen(  # noqa: S603  (it is this program)
                 [sys.executable, "-m", "knot.cli", *sys.argv[1:]],
-                pass_fds=(fd, ready),
-                env={**os.environ, WORKER: f"{fd},{ready}"},
+                pass_fds=fds,
+                env={**os.environ, WORKER: ",".join(map(str, [*fds, -1][:3]))},
                 process_group=0,  # a Ctrl-C is the supervisor's, who tells the workers
             )
         except BaseException:
             os.close(news)
+            if self.shared is not None:
+                self.shared.close()
             raise
         finally:
             os.close(ready)
@@ -89,14 +98,6 @@ class Worker:
 
     def tell(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
-
-    def memory(self) -> int:
-        """Resident bytes; 0 if it has ended."""
-        try:
-            with open(f"/proc/{self.pid}/statm") as statm:
-                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except OSError:
-            return 0
 
     def fate(self) -> str:
         """How it has ended."""
@@ -122,6 +123,9 @@ class Place:
 class Supervisor:
     places: list[Place]
     grace: float
+    counted: bool = False
+    ended: Counts = field(default_factory=Counts)
+    """What the workers have done that are no more."""
     workers: set[Worker] = field(default_factory=set)
     """All processes, those that only finish what is under way, too."""
     stopping: bool = False
@@ -130,6 +134,12 @@ class Supervisor:
     def tell(self, number: signal.Signals) -> None:
         for worker in self.workers:
             worker.tell(number)
+
+    def counts(self) -> dict[int, Counts]:
+        return {worker.pid: worker.shared.read() for worker in self.workers if worker.shared}
+
+    def ready(self) -> bool:
+        return not self.stopping and all(place.worker is not None for place in self.places)
 
     def say(self, text: str) -> None:
         print(f"knot: {text}", file=sys.stderr, flush=True)
@@ -142,7 +152,7 @@ def launch(supervisor: Supervisor, place: Place, done: Event[bool]) -> None:
         late: bool
     place.starting = True
     try:
-        worker = Worker(place.listener)
+        worker = Worker(place.listener, counted=supervisor.counted)
     except OSError as error:
         place.starting = False
         supervisor.say(f"a worker cannot be started: {error.strerror}")
@@ -178,6 +188,11 @@ def attend(supervisor: Supervisor, place: Place, worker: Worker) -> None:
         wait_on_fd(worker.end, READ, mkevent())
     fate = worker.fate()
     supervisor.workers.discard(worker)
+    if worker.shared is not None:
+        done = worker.shared.read()
+        done.open = 0
+        supervisor.ended.add(done)
+        worker.shared.close()
     if not supervisor.workers and supervisor.deserted is not None:
         supervisor.deserted.trigger()
     if place.worker is not worker or supervisor.stopping:
@@ -221,10 +236,9 @@ def recycle(supervisor: Supervisor, most: int) -> None:
             timer(LOOK, mkevent())
         for place in supervisor.places:
             worker = place.worker
-            if worker is not None and worker.memory() > most and not place.starting:
-                supervisor.say(
-                    f"worker {worker.pid} has {worker.memory() >> 20} MiB; another takes its place"
-                )
+            size = resident_of(worker.pid) if worker is not None else 0
+            if worker is not None and size > most and not place.starting:
+                supervisor.say(f"worker {worker.pid} has {size >> 20} MiB; another takes its place")
                 with twait:
                     launch(supervisor, place, mkevent(ready))
 
@@ -255,13 +269,15 @@ def supervise(
     grace: float,
     most_memory: int | None = None,
     began: Callable[[], object],
+    admin: socket.socket | None = None,
 ) -> bool:
     """Keep a worker at each of the listeners until a signal; `began` is called when all are ready.
 
-    SIGHUP replaces them all.  Whether they ever were ready.
+    SIGHUP replaces them all.  `admin` listens for who asks how they are.  Whether they ever were
+    ready.
     """
     places = [Place(listener) for listener in listeners]
-    supervisor = Supervisor(places, grace)
+    supervisor = Supervisor(places, grace, counted=admin is not None)
     signals = Signals(
         {
             signal.SIGHUP: partial(renew, supervisor),
@@ -277,6 +293,8 @@ def supervise(
             ready: list[bool]
             over: bool
         heard = Descriptor(os.dup(signals.fd))
+        if admin is not None:
+            attend_admin(admin, Answers(supervisor.counts, supervisor.ready, supervisor.ended))
         ready = [False] * len(places)
         with twait:
             for number, place in enumerate(places):

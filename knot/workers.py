@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import Final
 
 WORKER: Final = "KNOT_WORKER"
-"""The environment variable with a worker's two descriptors."""
+"""The environment variable with a worker's descriptors."""
 
 READY: Final = b"1"
 
 
 @dataclass(frozen=True)
 class Post:
-    """Where a worker listens, and where it says that it is ready."""
+    """Where a worker listens, and where it says that it is ready, and what it does."""
 
     listener: int
     ready: int
+    counts: int
+    """Memory for what it counts; -1 if nobody wants to know."""
 
     def is_ready(self) -> None:
         os.write(self.ready, READY)
@@ -29,6 +31,8 @@ def post() -> Post | None:
     said = os.environ.pop(WORKER, "")
     if not said:
         return None
-    listener, ready = map(int, said.split(","))
-    os.set_inheritable(ready, False)
-    return Post(listener, ready)
+    found = Post(*map(int, said.split(",")))
+    for fd in (found.ready, found.counts):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    return found

@@ -150,6 +150,8 @@ class Server:
         """On one connection; 0 when the server stops."""
         self.began: Callable[[], object] = bool
         """Called when clients are served, on the main thread."""
+        self.ended: Callable[[], object] = bool
+        """Called when nobody is served any more."""
         self.when_deserted: list[Callable[[], object]] = []
         """Called when the last client has gone."""
 
@@ -469,7 +471,7 @@ def turn_away(fd: int, address: str, server: Server) -> None:
 def refuse(fd: int, address: str, server: Server, request: BadRequest) -> None:
     """An answer to a client that is not listened to any more."""
     now = time()
-    response = server.responder.respond(request, now)
+    response = server.respond(request, now)
     assert isinstance(response, Response)
     os.write(fd, response.data)
     if server.log is not None:

@@ -88,4 +88,7 @@ def test_a_request_on_a_kept_connection_is_a_read_and_a_write(tmp_path: Path) ->
 def test_a_request_with_a_connection_of_its_own_is_four_calls(tmp_path: Path) -> None:
     calls = traced(tmp_path, one_each)
     others = sum(count for call, count in calls.items() if call not in POLLS)
-    assert others <= 4 * REQUESTS + 20, calls  # accept, read, write, close
+    polls = sum(count for call, count in calls.items() if call in POLLS)
+    in_vain = calls["accept4"] - REQUESTS  # the last of each turn, and turns are the machine's
+    assert in_vain <= polls + 20, calls
+    assert others - in_vain <= 4 * REQUESTS + 20, calls  # accept, read, write, close
