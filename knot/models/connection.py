@@ -146,6 +146,8 @@ class Server:
         self.parser = self.new_parser()
         """For every client whose requests have come whole."""
         self.stopping = False
+        self.gently = False
+        """Whether, although it stops, a client whose connection stays gets one more answer."""
         self.most_requests = self.limits.requests
         """On one connection; 0 when the server stops."""
         self.began: Callable[[], object] = bool
@@ -287,7 +289,7 @@ def go_on(
         server.note(peer.address, obstacle.request, response, obstacle.asked, unsent or NOTHING)
     if unsent:
         return END
-    if response.keep_alive and not server.stopping:
+    if response.keep_alive and (server.gently or not server.stopping):
         peer.age = 0
         following = answer(peer, server, (requests, time(), said, unread))
         if following is None:
@@ -503,6 +505,7 @@ def wind_up(server: Server, gently: bool = False) -> None:
     have: one that is about to ask must not meet a closed connection.
     """
     server.stopping = True
+    server.gently = gently
     server.most_requests = 0
     if gently:
         return

@@ -254,16 +254,21 @@ def kept_client(url: str) -> HTTPConnection:
     return client
 
 
+def until_deaf(url: str) -> None:
+    """Wait until nobody listens there any more."""
+    where = urlsplit(url)
+    while True:
+        try:
+            socket.create_connection((where.hostname, where.port)).close()
+        except OSError:
+            return
+
+
 def test_sigquit_gives_each_client_one_more_answer(site: Path) -> None:
     with serving(str(site)) as (process, url):
         client = kept_client(url)
         process.send_signal(signal.SIGQUIT)
-        where = urlsplit(url)
-        while True:  # until it listens no more
-            try:
-                socket.create_connection((where.hostname, where.port)).close()
-            except OSError:
-                break
+        until_deaf(url)
         client.request("GET", "/")
         response = client.getresponse()
         assert response.read() == b"home"
@@ -300,3 +305,24 @@ def test_options_that_cannot_be_are_refused(site: Path, options: list[str], said
     )
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_sigquit_during_an_answer_leaves_the_client_one_more(site: Path) -> None:
+    """Its head has said that the connection stays, so the client may ask again."""
+    (site / "big").touch()
+    os.truncate(site / "big", 16 << 20)
+    with serving(str(site)) as (process, url):
+        where = urlsplit(url)
+        client = HTTPConnection(where.hostname or "", where.port, timeout=20)
+        client.request("GET", "/big")
+        response = client.getresponse()
+        assert len(response.read(1000)) == 1000
+        process.send_signal(signal.SIGQUIT)
+        until_deaf(url)
+        assert len(response.read()) == (16 << 20) - 1000
+        client.request("GET", "/")
+        response = client.getresponse()
+        assert response.read() == b"home"
+        assert response.headers["Connection"] == "close"
+        client.close()
+        assert process.wait(20) == 0
