@@ -91,6 +91,9 @@ class Worker:
         self.end = Descriptor(os.pidfd_open(self.process.pid))
         """Readable when it has ended."""
         self.began = monotonic()
+        self.ready = False
+        self.must_reopen = False
+        """Its log, once it is ready."""
 
     @property
     def pid(self) -> int:
@@ -129,11 +132,21 @@ class Supervisor:
     workers: set[Worker] = field(default_factory=set)
     """All processes, those that only finish what is under way, too."""
     stopping: bool = False
+    renewing: bool = False
+    again: bool = False
+    """Whether to renew the workers once more, when that is done."""
     deserted: Event[()] | None = None
 
     def tell(self, number: signal.Signals) -> None:
         for worker in self.workers:
             worker.tell(number)
+
+    def reopen(self) -> None:
+        """Have every log opened anew; a worker that starts would be ended by the signal."""
+        for worker in self.workers:
+            worker.must_reopen = not worker.ready
+            if worker.ready:
+                worker.tell(signal.SIGUSR1)
 
     def counts(self) -> dict[int, Counts]:
         return {worker.pid: worker.shared.read() for worker in self.workers if worker.shared}
@@ -165,8 +178,10 @@ def launch(supervisor: Supervisor, place: Place, done: Event[bool]) -> None:
     late = twait(r)
     r.cancel()
     place.starting = False
-    ready = not late and os.read(worker.news.fd, 1) == READY
+    ready = worker.ready = not late and os.read(worker.news.fd, 1) == READY
     if ready:
+        if worker.must_reopen:
+            worker.tell(signal.SIGUSR1)
         old, place.worker = place.worker, worker
         if old is not None:
             old.tell(signal.SIGQUIT)
@@ -215,15 +230,22 @@ def renew(supervisor: Supervisor) -> None:
     """Replace every worker by a new one, each when it is ready."""
     with tvars:
         ready: list[bool]
+    supervisor.again = True
+    if supervisor.renewing:
+        return  # those that start may have read the configuration before it was changed again
+    supervisor.renewing = True
     notify("RELOADING=1", f"MONOTONIC_USEC={int(monotonic() * 1e6)}")
-    ready = [True] * len(supervisor.places)
-    with twait:
-        for number, place in enumerate(supervisor.places):
-            if place.worker is not None and not place.starting:
-                launch(supervisor, place, mkevent(ready[number]))
+    while supervisor.again and not supervisor.stopping:
+        supervisor.again = False
+        ready = [True] * len(supervisor.places)
+        with twait:
+            for number, place in enumerate(supervisor.places):
+                if place.worker is not None and not place.starting:
+                    launch(supervisor, place, mkevent(ready[number]))
+        if not all(ready) and not supervisor.stopping:
+            supervisor.say("the new workers do not start; the old ones go on")
+    supervisor.renewing = False
     notify("READY=1")
-    if not all(ready) and not supervisor.stopping:
-        supervisor.say("the new workers do not start; the old ones go on")
 
 
 @tamed
@@ -281,7 +303,7 @@ def supervise(
     signals = Signals(
         {
             signal.SIGHUP: partial(renew, supervisor),
-            signal.SIGUSR1: partial(supervisor.tell, signal.SIGUSR1),
+            signal.SIGUSR1: supervisor.reopen,
         }
     )
     signals.install()

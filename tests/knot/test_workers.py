@@ -8,10 +8,11 @@ import socket
 import subprocess
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from time import monotonic
 from typing import IO
 from urllib.parse import urlsplit
 
@@ -146,6 +147,81 @@ def test_twenty_reloads_cost_no_request(site: Path, tmp_path: Path) -> None:
         assert live.fields >= {"0", "20"}
         assert live.connections > 20  # they were told to make another
         assert not first & children(process.pid)
+
+
+@contextmanager
+def written_to(pipe: Path) -> Iterator[IO[str]]:
+    """The pipe from when somebody reads it until that one has read it to the end."""
+    with os.fdopen(opened(pipe, lambda fd: fd is not None) or -1, "w") as end:
+        yield end
+    opened(pipe, lambda fd: fd is None)
+
+
+def opened(pipe: Path, enough: Callable[[int | None], bool]) -> int | None:
+    give_up = monotonic() + 20
+    while True:
+        try:
+            fd = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            fd = None
+        if enough(fd):
+            return fd
+        if fd is not None:
+            os.close(fd)
+        assert monotonic() < give_up, "nobody reads the configuration"
+
+
+def test_a_second_reload_during_the_first_is_not_lost(site: Path, tmp_path: Path) -> None:
+    """The configuration is a pipe, so that its readers stand still where the test wants them to."""
+    config = tmp_path / "knot.toml"
+    os.mkfifo(config)
+
+    def versions() -> None:
+        for _ in ("the supervisor", "the first worker"):
+            with written_to(config) as pipe:
+                pipe.write('header = ["X-Version: 0"]\n')
+
+    writer = threading.Thread(target=versions)
+    writer.start()
+    with serving(str(site), "--workers", "1", "--config", str(config)) as (process, url):
+        writer.join()
+        (first,) = children(process.pid)
+        process.send_signal(signal.SIGHUP)
+        with written_to(config) as pipe:
+            process.send_signal(signal.SIGHUP)
+            pipe.write('header = ["X-Version: 1"]\n')
+        end_of(first)
+        with written_to(config) as pipe:
+            pipe.write('header = ["X-Version: 2"]\n')
+        version = ""
+        give_up = monotonic() + 20
+        while version != "2":
+            assert monotonic() < give_up
+            with urllib.request.urlopen(url) as answer:
+                version = answer.headers["X-Version"]
+
+
+def test_a_worker_that_starts_is_told_later_of_a_new_log(site: Path, tmp_path: Path) -> None:
+    """SIGUSR1 would end a process that does not listen to it yet."""
+    log = tmp_path / "access.log"
+    with serving(str(site), *TWO, "--log-file", str(log)) as (process, url):
+        old = children(process.pid)
+        process.send_signal(signal.SIGHUP)
+        while children(process.pid) == old:
+            pass
+        process.send_signal(signal.SIGUSR1)
+        for pid in old:
+            end_of(pid)
+        log.rename(tmp_path / "old.log")
+        process.send_signal(signal.SIGUSR1)
+        for _ in range(20_000):
+            assert fetch(url) == b"home"
+            if log.exists() and log.read_text():
+                break
+        assert log.read_text()
+        process.terminate()
+        _, err = process.communicate(timeout=20)
+        assert err == ""
 
 
 def test_a_configuration_that_is_wrong_changes_nothing(site: Path, tmp_path: Path) -> None:
