@@ -283,15 +283,14 @@ def at_rest(pid: int) -> Use:
 
 
 def judge(seen: Seen, torment: Torment, before: Use, after: Use) -> int:
-    blamed = [
+    unexplained = [
         error
         for when, error in seen.broken
-        if any(kill <= when + 0.1 and when <= kill + BLAMED for kill in torment.kills)
+        if not any(kill <= when + 0.1 and when <= kill + BLAMED for kill in torment.kills)
     ]
-    unexplained = len(seen.broken) - len(blamed)
     verdicts = {
         "answers that were wrong": (len(seen.wrong), 0),
-        "requests that failed, of no killed worker": (unexplained, 0),
+        "requests that failed, of no killed worker": (len(unexplained), 0),
         "private memory, MB, at most": (after.memory / 1e6, GROWTH * before.memory / 1e6),
         "descriptors, at most": (after.descriptors, GROWTH * before.descriptors),
     }
@@ -304,11 +303,11 @@ def judge(seen: Seen, torment: Torment, before: Use, after: Use) -> int:
         ("files replaced", sum(torment.site.versions.values())),
         ("renewals of all workers", torment.renewals),
         ("workers killed", len(torment.kills)),
-        ("requests that killed workers had", len(blamed)),
+        ("requests that killed workers had", len(seen.broken) - len(unexplained)),
     ):
         table.add_row(name, f"{number:,}", "")
     Console().print(table)
-    for text in [*seen.wrong[:10], *(error for _, error in seen.broken[:10])]:
+    for text in [*seen.wrong[:10], *unexplained[:10]]:
         print(text, file=sys.stderr)
     return int(any(value > most for value, most in verdicts.values()))
 
