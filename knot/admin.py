@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from knot.request import BadRequest, RequestParser
+from knot.request import BadRequest, Request, RequestParser
 from knot.stats import Counts
 from tame import (
     READ,
@@ -39,10 +39,16 @@ READ_SIZE: Final = 4096
 
 ANSWER: Final = (
     b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nCache-Control: no-store\r\n"
-    b"Connection: close\r\n\r\n"
+    b"Allow: GET, HEAD\r\nConnection: close\r\n\r\n"
 )
 TEXT: Final = b"text/plain; charset=utf-8"
-PHRASES: Final = {200: b"OK", 400: b"Bad Request", 404: b"Not Found", 503: b"Service Unavailable"}
+PHRASES: Final = {
+    200: b"OK",
+    400: b"Bad Request",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    503: b"Service Unavailable",
+}
 
 
 class Answers:
@@ -102,7 +108,15 @@ class Answers:
             memory.add_metric([str(pid)], self._memory(pid))
         yield memory
 
-    def to(self, path: bytes) -> bytes:
+    def to(self, request: Request | BadRequest) -> bytes:
+        if isinstance(request, BadRequest):
+            return answer(400, f"{request.reason}\n".encode())
+        if request.method == b"HEAD":
+            whole = self.to(request._replace(method=b"GET"))
+            return whole[: whole.index(b"\r\n\r\n") + 4]
+        if request.method != b"GET":
+            return answer(405, b"GET and HEAD are all there is\n")
+        path = request.target.partition(b"?")[0]
         status, kind, content = 200, TEXT, b"ok\n"
         if path == b"/metrics":
             kind, content = self._kind, self._text(self._registry)
@@ -172,12 +186,8 @@ def talk(peer: Descriptor, talking: set[Descriptor], answers: Answers) -> None:
                 break
             requests = parser.feed(data)
             if requests:
-                first = requests[0]
-                if isinstance(first, BadRequest):
-                    said = answer(400, f"{first.reason}\n".encode())
-                else:
-                    said = answers.to(first.target.partition(b"?")[0])
-                os.write(peer.fd, said)  # a few KiB, which every socket has room for
+                # A few KiB, which every socket has room for.
+                os.write(peer.fd, answers.to(requests[0]))
                 break
     except OSError:
         pass  # the client has gone

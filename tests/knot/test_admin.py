@@ -165,6 +165,18 @@ def test_what_is_not_there_is_said(site: Path) -> None:
             assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
 
 
+def test_a_head_has_no_content_and_nothing_can_be_posted(site: Path) -> None:
+    with administered(site) as (_, _, admin):
+        where = urlsplit(admin)
+        for method, status, content in ((b"HEAD", b"200", b""), (b"POST", b"405", b"GET and")):
+            with socket.create_connection((where.hostname, where.port), timeout=PATIENCE) as client:
+                said = answer_to(client, method + b" /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            head, _, found = said.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 " + status)
+            assert found.startswith(content)
+            assert bool(found) == bool(content)
+
+
 def test_those_who_ask_and_say_nothing_are_few(site: Path) -> None:
     with administered(site) as (_, url, admin):
         where = urlsplit(admin)
