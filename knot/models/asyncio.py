@@ -156,7 +156,9 @@ async def serve(listener: socket.socket, server: Server) -> None:
                 except OSError as error:
                     if error.errno in OUT_OF_DESCRIPTORS:
                         log.warning("cannot accept a connection: %s", error.strerror)
+                        loop.remove_reader(listener.fileno())  # it stays ready all the while
                         await asyncio.sleep(PAUSE)
+                        loop.add_reader(listener.fileno(), ready.set)
                     break
                 if len(server.peers) >= server.limits.connections:
                     turn_away(fd, name_of(address), server)

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -402,6 +403,31 @@ def test_no_descriptor_left_is_survived(
     assert answers(exchange(root, get(b"/"))) == [(200, b"<h1>home</h1>")]
     assert len(caplog.records) == 3
     assert "Too many open files" in caplog.records[0].message
+
+
+def test_without_a_descriptor_nothing_spins(
+    root: Path, monkeypatch: pytest.MonkeyPatch, everywhere: Callable[[str, Any], None]
+) -> None:
+    everywhere("PAUSE", 0.4)
+    accept = socket.socket._accept  # type: ignore[attr-defined]
+    refused = False
+
+    def exhausted(listener: socket.socket) -> object:
+        nonlocal refused
+        if not refused:
+            refused = True
+            raise OSError(24, "Too many open files")
+        return accept(listener)
+
+    def client(port: int) -> float:
+        began = process_time()
+        with connect(port) as connection:
+            connection.sendall(get(b"/"))
+            assert connection.recv(65536)
+        return process_time() - began
+
+    monkeypatch.setattr(socket.socket, "_accept", exhausted)
+    assert with_server(root, client) < 0.2
 
 
 def test_many_connections_at_once(root: Path, model: Model) -> None:
