@@ -9,7 +9,7 @@ from email.utils import formatdate
 from fnmatch import translate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from knot import listing
 from knot.conditions import NOT_MODIFIED, evaluate, range_applies
@@ -90,11 +90,11 @@ class Response(NamedTuple):
 
 
 class Later(NamedTuple):
-    """An answer that takes a while to make: to be made where nobody has to wait for it."""
+    """An answer that takes a while: what it takes is to be made where nobody has to wait for it."""
 
-    make: Callable[[], Response]
-    keep: Callable[[Response], None]
-    """To be called with it by whoever owns the responder."""
+    make: Callable[[], Any]
+    then: Callable[[Any], Response | Later]
+    """From what was made to the answer; to be called by whoever owns the responder."""
 
 
 class FieldRules:
@@ -166,15 +166,25 @@ class Responder:
             if response is not None:
                 return response
         else:
-            self.second = int(now)
-            self._until = self.second + 1
-            self._forget()
+            self._begin(int(now))
         if isinstance(request, BadRequest):
-            why = request.reason
-            return Answer(self, Request(b"", b"", keep_alive=False)).refusal(
-                request.status, why=why
-            )
+            return self.refuse(request, now, request.status, why=request.reason)
         return Answer(self, request).make()
+
+    def refuse(
+        self,
+        request: Request | BadRequest,
+        now: float,
+        status: int,
+        fields: bytes = b"",
+        why: str = "",
+    ) -> Response:
+        """An answer with that `status`, whatever the site has; `fields` are whole lines."""
+        if not self.second <= now < self._until:
+            self._begin(int(now))
+        if isinstance(request, BadRequest):
+            request = Request(b"", b"", keep_alive=False)
+        return Answer(self, request).refusal(status, fields, why)
 
     def keep(self, request: Request, response: Response, second: int) -> None:
         """Keep what was made in `second` for equal requests, unless there could be too many of
@@ -192,7 +202,8 @@ class Responder:
         while self._free < 0 or len(prepared) > MOST_PREPARED:
             self._free += cost(prepared.pop(next(iter(prepared))))
 
-    def _forget(self) -> None:
+    def _begin(self, second: int) -> None:
+        self.second, self._until = second, second + 1
         self._prepared.clear()
         self._free = self.room
 
@@ -319,7 +330,11 @@ class Answer:
             page = render(found.path, entries)
             return self.response(200, b"Vary: Accept\r\n", kind, [page])
 
-        return Later(make, lambda response: self._keep(self._request, response, self._second))
+        def then(response: Response) -> Response:
+            self._keep(self._request, response, self._second)
+            return response
+
+        return Later(make, then)
 
     def refusal(self, status: int, field: bytes = b"", why: str = "") -> Response:
         """Any answer that is no file: a small page that says what is the matter."""
@@ -392,6 +407,15 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
         target = b"/" + rest
     path, mark, query = target.partition(b"?")
     return path, mark + query
+
+
+def authority_of(target: bytes) -> bytes:
+    """The authority of a target in absolute form, which goes before Host (RFC 9112, 3.2.2); empty
+    for every other form."""
+    scheme, separator, rest = target.partition(b"://")
+    if target.startswith(b"/") or not separator or scheme.lower() not in (b"http", b"https"):
+        return b""
+    return rest.partition(b"/")[0].partition(b"?")[0]
 
 
 @lru_cache(4096)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from knot.models.connection import Peer, Server
-from knot.request import BadRequest, Request
 from knot.respond import Later, Response
 from tame import mkevent, tamed, timer, twait
 
@@ -72,21 +71,18 @@ class Counter:
     def __init__(self, server: Server) -> None:
         self._counts = Counts()
         self._peers = server.peers = Peers(server.peers)
-        self._respond = server.respond
-        server.respond = self.respond
+        gate, respond = server.gate, server.respond
+        if gate is not None:
+            server.gate = lambda peer, request, now: self._counted(gate(peer, request, now))
+        else:
+            server.respond = lambda request, now: self._counted(respond(request, now))
 
-    def respond(self, request: Request | BadRequest, now: float) -> Response | Later:
-        response = self._respond(request, now)
+    def _counted(self, response: Response | Later) -> Response | Later:
         if isinstance(response, Response):
             self._counts.count(response)
             return response
-        keep = response.keep
-
-        def keep_counted(made: Response) -> None:
-            self._counts.count(made)
-            keep(made)
-
-        return response._replace(keep=keep_counted)
+        then = response.then
+        return response._replace(then=lambda made: self._counted(then(made)))
 
     def read(self) -> Counts:
         counts = self._counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,10 +17,11 @@ READY: Final = b"1"
 class Post:
     """Where a worker listens, and where it says that it is ready, and what it does."""
 
-    listener: int
     ready: int
     counts: int
     """Memory for what it counts; -1 if nobody wants to know."""
+    listeners: Sequence[int]
+    """Those of the site, and of the redirect to it if there is one."""
 
     def is_ready(self) -> None:
         os.write(self.ready, READY)
@@ -31,7 +33,8 @@ def post() -> Post | None:
     said = os.environ.pop(WORKER, "")
     if not said:
         return None
-    found = Post(*map(int, said.split(",")))
+    ready, counts, *listeners = map(int, said.split(","))
+    found = Post(ready, counts, listeners)
     for fd in (found.ready, found.counts):
         if fd >= 0:
             os.set_inheritable(fd, False)
