@@ -92,7 +92,7 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     type=Address(),
     default=None,
     show_default=False,
-    help="Address for /metrics, /health and /ready.",
+    help="Address for /metrics, /blocked, /health and /ready.",
 )
 @option(
     "--user",
@@ -354,7 +354,7 @@ def set_out(
     if options["open"] and post is None:
         open_browser(sockets.shown(listener))
     if admin is not None or (post is not None and post.counts >= 0):
-        count(server, admin, post)
+        count(server, site, admin, post)
     if options["sandbox"] and not options["follow_symlinks"]:
         places: dict[str | bytes, int] = {site.root: service.READ}
         for path, right in (
@@ -372,25 +372,31 @@ def set_out(
         post.is_ready()
 
 
-def count(server: Server, admin: socket | None, post: workers.Post | None) -> None:
+def count(server: Server, site: Site, admin: socket | None, post: workers.Post | None) -> None:
     """Count what the server does, for its own admin address or for its supervisor's."""
-    from knot.admin import Answers, attend, resident
-    from knot.stats import Counter, Shared, report
+    from knot.admin import Alone, Answers, attend
+    from knot.stats import Counter
 
-    counter = Counter(server)
+    counter = Counter(server, site)
     if post is not None:
-        shared = Shared(post.counts)
-        report(counter, shared)
-        server.ended = lambda: shared.write(counter.read())
+        from knot import asking, stats, waiting
+
+        shared = stats.Shared(post.counts)
+
+        def write() -> str:
+            shared.write(counter.read())
+            return ""
+
+        stats.report(counter, shared)
+        server.ended = write
+        process = f"worker {os.getpid()}"
+        asking.attend(
+            post.supervisor,
+            {asking.COUNT: write, asking.WAITING: partial(waiting.listing, process)},
+        )
     else:
         assert admin is not None
-        pid, statm = os.getpid(), os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-        answers = Answers(
-            lambda: {pid: counter.read()},
-            lambda: not server.stopping,
-            memory=lambda _: resident(os.pread(statm, 100, 0)),  # which a sandbox lets nobody open
-        )
-        attend(admin, answers)
+        attend(admin, Answers(Alone(server, counter)))
 
 
 def say_so(directory: str, listener: socket, options: dict[str, Any], admin: socket | None) -> None:

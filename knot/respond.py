@@ -50,6 +50,9 @@ MOST_PREPARED: Final = 4096
 LONGEST_PREPARED: Final = 1024
 """How many answers are kept for equal requests, and how long a request may be, in bytes."""
 
+FROM_FILES: Final = (200, 206, 304)
+"""Answers that a file is needed for, or what is known of one."""
+
 CORS: Final = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: *\r\n"
 PREFLIGHT: Final = (
     b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n"
@@ -70,6 +73,7 @@ class Finder(Protocol):
     hidden: bool
     follow_symlinks: bool
     withheld: Container[bytes]
+    opened: int
 
     @property
     def root(self) -> bytes: ...
@@ -156,15 +160,17 @@ class Responder:
         self.room = room
         self._free = room
         self._prepared: dict[Request | BadRequest, Response] = {}
+        self.misses = 0
+        """Answers of `FROM_FILES` for which something had to be opened."""
         self.second = 0
         self._until = 0
 
     def respond(self, request: Request | BadRequest, now: float) -> Response | Later:
         """The answer to `request` at the time `now`, in seconds since the epoch."""
         if self.second <= now < self._until:
-            response = self._prepared.get(request)
-            if response is not None:
-                return response
+            prepared = self._prepared.get(request)
+            if prepared is not None:
+                return prepared
         else:
             self.second = int(now)
             self._until = self.second + 1
@@ -174,7 +180,13 @@ class Responder:
             return Answer(self, Request(b"", b"", keep_alive=False)).refusal(
                 request.status, why=why
             )
-        return Answer(self, request).make()
+        opened = self.site.opened
+        response = Answer(self, request).make()
+        if self.site.opened != opened and (
+            isinstance(response, Later) or response.status in FROM_FILES
+        ):
+            self.misses += 1
+        return response
 
     def keep(self, request: Request, response: Response, second: int) -> None:
         """Keep what was made in `second` for equal requests, unless there could be too many of

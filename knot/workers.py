@@ -17,13 +17,15 @@ class Post:
     """Where a worker listens, and where it says that it is ready, and what it does."""
 
     listener: int
-    ready: int
+    supervisor: int
+    """Where it says that it is ready, and may be asked afterwards."""
     counts: int
-    """Memory for what it counts; -1 if nobody wants to know."""
+    """Memory for what it counts; -1 if nobody wants to know, or will ask anything."""
 
     def is_ready(self) -> None:
-        os.write(self.ready, READY)
-        os.close(self.ready)
+        os.write(self.supervisor, READY)
+        if self.counts < 0:
+            os.close(self.supervisor)
 
 
 def post() -> Post | None:
@@ -32,7 +34,7 @@ def post() -> Post | None:
     if not said:
         return None
     found = Post(*map(int, said.split(",")))
-    for fd in (found.ready, found.counts):
+    for fd in (found.supervisor, found.counts):
         if fd >= 0:
             os.set_inheritable(fd, False)
     return found
