@@ -13,23 +13,28 @@ from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from pwd import struct_passwd
 from socket import socket
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from knot import service, sockets, workers
-from knot.config import Address, Pair, Seconds, Size, Text, Workers, load_config
+from knot.config import Address, File, Pair, Seconds, Size, Text, Workers, load_config
 from knot.limits import Limits
 from knot.log import FORMATS, AccessLog, open_log
 from knot.models import MODELS
 from knot.models.connection import Server
+from knot.redirect import Redirect, open_gate
 from knot.respond import FieldRules, Responder
 from knot.signals import Signals
 from knot.site import Site
 from knot.sockets import inherited
+
+if TYPE_CHECKING:
+    from knot.tls import Certificates
 
 OWN_FILES: Final = 1024
 """Descriptors for what is no connection: the cache has 256, transfers of files hold others."""
@@ -44,6 +49,9 @@ REOPEN: Final[int] = signal.SIGUSR1
 def main() -> None:
     """Knot: a static-file web server written in Tame."""
 
+
+PLAIN_ROOM: Final = 1 << 20
+"""Bytes for answers to clients without TLS where it is spoken: they are short."""
 
 DEFAULTS: Final = Limits()
 
@@ -93,6 +101,38 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     default=None,
     show_default=False,
     help="Address for /metrics, /blocked, /health and /ready.",
+)
+@option(
+    "--cert",
+    multiple=True,
+    type=File(),
+    help="Certificate chain (PEM) to speak HTTPS; several are told apart by their names.",
+)
+@option(
+    "--key",
+    multiple=True,
+    type=File(),
+    help="Its private key, if that stands in a file of its own; as many as --cert.",
+)
+@option(
+    "--tls-self-signed",
+    is_flag=True,
+    show_default=False,
+    help="Speak HTTPS with a certificate that is made here, for development.",
+)
+@option(
+    "--redirect-http",
+    type=Address(),
+    default=None,
+    show_default=False,
+    help="Address whose HTTP clients are sent to HTTPS, as 0.0.0.0:80.",
+)
+@option(
+    "--hsts",
+    type=Seconds(),
+    default=None,
+    show_default=False,
+    help="Time for which browsers are to use HTTPS only, as 31536000.",
 )
 @option(
     "--user",
@@ -233,6 +273,17 @@ def check(options: dict[str, Any]) -> None:
         raise click.UsageError("--threads needs --model threads")
     if options["worker_memory"] is not None and options["workers"] is None:
         raise click.UsageError("--worker-memory needs --workers")
+    certs, keys = options["cert"], options["key"]
+    if keys and len(keys) != len(certs):
+        raise click.UsageError(
+            f"{len(certs)} --cert and {len(keys)} --key: name a key for each, or none if the keys"
+            " stand in the files of the certificates"
+        )
+    if certs and options["tls_self_signed"]:
+        raise click.UsageError("--cert and --tls-self-signed are two certificates: choose one")
+    for name in ("redirect_http", "hsts"):
+        if options[name] is not None and not speaks_tls(options):
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --cert")
     if options["unix"] is not None and options["fd"] is not None:
         raise click.UsageError("--unix and --fd are two places to listen: choose one")
     if options["admin"] is not None and find_spec("prometheus_client") is None:
@@ -241,25 +292,36 @@ def check(options: dict[str, Any]) -> None:
         for name in ("workers", "fd", "admin"):
             if options[name] is not None:
                 raise click.UsageError(f"--{name} needs --model events")
+        if speaks_tls(options):
+            raise click.UsageError("HTTPS needs --model events")
+
+
+def speaks_tls(options: dict[str, Any]) -> bool:
+    return bool(options["cert"]) or options["tls_self_signed"]
 
 
 def look_after_workers(directory: str, options: dict[str, Any]) -> None:
     """Be the supervisor: the workers read the options themselves, again after SIGHUP."""
     from knot.supervisor import supervise
 
+    if options["tls_self_signed"]:
+        make_certificate(options)  # once, and not in every worker
     listener, own = open_listener(options, shared=True)
+    listeners = [listener] * options["workers"]
     if own:
-        others = range(1, options["workers"])
-        port = listener.getsockname()[1]
-        listeners = [listener, *(open_address(options["host"], port, shared=True) for _ in others)]
-    else:
-        listeners = [listener] * options["workers"]
+        listeners[1:] = open_again(listener, options["host"], options["workers"] - 1)
+    groups = [[listener] for listener in listeners]
+    if options["redirect_http"] is not None:
+        first = open_address(*options["redirect_http"], shared=True)
+        others = open_again(first, options["redirect_http"][0], options["workers"] - 1)
+        for group, redirect in zip(groups, [first, *others], strict=True):
+            group.append(redirect)
     if options["open"]:
-        open_browser(sockets.shown(listener))
+        open_browser(sockets.shown(listener, scheme(options)))
     try:
         with open_admin(options["admin"]) as admin:
             started = supervise(
-                listeners,
+                groups,
                 grace=options["grace"],
                 most_memory=options["worker_memory"],
                 began=partial(say_so, directory, listener, options, admin),
@@ -279,8 +341,12 @@ def serve_here(
     listing = options["listing"]
     model = load_model(options["model"])
     pool = {} if options["threads"] is None else {"pool": options["threads"]}
+    fields = list(options["header"])
+    if options["hsts"] is not None:
+        fields.append(f"Strict-Transport-Security: max-age={options['hsts']:.0f}")
     try:
-        rules = FieldRules(options["cache_control"], options["header"], options["cors"])
+        certificates = load_certificates(options) if speaks_tls(options) else None
+        rules = FieldRules(options["cache_control"], fields, options["cors"])
         log = open_access_log(options, interactive)
         user = None if options["user"] is None else service.account(options["user"])
         if user is not None and options["log_file"] is not None:
@@ -294,7 +360,11 @@ def serve_here(
             spa=options["spa"],
             listing=interactive if listing is None else listing,
             types={"." + suffix.lstrip("."): kind for suffix, kind in options["mime"]},
-            withheld=[path for path in (config, options["log_file"]) if path is not None],
+            withheld=[
+                path
+                for path in (config, options["log_file"], *options["cert"], *options["key"])
+                if path is not None
+            ],
         )
     except ValueError as error:
         sys.exit(f"knot: {error}")
@@ -309,14 +379,24 @@ def serve_here(
     )
     with (
         closing(site),
-        open_listener(options)[0] if post is None else inherited(post.listener) as listener,
+        open_listener(options)[0] if post is None else inherited(post.listeners[0]) as listener,
+        open_other(options["redirect_http"], post) as redirect,
         open_admin(options["admin"] if post is None else None) as admin,
     ):
         server = model.Server(Responder(site, rules, options["cache_size"]), limits, log, **pool)
+        if redirect is not None:
+            plain = Responder(
+                site, FieldRules(fields=options["header"], cors=options["cors"]), PLAIN_ROOM
+            )
+            gate = Redirect(listener.getsockname()[1], plain, open_gate(server.responder))
+            server.guard(gate, Redirect.wanted)
+        secure = (
+            {} if certificates is None else {"certificates": certificates, "redirect": redirect}
+        )
         signals = Signals(reopening(log, options["log_file"]))
         signals.install()
         server.began = partial(
-            set_out, directory, listener, admin, options, server, site, user, post
+            set_out, directory, listener, admin, options, server, site, user, post, certificates
         )
         gc.collect()
         gc.freeze()  # what the modules hold need not be looked at again
@@ -325,7 +405,7 @@ def serve_here(
         )  # nothing here makes cycles; 10,000 clients at once are 8,000 looks
         grace = options["grace"]
         try:
-            cut = model.run(listener, server, signals, grace)
+            cut = model.run(listener, server, signals, grace, **secure)
         finally:
             server.ended()
             if post is None:
@@ -347,12 +427,13 @@ def set_out(
     site: Site,
     user: struct_passwd | None,
     post: workers.Post | None,
+    certificates: Certificates | None,
 ) -> None:
     """Clients are served from now on: give up what that does not need, and say so."""
     if user is not None:
         service.become(user)
     if options["open"] and post is None:
-        open_browser(sockets.shown(listener))
+        open_browser(sockets.shown(listener, scheme(options)))
     if admin is not None or (post is not None and post.counts >= 0):
         count(server, site, admin, post)
     if options["sandbox"] and not options["follow_symlinks"]:
@@ -364,6 +445,8 @@ def set_out(
             if path is not None:
                 place = os.path.dirname(os.path.abspath(path))
                 places[place] = places.get(place, 0) | right
+        for place in certificates.directories if certificates is not None else ():
+            places[place] = places.get(place, 0) | service.READ
         service.confine(places)
     if post is None:
         say_so(directory, listener, options, admin)
@@ -377,7 +460,7 @@ def count(server: Server, site: Site, admin: socket | None, post: workers.Post |
     from knot.admin import Alone, Answers, attend
     from knot.stats import Counter
 
-    counter = Counter(server, site)
+    counter = Counter(server, [site])
     if post is not None:
         from knot import asking, stats, waiting
 
@@ -400,13 +483,46 @@ def count(server: Server, site: Site, admin: socket | None, post: workers.Post |
 
 
 def say_so(directory: str, listener: socket, options: dict[str, Any], admin: socket | None) -> None:
-    address, workers = sockets.shown(listener), options["workers"]
+    address, workers = sockets.shown(listener, scheme(options)), options["workers"]
     by = f", {workers} worker{'' if workers == 1 else 's'}" if workers else ""
     line = f"Serving {directory} at {address}{by} (Ctrl-C stops)\n"
     if admin is not None:
         line += f"Metrics at {sockets.shown(admin)}/metrics\n"
+    if options["tls_self_signed"]:
+        from knot.self_signed import authority
+
+        line += f"Clients that are to trust it need {authority(options['host'])}\n"
     with suppress(OSError):  # it is closed, or its disk is full: no reason not to serve
         os.write(STDOUT, os.fsencode(line))
+
+
+def scheme(options: dict[str, Any]) -> str:
+    return "https" if speaks_tls(options) else "http"
+
+
+def load_certificates(options: dict[str, Any]) -> Certificates:
+    """Raises `ValueError` if they cannot be used."""
+    from knot.tls import Certificates
+
+    pairs = list(zip_longest(options["cert"], options["key"]))
+    if options["tls_self_signed"]:
+        pairs = [(make_certificate(options), None)]
+    try:
+        return Certificates(pairs)
+    except OSError as error:
+        raise ValueError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def make_certificate(options: dict[str, Any]) -> str:
+    """The file of a certificate for this address, made if there is none yet."""
+    from knot.self_signed import certificate
+
+    try:
+        return certificate(options["host"])
+    except ImportError:
+        sys.exit("knot: --tls-self-signed needs trustme: pip install 'knot[self-signed]'")
+    except OSError as error:
+        sys.exit(f"knot: cannot keep a certificate in {error.filename}: {error.strerror}")
 
 
 def load_model(name: str) -> Any:
@@ -485,8 +601,23 @@ def open_listener(options: dict[str, Any], *, shared: bool = False) -> tuple[soc
     return open_address(options["host"], options["port"], shared=shared), True
 
 
+def open_again(listener: socket, host: str, number: int) -> list[socket]:
+    """So many sockets more that listen at the same port."""
+    port = listener.getsockname()[1]
+    return [open_address(host, port, shared=True) for _ in range(number)]
+
+
 def open_admin(address: tuple[str, int] | None) -> AbstractContextManager[socket | None]:
     return nullcontext() if address is None else open_address(*address, shared=False)
+
+
+def open_other(
+    address: tuple[str, int] | None, post: workers.Post | None
+) -> AbstractContextManager[socket | None]:
+    """The listener of those that are sent elsewhere."""
+    if address is None or post is None:
+        return open_admin(address)
+    return inherited(post.listeners[1])
 
 
 def remove_path(options: dict[str, Any]) -> None:

@@ -34,6 +34,12 @@ class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
         return [line for line in rv.splitlines() if line.strip()]
 
 
+class File(Text):
+    """A path."""
+
+    name = "file"
+
+
 class Pair(Text):
     """``KEY=VALUE``."""
 

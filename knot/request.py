@@ -28,6 +28,8 @@ MAX_SAID: Final = 1024
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
+NO_NAMES: Final[frozenset[bytes]] = frozenset()
+
 HOST: Final = b"host"
 LENGTH: Final = b"content-length"
 CODING: Final = b"transfer-encoding"
@@ -92,6 +94,11 @@ class Request(NamedTuple):
     """Such a client keeps the connection only if the answer says so, too."""
     fields: Fields = ()
     """Those of `FIELDS` that it has, by names in lower case, in their order."""
+
+
+def without(request: Request, *names: bytes) -> Request:
+    """The request as it is without those fields, as equal requests are."""
+    return request._replace(fields=tuple(f for f in request.fields if f[0] not in names))
 
 
 def joined(fields: Fields) -> dict[bytes, bytes]:
@@ -221,10 +228,13 @@ class RequestParser:
         elif known is LENGTH:
             self._has_content = self._has_content or value.strip(b"0") != b""
         elif known is not ACCEPT or value.startswith(JSON):
-            if len(self._fields) < MOST_FIELDS:
-                self._fields += ((known, value),)
-            else:
-                self._crowded = True
+            self._take(known, value)
+
+    def _take(self, name: bytes, value: bytes) -> None:
+        if len(self._fields) < MOST_FIELDS:
+            self._fields += ((name, value),)
+        else:
+            self._crowded = True
 
     def _check_host(self, value: bytes) -> None:
         if not AUTHORITY.fullmatch(value):
@@ -266,9 +276,14 @@ class RequestParser:
 
 
 class TalkativeParser(RequestParser):
-    """Tells also what clients say of themselves, for an access log."""
+    """Tells also what clients say of themselves, for an access log, and of other fields those that
+    are `wanted`, by their names in lower case."""
 
-    __slots__ = ("_agent", "_referer")
+    __slots__ = ("_agent", "_referer", "_wanted")
+
+    def __init__(self, wanted: frozenset[bytes] = NO_NAMES) -> None:
+        self._wanted = wanted
+        super().__init__()
 
     def reset(self) -> None:
         self._referer = self._agent = b""
@@ -288,6 +303,8 @@ class TalkativeParser(RequestParser):
         elif lower == AGENT:
             self._agent = value[:MAX_SAID]
         else:
+            if lower in self._wanted:
+                self._take(lower, value)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:

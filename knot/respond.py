@@ -9,7 +9,7 @@ from email.utils import formatdate
 from fnmatch import translate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from knot import listing
 from knot.conditions import NOT_MODIFIED, evaluate, range_applies
@@ -74,6 +74,7 @@ class Finder(Protocol):
     follow_symlinks: bool
     withheld: Container[bytes]
     opened: int
+    misses: int
 
     @property
     def root(self) -> bytes: ...
@@ -94,11 +95,11 @@ class Response(NamedTuple):
 
 
 class Later(NamedTuple):
-    """An answer that takes a while to make: to be made where nobody has to wait for it."""
+    """An answer that takes a while: what it takes is to be made where nobody has to wait for it."""
 
-    make: Callable[[], Response]
-    keep: Callable[[Response], None]
-    """To be called with it by whoever owns the responder."""
+    make: Callable[[], Any]
+    then: Callable[[Any], Response | Later]
+    """From what was made to the answer; to be called by whoever owns the responder."""
 
 
 class FieldRules:
@@ -160,8 +161,6 @@ class Responder:
         self.room = room
         self._free = room
         self._prepared: dict[Request | BadRequest, Response] = {}
-        self.misses = 0
-        """Answers of `FROM_FILES` for which something had to be opened."""
         self.second = 0
         self._until = 0
 
@@ -172,21 +171,31 @@ class Responder:
             if prepared is not None:
                 return prepared
         else:
-            self.second = int(now)
-            self._until = self.second + 1
-            self._forget()
+            self._begin(int(now))
         if isinstance(request, BadRequest):
-            why = request.reason
-            return Answer(self, Request(b"", b"", keep_alive=False)).refusal(
-                request.status, why=why
-            )
+            return self.refuse(request, now, request.status, why=request.reason)
         opened = self.site.opened
         response = Answer(self, request).make()
         if self.site.opened != opened and (
             isinstance(response, Later) or response.status in FROM_FILES
         ):
-            self.misses += 1
+            self.site.misses += 1
         return response
+
+    def refuse(
+        self,
+        request: Request | BadRequest,
+        now: float,
+        status: int,
+        fields: bytes = b"",
+        why: str = "",
+    ) -> Response:
+        """An answer with that `status`, whatever the site has; `fields` are whole lines."""
+        if not self.second <= now < self._until:
+            self._begin(int(now))
+        if isinstance(request, BadRequest):
+            request = Request(b"", b"", keep_alive=False)
+        return Answer(self, request).refusal(status, fields, why)
 
     def keep(self, request: Request, response: Response, second: int) -> None:
         """Keep what was made in `second` for equal requests, unless there could be too many of
@@ -204,7 +213,8 @@ class Responder:
         while self._free < 0 or len(prepared) > MOST_PREPARED:
             self._free += cost(prepared.pop(next(iter(prepared))))
 
-    def _forget(self) -> None:
+    def _begin(self, second: int) -> None:
+        self.second, self._until = second, second + 1
         self._prepared.clear()
         self._free = self.room
 
@@ -331,7 +341,11 @@ class Answer:
             page = render(found.path, entries)
             return self.response(200, b"Vary: Accept\r\n", kind, [page])
 
-        return Later(make, lambda response: self._keep(self._request, response, self._second))
+        def then(response: Response) -> Response:
+            self._keep(self._request, response, self._second)
+            return response
+
+        return Later(make, then)
 
     def refusal(self, status: int, field: bytes = b"", why: str = "") -> Response:
         """Any answer that is no file: a small page that says what is the matter."""
@@ -404,6 +418,15 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
         target = b"/" + rest
     path, mark, query = target.partition(b"?")
     return path, mark + query
+
+
+def authority_of(target: bytes) -> bytes:
+    """The authority of a target in absolute form, which goes before Host (RFC 9112, 3.2.2); empty
+    for every other form."""
+    scheme, separator, rest = target.partition(b"://")
+    if target.startswith(b"/") or not separator or scheme.lower() not in (b"http", b"https"):
+        return b""
+    return rest.partition(b"/")[0].partition(b"?")[0]
 
 
 @lru_cache(4096)

@@ -266,6 +266,8 @@ class Site:
         self._size = self._free = cache_size
         self.opened = 0
         """How often a file or a directory had to be, because the cache did not have it."""
+        self.misses = 0
+        """Answers for which one had to be; whoever makes them counts those."""
 
     @property
     def root(self) -> bytes:

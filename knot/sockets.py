@@ -102,10 +102,10 @@ def prepared(listener: socket.socket) -> socket.socket:
     return listener
 
 
-def shown(listener: socket.socket) -> str:
+def shown(listener: socket.socket, scheme: str = "http") -> str:
     """Its address, as a user would write it."""
     address = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{address}"
     host = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
-    return f"http://{host}:{address[1]}"
+    return f"{scheme}://{host}:{address[1]}"

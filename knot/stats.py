@@ -10,7 +10,7 @@ import mmap
 import os
 import struct
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import process_time, time
 from typing import Final
 
@@ -98,9 +98,9 @@ class Peers(set[Peer]):
 class Counter:
     """Counts what a server does, from its making on."""
 
-    def __init__(self, server: Server, site: Site) -> None:
+    def __init__(self, server: Server, sites: Sequence[Site]) -> None:
         self._server = server
-        self._site = site
+        self._sites = sites
         self._peers = server.peers = Peers(server.peers)
         self._statuses = [0] * 1000
         self._buckets = [0] * (len(BOUNDS) + 1)
@@ -145,11 +145,11 @@ class Counter:
         counts = Counts()
         counts.connections, counts.turned_away = self._peers.total, self._server.turned_away
         counts.sent = self._sent
-        counts.misses = self._server.responder.misses
+        counts.misses = sum(site.misses for site in self._sites)
         # What is under way was a miss already, and is no answer yet: a count goes never back.
         answers = sum(self._statuses[status] for status in FROM_FILES)
         self._hits = counts.hits = max(self._hits, answers - counts.misses)
-        counts.cached = self._site.held
+        counts.cached = sum(site.held for site in self._sites)
         counts.cpu = int(1e3 * process_time())
         counts.lasted = int(1e6 * self._lasted)
         for peer in self._peers:

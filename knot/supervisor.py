@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -70,18 +70,17 @@ LATE: Final = 5.0
 class Worker:
     """A process, from its start to its end."""
 
-    def __init__(self, listener: socket.socket, *, counted: bool) -> None:
+    def __init__(self, listeners: Sequence[socket.socket], *, counted: bool) -> None:
         self.shared = Shared.new() if counted else None
         """What it has done, if somebody wants to know."""
         own, other = asking.pair()
-        fds = [listener.fileno(), other.fileno()]
-        if self.shared is not None:
-            fds.append(self.shared.fd)
+        counts = -1 if self.shared is None else self.shared.fd
+        fds = [other.fileno(), counts, *(listener.fileno() for listener in listeners)]
         try:
             self.process = subprocess.Popen(  # noqa: S603  (it is this program)
                 [sys.executable, "-m", "knot.cli", *sys.argv[1:]],
-                pass_fds=fds,
-                env={**os.environ, WORKER: ",".join(map(str, [*fds, -1][:3]))},
+                pass_fds=[fd for fd in fds if fd >= 0],
+                env={**os.environ, WORKER: ",".join(map(str, fds))},
                 process_group=0,  # a Ctrl-C is the supervisor's, who tells the workers
             )
         except BaseException:
@@ -121,7 +120,7 @@ class Worker:
 class Place:
     """One of the workers that there are to be."""
 
-    listener: socket.socket
+    listeners: Sequence[socket.socket]
     worker: Worker | None = None
     starting: bool = False
     pause: float = SHORTEST
@@ -210,7 +209,7 @@ def launch(supervisor: Supervisor, place: Place, reason: str, done: Event[bool])
         late: bool
     place.starting = True
     try:
-        worker = Worker(place.listener, counted=supervisor.counted)
+        worker = Worker(place.listeners, counted=supervisor.counted)
     except OSError as error:
         place.starting = False
         supervisor.say(f"a worker cannot be started: {error.strerror}")
@@ -333,19 +332,20 @@ def stop(supervisor: Supervisor, done: Event[()]) -> None:
 
 
 def supervise(
-    listeners: Sequence[socket.socket],
+    listeners: Iterable[Sequence[socket.socket]],
     *,
     grace: float,
     most_memory: int | None = None,
     began: Callable[[], object],
     admin: socket.socket | None = None,
 ) -> bool:
-    """Keep a worker at each of the listeners until a signal; `began` is called when all are ready.
+    """Keep a worker at each group of listeners until a signal; `began` is called when all are
+    ready.
 
     SIGHUP replaces them all.  `admin` listens for who asks how they are.  Whether they ever were
     ready.
     """
-    places = [Place(listener) for listener in listeners]
+    places = [Place(group) for group in listeners]
     supervisor = Supervisor(places, grace, counted=admin is not None)
     signals = Signals(
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,11 +17,12 @@ READY: Final = b"1"
 class Post:
     """Where a worker listens, and where it says that it is ready, and what it does."""
 
-    listener: int
     supervisor: int
     """Where it says that it is ready, and may be asked afterwards."""
     counts: int
     """Memory for what it counts; -1 if nobody wants to know, or will ask anything."""
+    listeners: Sequence[int]
+    """Those of the site, and of the redirect to it if there is one."""
 
     def is_ready(self) -> None:
         os.write(self.supervisor, READY)
@@ -33,7 +35,8 @@ def post() -> Post | None:
     said = os.environ.pop(WORKER, "")
     if not said:
         return None
-    found = Post(*map(int, said.split(",")))
+    supervisor, counts, *listeners = map(int, said.split(","))
+    found = Post(supervisor, counts, listeners)
     for fd in (found.supervisor, found.counts):
         if fd >= 0:
             os.set_inheritable(fd, False)

@@ -199,12 +199,11 @@ async def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle
     settle(peer)
     peer.waits_for = TAKING
     unsent: Unsent | None = obstacle.unsent
-    if isinstance(obstacle.response, Later):
-        response = await server.on_disk(obstacle.response.make)
-        obstacle.response.keep(response)
+    response = obstacle.response
+    if isinstance(response, Later):
+        while isinstance(response, Later):
+            response = response.then(await server.on_disk(response.make))
         unsent = send(peer, response)
-    else:
-        response = obstacle.response
     if unsent:
         await send_rest(peer, server, unsent)
     return go_on(peer, server, obstacle, response, unsent)

@@ -14,14 +14,18 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from time import time
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from knot.limits import Limits
 from knot.log import AccessLog, Record
-from knot.request import BadRequest, Request, RequestParser, TalkativeParser
+from knot.request import NO_NAMES, BadRequest, Request, RequestParser, TalkativeParser
 from knot.respond import Later, Responder, Response, length_of
 from knot.site import Bytes, Slice, read_now
+
+if TYPE_CHECKING:
+    from knot.tls import Channel  # it brings OpenSSL, 3.7 MiB, which others do without
 
 READ_SIZE: Final = 16 * 1024
 """Bytes read at once; the requests of a browser have 2 KiB."""
@@ -31,6 +35,9 @@ WHOLE: Final = 64 * 1024
 
 SLICE: Final = 2 * 1024 * 1024
 """Bytes of a large file that are sent before the others get their turn."""
+
+SECRET_SLICE: Final = 256 * 1024
+"""The same where they have to be encrypted, which takes as long."""
 
 DISK_THREADS: Final = 4
 """At most, where something else than the connection's own thread waits for a disk: enough that one
@@ -83,6 +90,8 @@ class Peer:
     settled: bool
     """Whether the descriptor is non-blocking.  One that is closed after its first answer never
     needs to be, which spares a system call: that answer goes with a flag for this one call."""
+    tls: Channel | None = None
+    """What encrypts it, in a class that has a place for that: a plain connection has none."""
 
     def close(self) -> None:
         raise NotImplementedError
@@ -123,6 +132,9 @@ Asked = tuple[Iterator[Request | BadRequest], float, deque[tuple[bytes, bytes]],
 says of itself with each, and whether it sends something that nobody will look at."""
 
 
+Gate = Callable[[Peer, Request | BadRequest, float], Response | Later]
+"""What answers where it matters who asks: it refuses, or passes the request on to a responder."""
+
 Unsent = deque[memoryview | Slice]
 """What of a response has not been sent yet."""
 
@@ -154,6 +166,8 @@ class Server:
         self.respond: Callable[[Request | BadRequest, float], Response | Later] = responder.respond
         self.limits = limits or Limits()
         self.log = access_log
+        self.gate: Gate | None = None
+        self.wanted = NO_NAMES
         self.on_sent: Note | None = self.note if access_log is not None else None
         """Called with each answer that has gone out, or as much of it as the client took; None if
         nobody wants to know."""
@@ -176,7 +190,18 @@ class Server:
 
     def new_parser(self) -> RequestParser:
         talkative = self.log is not None and self.log.wants_more
-        return TalkativeParser() if talkative else RequestParser()
+        return TalkativeParser(self.wanted) if talkative or self.wanted else RequestParser()
+
+    def guard(self, gate: Gate, wanted: frozenset[bytes] = NO_NAMES) -> None:
+        """Have `gate` asked in place of the responder, and the fields that it has `wanted`, by
+        their names in lower case, among those of each request.  Before anybody is served."""
+        self.gate, self.wanted = gate, wanted
+        self.parser = self.new_parser()
+
+    @property
+    def wants_addresses(self) -> bool:
+        """Whether it matters which client it is."""
+        return self.log is not None or self.gate is not None
 
     def note(
         self,
@@ -250,7 +275,10 @@ def exchange(peer: Peer, server: Server) -> Obstacle | None:
     data = receive(peer)
     if not data:
         return None if data is None else END
-    return answer(peer, server, parse(peer, server, data))
+    following = answer(peer, server, parse(peer, server, data))
+    if following is None and peer.tls is not None and peer.tls.over:
+        return END  # that came with the last request, and will not wake us again
+    return following
 
 
 def parse(peer: Peer, server: Server, data: bytes | bytearray) -> Asked:
@@ -273,7 +301,8 @@ def parse(peer: Peer, server: Server, data: bytes | bytearray) -> Asked:
 def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
     """Answer, in their order, as many requests as can be answered at once."""
     requests, when, _, unread = asked
-    respond = server.respond
+    gate = server.gate
+    respond = server.respond if gate is None else partial(gate, peer)
     for request in requests:
         peer.answered += 1
         last = peer.answered >= server.most_requests
@@ -321,7 +350,7 @@ def receive(peer: Peer) -> bytes | bytearray | None:
     """What the client has sent: b"" if nothing will come any more, None if nothing is there yet."""
     try:
         if peer.settled:
-            return os.read(peer.fd, READ_SIZE)
+            return os.read(peer.fd, READ_SIZE) if peer.tls is None else peer.tls.read()
         return _buffer[: os.preadv(peer.fd, _buffers, -1, os.RWF_NOWAIT)]
     except BlockingIOError:
         return None
@@ -386,10 +415,12 @@ def send(peer: Peer, response: Response) -> Unsent | None:
 
 
 def send_now(peer: Peer, buffers: Sequence[Bytes]) -> int:
-    """How many bytes the client takes at once."""
+    """How many bytes the client takes at once; through TLS there is one buffer."""
     try:
         if peer.settled:
-            return os.writev(peer.fd, buffers)
+            if peer.tls is None:
+                return os.writev(peer.fd, buffers)
+            return peer.tls.write(buffers[0])
         return os.pwritev(peer.fd, buffers, -1, os.RWF_NOWAIT)
     except BlockingIOError:
         return 0
@@ -408,6 +439,8 @@ def send_several(peer: Peer, head: bytes, rest: tuple[Bytes | Slice, ...]) -> Un
             later.extend(as_unsent(other) for other in rest[place + 1 :])
             break
         buffers.append(piece)
+    if peer.tls is not None:
+        buffers = [b"".join(buffers)]  # in as few records as can be
     sent = send_now(peer, buffers)
     unsent: Unsent = deque()
     for buffer in buffers:
@@ -426,17 +459,20 @@ def send_some(peer: Peer, unsent: Unsent) -> None:
 
     Raises `EOFError` if a file ends before its slice does.
     """
-    piece = unsent[0]
+    piece, tls = unsent[0], peer.tls
     left: memoryview | Slice
     try:
         if isinstance(piece, Slice):
             count = min(SLICE, piece.stop - piece.start)
-            sent = os.sendfile(peer.fd, piece.file.fd, piece.start, count)
+            if tls is None:
+                sent = os.sendfile(peer.fd, piece.file.fd, piece.start, count)
+            else:
+                sent = tls.write(os.pread(piece.file.fd, min(count, SECRET_SLICE), piece.start))
             if not sent:
                 raise EOFError
             left = piece._replace(start=piece.start + sent)
         else:
-            left = piece[os.write(peer.fd, piece) :]
+            left = piece[os.write(peer.fd, piece) if tls is None else tls.write(piece) :]
     except BlockingIOError:
         return
     peer.age = 0
@@ -464,6 +500,8 @@ def warm(piece: Slice) -> None:
 
 def half_close(peer: Peer) -> None:
     """Tell the client that no more answers will come."""
+    if peer.tls is not None:
+        peer.tls.end()
     with socket_of(peer) as end:
         end.shutdown(socket.SHUT_WR)
 
@@ -481,21 +519,22 @@ def socket_of(peer: Peer) -> Iterator[socket.socket]:
 def turn_away(fd: int, address: str, server: Server) -> None:
     """One client too many: read what it asks for, or the refusal would be lost, and refuse."""
     server.turned_away += 1
+    peer = Client(fd, address)
     with suppress(OSError):
-        os.set_blocking(fd, False)
-        refuse(fd, address, server, BadRequest(503, "there are too many clients"))
-        os.read(fd, READ_SIZE)
-    os.close(fd)
+        settle(peer)
+        refuse(peer, server, BadRequest(503, "there are too many clients"))
+        receive(peer)
+    peer.close()
 
 
-def refuse(fd: int, address: str, server: Server, request: BadRequest) -> None:
+def refuse(peer: Peer, server: Server, request: BadRequest) -> None:
     """An answer to a client that is not listened to any more."""
     now = time()
     response = server.respond(request, now)
     assert isinstance(response, Response)
-    os.write(fd, response.data)
+    send(peer, response)
     if server.on_sent is not None:
-        server.on_sent(address, request, response, (iter(()), now, deque(), False))
+        server.on_sent(peer.address, request, response, (iter(()), now, deque(), False))
 
 
 def look(server: Server) -> None:
@@ -512,7 +551,7 @@ def look(server: Server) -> None:
                 late = BadRequest(408, "the request took too long")
                 with suppress(OSError):
                     settle(peer)
-                    refuse(peer.fd, peer.address, server, late)
+                    refuse(peer, server, late)
             cut(peer)
 
 

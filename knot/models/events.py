@@ -14,24 +14,22 @@ import os
 import socket
 import warnings
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from knot.limits import Limits
 from knot.log import AccessLog
 from knot.models import connection as common
+from knot.models.arrival import Client, SecureClient, greet
 from knot.models.connection import (
     END,
     LINGER,
     LOG_DELAY,
     OUT_OF_DESCRIPTORS,
     PAUSE,
-    STATE,
     SWEEP,
     TAKING,
     Obstacle,
-    Peer,
     Unsent,
-    begin,
     cut_all,
     exchange,
     forget,
@@ -50,7 +48,7 @@ from knot.models.connection import (
     wind_up,
 )
 from knot.models.disk import Disk
-from knot.respond import Later, Responder, Response
+from knot.respond import Later, Responder
 from knot.signals import Signals
 from knot.site import Slice
 from knot.sockets import listen
@@ -71,22 +69,15 @@ from tame import (
 )
 from tame import run as run_loop
 
+if TYPE_CHECKING:
+    from knot.tls import Certificates
+
 __all__ = ["Server", "listen", "run", "serve", "stop"]
 
 BATCH: Final = 64
 """Connections accepted before those that are open get their turn again."""
 
 log = logging.getLogger("knot")
-
-
-class Client(Descriptor, Peer):
-    """A connection that the loop knows."""
-
-    __slots__ = STATE
-
-    def __init__(self, fd: int, address: str) -> None:
-        super().__init__(fd)
-        begin(self, address)
 
 
 class Server(common.Server):
@@ -100,7 +91,7 @@ class Server(common.Server):
     ) -> None:
         super().__init__(responder, limits, access_log)
         self.disk = Disk()
-        self.door: Descriptor | None = None
+        self.doors: list[Descriptor] = []
 
     @tamed
     def flush_later(self) -> None:
@@ -111,11 +102,18 @@ class Server(common.Server):
 
 
 @tamed
-def serve(listener: socket.socket, server: Server) -> None:
-    """Accept connections until `stop`, or for as long as the loop runs."""
-    server.disk.listen()
-    sweep(server)
-    server.door = door = Descriptor(os.dup(listener.fileno()))  # the listener stays its owner's
+def serve(
+    listener: socket.socket, server: Server, certificates: Certificates | None = None
+) -> None:
+    """Accept connections until `stop`, or for as long as the loop runs; with `certificates`, such
+    as speak TLS."""
+    if not server.doors:
+        server.disk.listen()
+        sweep(server)
+    if certificates is not None:
+        renew(certificates)
+    door = Descriptor(os.dup(listener.fileno()))  # the listener stays its owner's
+    server.doors.append(door)
     most = server.limits.connections
     try:
         while door.fd >= 0:
@@ -134,11 +132,21 @@ def serve(listener: socket.socket, server: Server) -> None:
                             timer(PAUSE, mkevent())
                     break
                 if len(server.peers) >= most:
-                    turn_away(fd, name_of(address), server)
+                    if certificates is None:
+                        turn_away(fd, name_of(address), server)
+                    else:
+                        server.turned_away += 1
+                        os.close(fd)  # a handshake is no price for a refusal
                     continue
-                peer = Client(fd, name_of(address) if server.log else "")
-                server.peers.add(peer)
-                connection(peer, server)
+                name = name_of(address) if server.wants_addresses else ""
+                if certificates is None:
+                    peer = Client(fd, name)
+                    server.peers.add(peer)
+                    connection(peer, server)
+                else:
+                    secure = SecureClient(fd, name)
+                    server.peers.add(secure)
+                    greet(secure, server, certificates, connection)
     except EventDroppedError:
         pass  # `stop` has closed the door
     finally:
@@ -182,18 +190,18 @@ def overcome(
 ) -> None:
     """Wait for what has to be waited for, and go on until the next obstacle."""
     with tvars:
-        response: Response
+        made: Any
     settle(peer)
     peer.waits_for = TAKING
     unsent: Unsent | None = obstacle.unsent
+    response = obstacle.response
     try:
-        if isinstance(obstacle.response, Later):
-            with twait:
-                server.disk.do(obstacle.response.make, mkevent(response))
-            obstacle.response.keep(response)
+        if isinstance(response, Later):
+            while isinstance(response, Later):
+                with twait:
+                    server.disk.do(response.make, mkevent(made))
+                response = response.then(made)
             unsent = send(peer, response)
-        else:
-            response = obstacle.response
         if unsent:
             with twait:
                 send_rest(peer, server, unsent, mkevent())
@@ -257,6 +265,14 @@ def sweep(server: Server) -> None:
         look(server)
 
 
+@tamed
+def renew(certificates: Certificates) -> None:
+    while True:
+        with twait:
+            timer(SWEEP, mkevent())
+        certificates.look()
+
+
 # -- the end -------------------------------------------------------------------------------------
 
 
@@ -267,8 +283,8 @@ def stop(server: Server, grace: float | None, done: Event[int]) -> None:
     Without a grace, wait until every client has had its last answer, however long that takes.
     Triggers `done` with the number of connections that had to be cut.
     """
-    if server.door is not None:
-        server.door.close()
+    for door in server.doors:
+        door.close()
     wind_up(server, gently=grace is None)
     r = Rendezvous[bool]()
     if server.peers:
@@ -280,8 +296,18 @@ def stop(server: Server, grace: float | None, done: Event[int]) -> None:
     done.trigger(cut_all(server))
 
 
-def run(listener: socket.socket, server: Server, signals: Signals, grace: float) -> int | None:
-    """Serve until a signal, then stop; how many connections were cut, None for a second signal."""
+def run(
+    listener: socket.socket,
+    server: Server,
+    signals: Signals,
+    grace: float,
+    certificates: Certificates | None = None,
+    redirect: socket.socket | None = None,
+) -> int | None:
+    """Serve until a signal, then stop; how many connections were cut, None for a second signal.
+
+    `redirect` listens for clients without TLS, whom the server's gate sends elsewhere.
+    """
     cut: list[int | None] = []
 
     @tamed
@@ -289,7 +315,9 @@ def run(listener: socket.socket, server: Server, signals: Signals, grace: float)
         with tvars:
             number: int
         heard = Descriptor(os.dup(signals.fd))
-        serve(listener, server)
+        serve(listener, server, certificates)
+        if redirect is not None:
+            serve(redirect, server)
         server.began()
         while not signals.take():
             with twait:

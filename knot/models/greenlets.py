@@ -168,12 +168,11 @@ def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle | Non
     settle(peer)
     peer.waits_for = TAKING
     unsent: Unsent | None = obstacle.unsent
-    if isinstance(obstacle.response, Later):
-        response = server.disk.apply(obstacle.response.make)
-        obstacle.response.keep(response)
+    response = obstacle.response
+    if isinstance(response, Later):
+        while isinstance(response, Later):
+            response = response.then(server.disk.apply(response.make))
         unsent = send(peer, response)
-    else:
-        response = obstacle.response
     if unsent:
         send_rest(peer, server, unsent)
     return go_on(peer, server, obstacle, response, unsent)

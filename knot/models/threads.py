@@ -33,7 +33,9 @@ from knot.models.connection import (
     TAKING,
     Asked,
     Client,
+    Gate,
     Obstacle,
+    Peer,
     Unsent,
     answer,
     cut_all,
@@ -50,7 +52,7 @@ from knot.models.connection import (
     turn_away,
     wind_up,
 )
-from knot.request import BadRequest, Request
+from knot.request import NO_NAMES, BadRequest, Request
 from knot.respond import Later, Responder, Response
 from knot.signals import Signals
 
@@ -81,6 +83,13 @@ class Server(common.Server):
     def _respond(self, request: Request | BadRequest, now: float) -> Response | Later:
         with self.lock:
             return self.responder.respond(request, now)
+
+    def guard(self, gate: Gate, wanted: frozenset[bytes] = NO_NAMES) -> None:
+        def locked(peer: Peer, request: Request | BadRequest, now: float) -> Response | Later:
+            with self.lock:
+                return gate(peer, request, now)
+
+        super().guard(locked, wanted)
 
     def note(
         self,
@@ -173,13 +182,13 @@ def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle | Non
     """Do what takes a while, and go on until the next obstacle."""
     peer.waits_for = TAKING
     unsent: Unsent | None = obstacle.unsent
-    if isinstance(obstacle.response, Later):
-        response = obstacle.response.make()
-        with server.lock:
-            obstacle.response.keep(response)
+    response = obstacle.response
+    if isinstance(response, Later):
+        while isinstance(response, Later):
+            made = response.make()
+            with server.lock:
+                response = response.then(made)
         unsent = send(peer, response)
-    else:
-        response = obstacle.response
     if unsent:
         send_rest(peer, unsent)
     return go_on(peer, server, obstacle, response, unsent)

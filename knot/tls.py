@@ -1,0 +1,318 @@
+"""Encrypted connections: TLS 1.3 and 1.2 (RFC 8446, RFC 5246) by the standard library's `ssl`.
+
+Nothing here waits.  A `Channel` is one connection; `Certificates` are what a server shows of
+itself, read anew when they have been renewed.
+
+The bytes are read and written here and not by OpenSSL, which would read each record in two calls
+and write each in one of its own: a request costs one read and one write, as without TLS.
+
+The settings are Mozilla's intermediate ones (version 5.7) but for the ciphers whose keys are agreed
+on in finite fields: no client that speaks TLS 1.2 is in want of those, and they are dear.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final
+
+RECORD: Final = 16 * 1024
+"""Bytes of content in a record at most (RFC 8446, section 5.1)."""
+
+AT_ONCE: Final = 256 * 1024
+"""Bytes that are encrypted before the others get their turn: a quarter of a millisecond."""
+
+READ_SIZE: Final = RECORD + 1024
+"""Bytes read at once."""
+
+UNASKED: Final = 64 * 1024
+"""Bytes of the protocol's own that a client may have us keep for it."""
+
+CIPHERS: Final = ":".join(
+    f"ECDHE-{key}-{cipher}"
+    for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
+    for key in ("ECDSA", "RSA")
+)
+"""Of TLS 1.2; those of TLS 1.3 are all good."""
+
+HTTP_1: Final = "http/1.1"
+HTTP_2: Final = "h2"
+
+LOOK: Final = 10.0
+"""Seconds between two looks at whether a certificate has been renewed."""
+
+log = logging.getLogger("knot")
+
+
+# -- one connection ------------------------------------------------------------------------------
+
+
+class PlainTextError(ConnectionError):
+    """The client speaks HTTP where TLS is spoken."""
+
+
+class Channel:
+    """A connection through TLS, on a descriptor that does not block and stays its owner's.
+
+    What has to wait raises `BlockingIOError`, as it does on a descriptor; a client that breaks the
+    protocol is a `ConnectionError`.
+    """
+
+    __slots__ = ("_fd", "_in", "_left", "_out", "_owed", "_secret", "over")
+
+    def __init__(self, fd: int, context: ssl.SSLContext) -> None:
+        self._fd = fd
+        self._in = ssl.MemoryBIO()
+        self._out = ssl.MemoryBIO()
+        self._secret = context.wrap_bio(self._in, self._out, server_side=True)
+        self._left: list[bytes | memoryview] = []
+        """Encrypted, and not sent yet."""
+        self._owed = 0
+        """Bytes of content in `_left` that `write` has not counted yet."""
+        self.over = False
+        """Whether the client has said that nothing more will come."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something has to be written before anything else can happen."""
+        return bool(self._left)
+
+    @property
+    def protocol(self) -> str:
+        """What client and server have agreed to speak (ALPN, RFC 7301)."""
+        return self._secret.selected_alpn_protocol() or HTTP_1
+
+    def handshake(self) -> bool:
+        """Go on with the handshake; whether it is done.  If not, the client has to be waited for:
+        for its room if the channel is `blocked`, else for its bytes."""
+        with suppress(BlockingIOError):
+            if not self._left and not self._fill():
+                raise ConnectionResetError("the client has left during the handshake")
+        try:
+            self._secret.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+            return False
+        except ssl.SSLError as error:
+            self._flush()  # the alert
+            if error.reason == "HTTP_REQUEST":
+                raise PlainTextError from None
+            raise ConnectionAbortedError(f"no handshake: {error.reason}") from None
+        return True  # the last of it leaves with the first answer, or before the next wait
+
+    def read(self) -> bytes:
+        """What the client has sent; empty if nothing will come any more."""
+        pieces: list[bytes] = []
+        torn = False
+        while not pieces and not self.over:
+            if (torn or not self._in.pending) and not self._fill():
+                self.over = True
+            try:
+                while self._in.pending and not self.over:
+                    piece = self._secret.read(RECORD)
+                    if piece:
+                        pieces.append(piece)
+                    else:
+                        self.over = True
+            except ssl.SSLWantReadError:
+                torn = True  # a record of which only a part has come
+            except ssl.SSLEOFError:
+                self.over = True
+            except ssl.SSLError as error:
+                self._flush()
+                raise ConnectionAbortedError(f"not TLS: {error.reason}") from None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _fill(self) -> int:
+        try:
+            data = os.read(self._fd, READ_SIZE)
+        except BlockingIOError:
+            self._flush()
+            raise
+        return self._in.write(data) if data else 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """How many bytes of `data` the client has taken; the rest is to be given again."""
+        if not data:
+            return 0
+        if not self._owed:
+            with memoryview(data)[:AT_ONCE] as part:
+                while self._owed < len(part):
+                    self._owed += self._secret.write(part[self._owed : self._owed + RECORD])
+                    self._left.append(self._out.read())
+        moved = os.writev(self._fd, self._left)
+        if not self._advance(moved):
+            taken = min(moved, self._owed - 1)  # the last byte counts when all has left
+            if not taken:
+                raise BlockingIOError
+            self._owed -= taken
+            return taken
+        taken, self._owed = self._owed, 0
+        return taken
+
+    def _advance(self, moved: int) -> bool:
+        """So many encrypted bytes have left; whether those were all."""
+        left = self._left
+        while left and moved >= len(left[0]):
+            moved -= len(left.pop(0))
+        if left:
+            left[0] = memoryview(left[0])[moved:]
+        return not left
+
+    def _flush(self) -> None:
+        """Send what the protocol itself has to say, as far as there is room."""
+        if self._out.pending:
+            if sum(map(len, self._left)) > UNASKED:
+                raise ConnectionAbortedError("the client takes no answer to what it makes us say")
+            self._left.append(self._out.read())
+        if self._left and not self._owed:
+            with suppress(BlockingIOError):
+                self._advance(os.writev(self._fd, self._left))
+
+    def end(self) -> None:
+        """Say that nothing more will be sent (RFC 8446, section 6.1), if there is room for that."""
+        with suppress(OSError):  # of TLS, too
+            if not self._left:
+                try:
+                    self._secret.unwrap()
+                finally:
+                    self._flush()
+
+
+# -- what the server shows -----------------------------------------------------------------------
+
+
+Stamp = tuple[tuple[int, int], ...]
+
+
+class Certificate:
+    """A chain of certificates with its key, in files of PEM, and a context that shows it."""
+
+    def __init__(self, chain: str, key: str | None, protocols: Sequence[str]) -> None:
+        """`key` is None if it stands in the chain's file.  Raises `ValueError` if the files are no
+        such pair, `OSError` if they cannot be read."""
+        self.chain, self.key = chain, key
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        self.context.set_ciphers(CIPHERS)
+        self.context.set_alpn_protocols(list(protocols))
+        self.names: list[str] = []
+        """Hosts that it is for, in lower case; ``*.`` stands for one label."""
+        self.stamp: Stamp = ()
+        self.load()
+
+    @property
+    def files(self) -> list[str]:
+        return [self.chain] if self.key is None else [self.chain, self.key]
+
+    def load(self) -> None:
+        """Show from now on, to whoever connects, what stands in the files."""
+        stamp = self.look()
+        for file in self.files:
+            with open(file, "rb"):
+                pass  # for an error that names the file
+        try:
+            # First elsewhere: a pair that does not fit would leave half of it behind.
+            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
+                context.load_cert_chain(self.chain, self.key, no_password)
+        except ssl.SSLError as error:
+            raise ValueError(why_not(self, error)) from None
+        self.names = host_names(self.chain)
+        self.stamp = stamp
+
+    def look(self) -> Stamp:
+        """What tells one state of the files from another.  Raises `OSError`."""
+        found = [os.stat(file) for file in self.files]
+        return tuple((status.st_ino, status.st_mtime_ns) for status in found)
+
+
+def no_password() -> str:
+    raise ValueError("a key with a password cannot be used by a server that starts by itself")
+
+
+def why_not(certificate: Certificate, error: ssl.SSLError) -> str:
+    chain, key = certificate.chain, certificate.key
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return f"the key in {key or chain} is not that of the certificate in {chain}"
+    if key is None:
+        return f"{chain} has no certificate and key in PEM; name the key's file with --key"
+    return f"{chain} and {key} are no certificate and key in PEM"
+
+
+def host_names(chain: str) -> list[str]:
+    """For which hosts the first certificate of a file is (RFC 6125; the older Common Name has no
+    meaning any more)."""
+    # No public function reads a certificate that is nobody's peer's.
+    decode: Any = ssl._ssl._test_decode_cert  # type: ignore[attr-defined]
+    found = decode(chain)
+    return [value.lower() for kind, value in found.get("subjectAltName", ()) if kind == "DNS"]
+
+
+class Certificates:
+    """Those of one server: by the name that a client asks for (SNI, RFC 6066), else the first."""
+
+    def __init__(
+        self, pairs: Sequence[tuple[str, str | None]], protocols: Sequence[str] = (HTTP_1,)
+    ) -> None:
+        """`pairs` are the files of chain and key, one at least.  Raises as `Certificate` does."""
+        self._all = [Certificate(chain, key, protocols) for chain, key in pairs]
+        self._by_name: dict[str, ssl.SSLContext] = {}
+        self._refused: dict[Certificate, str] = {}
+        self._look_at = monotonic() + LOOK
+        self.context = self._all[0].context
+        """For new connections."""
+        self._sort()
+        if len(self._all) > 1:
+            self.context.sni_callback = self._choose
+
+    @property
+    def directories(self) -> list[str]:
+        """Where renewed files will come from: those named, and those that links lead to now."""
+        files = [file for certificate in self._all for file in certificate.files]
+        return [os.path.dirname(os.path.abspath(file)) for file in files] + [
+            os.path.dirname(os.path.realpath(file)) for file in files
+        ]
+
+    def _sort(self) -> None:
+        self._by_name = {
+            name: certificate.context
+            for certificate in reversed(self._all)
+            for name in certificate.names
+        }
+
+    def _choose(self, secret: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
+        if name is not None:
+            name = name.lower()
+            found = self._by_name.get(name) or self._by_name.get("*." + name.partition(".")[2])
+            secret.context = found or self.context
+        return None
+
+    def look(self) -> None:
+        """Now and then: load what has been renewed.  What cannot be used changes nothing, and is
+        told once."""
+        if monotonic() < self._look_at:
+            return
+        self._look_at = monotonic() + LOOK
+        for certificate in self._all:
+            try:
+                if certificate.look() == certificate.stamp:
+                    continue
+                certificate.load()
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                if self._refused.get(certificate) != reason:
+                    self._refused[certificate] = str(reason)
+                    log.error(
+                        "the renewed certificate %s cannot be used: %s; the old one stays",
+                        certificate.chain,
+                        reason,
+                    )
+                continue
+            self._refused.pop(certificate, None)
+            self._sort()
+            log.warning("the certificate %s was renewed", certificate.chain)
