@@ -34,7 +34,7 @@ COUNT: Final = b"c"
 WAITING: Final = b"w"
 """Tell what every call waits for."""
 
-PATIENCE: Final = {COUNT: 0.25, WAITING: 1.0}
+PATIENCE: Final = 1.0
 """Seconds for an answer."""
 
 QUESTION: Final = struct.Struct("=cQ")
@@ -98,7 +98,7 @@ class Line:
             done.trigger(None)  # it has ended, or has many questions to answer
             return
         self._asked[number] = mkevent(r, None, said)
-        timer(PATIENCE[kind], mkevent(r, None))
+        timer(PATIENCE, mkevent(r, None))
         twait(r)
         r.cancel()
         self._asked.pop(number, None)

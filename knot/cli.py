@@ -53,6 +53,9 @@ def main() -> None:
 PLAIN_ROOM: Final = 1 << 20
 """Bytes for answers to clients without TLS where it is spoken: they are short."""
 
+SHORTEST_LOOK: Final = 0.1
+"""Seconds between two."""
+
 DEFAULTS: Final = Limits()
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -265,6 +268,35 @@ def serve(directory: str, config: Path | None, **options: Any) -> None:
         look_after_workers(directory, options)
     else:
         serve_here(directory, config, options, post)
+
+
+@main.command(context_settings={"auto_envvar_prefix": "KNOT_TOP", "max_content_width": 100})
+@click.argument("address", metavar="[URL or HOST:PORT]", default="127.0.0.1:9090")
+@option(
+    "--interval",
+    default=1,
+    type=Seconds(),
+    help="Time between two looks.",
+)
+@option("--once", is_flag=True, show_default=False, help="Print one page, for scripts.")
+def top(address: str, interval: float, once: bool) -> None:
+    """Show what the server with that --admin address does, until q or Ctrl-C."""
+    try:
+        from knot import top as screen
+    except ImportError as error:
+        if error.name is not None and error.name.partition(".")[0] == "knot":
+            raise
+        sys.exit("knot: top needs rich and prometheus-client: pip install 'knot[top]'")
+    try:
+        url = screen.parse_address(address)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if interval < SHORTEST_LOOK:
+        raise click.UsageError(f"--interval is {SHORTEST_LOOK:g} at least")
+    try:
+        (screen.once if once else screen.run)(url, interval)
+    except screen.UnreachableError as error:
+        sys.exit(f"knot: {error}")
 
 
 def check(options: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ STATUSES: Final = (
 )  # fmt: skip
 """Those that Knot answers with; a place for each in the shared memory, and one for any other."""
 
-BOUNDS: Final = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
+BOUNDS: Final = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 """Seconds: upper ends of the buckets of durations; what takes longer has one more."""
 
 STATES: Final = {HEAD: "head", IDLE: "idle", TAKING: "taking"}

@@ -160,7 +160,8 @@ class Supervisor:
     # What is asked at the admin address
 
     def counts(self) -> dict[int, Counts]:
-        return {worker.pid: worker.shared.read() for worker in self.workers if worker.shared}
+        workers = sorted(self.workers, key=lambda worker: worker.pid)
+        return {worker.pid: worker.shared.read() for worker in workers if worker.shared}
 
     def memory(self, pid: int) -> int:
         return resident_of(pid)

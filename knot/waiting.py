@@ -6,6 +6,7 @@ for 170 ms, and this for 11 (`listing`).
 
 from __future__ import annotations
 
+import gc
 import heapq
 import linecache
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Final
 
+from knot.models.connection import Peer
 from tame import closure as closures
 from tame.closure import Closure
 
@@ -45,7 +47,7 @@ def listing(process: str) -> str:
 
 def in_groups(groups: list[list[Closure]]) -> Iterator[str]:
     now = monotonic()
-    yield f"{'number':>9} {'longest':>11}  "
+    yield f"{'number':>9} {'longest':>11}"
     for group in groups[:GROUPS]:
         longest = now - min(closure.since for closure in group)
         yield f"{len(group):9,} {longest:9.3f} s  {place(group[0])}: {statement(group[0])}"
@@ -59,13 +61,24 @@ def one_by_one(groups: list[list[Closure]]) -> Iterator[str]:
     of_each = max(1, SINGLE // max(1, len(groups)))
     for group in groups[:SINGLE]:
         for closure in heapq.nsmallest(of_each, group, key=lambda closure: closure.since):
-            callers = closure.callers()[:CALLERS]
-            led = "".join(f", from {short(caller)}" for caller in callers)
-            yield f"{now - closure.since:19.3f} s  {place(closure)}{led}"
+            led = "".join(f", from {short(caller)}" for caller in closure.callers()[:CALLERS])
+            yield f"{now - closure.since:19.3f} s  {place(closure)}{client(closure)}{led}"
 
 
 def place(closure: Closure) -> str:
     return f"{closure.code.co_qualname} at {short(closure.place)}"
+
+
+def client(closure: Closure) -> str:
+    """Whose connection it is about.
+
+    From what the generator holds; to ask its frame for its variables would keep them all.
+    """
+    for held in gc.get_referents(closure.body):
+        if isinstance(held, Peer):
+            who = f" from {held.address}" if held.address else ""
+            return f", descriptor {held.fd}{who} after {held.answered} requests"
+    return ""
 
 
 def short(path: str) -> str:
