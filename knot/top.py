@@ -44,7 +44,7 @@ QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 STATES: Final = ("head", "idle", "taking")
 INDENT: Final = 12
 """Columns before the figures."""
-LINES: Final = 12
+LINES: Final = 13
 """Of the page beside those of the workers."""
 
 Labels = tuple[tuple[str, str], ...]
@@ -279,10 +279,10 @@ def figures(
     for state in STATES:
         clients.append(f"   {state} ", "dim")
         clients.append(f"{last.sum('knot_open_connections', state=state):,.0f}")
-    clients.append("   new ", "dim").append(f"{number(rate(shown, 'knot_connections_total'))}/s")
-    refused = rate(shown, "knot_turned_away_total")
-    clients.append("   refused ", "dim").append(f"{number(refused)}/s", "red" if refused else "")
     yield clients
+    new, refused = rate(shown, "knot_connections_total"), rate(shown, "knot_turned_away_total")
+    line = head("").append("new ", "dim").append(f"{number(new) + '/s':<11}")
+    yield line.append("refused ", "dim").append(f"{number(refused)}/s", "red" if refused else "")
 
 
 def head(name: str) -> Text:

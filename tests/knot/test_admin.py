@@ -9,17 +9,14 @@ import signal
 import socket
 import subprocess
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner
-from serving import serving, until_closed
+from serving import administered, fetch, until_closed
 
 import knot.cli
 import tame
@@ -45,25 +42,6 @@ def site(tmp_path: Path) -> Path:
     (tmp_path / "big").touch()
     os.truncate(tmp_path / "big", 64 << 20)
     return tmp_path
-
-
-@contextmanager
-def administered(site: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """The process, and the addresses of the site and of who looks after it."""
-    with serving(str(site), "--admin", "127.0.0.1:0", *options) as (process, url):
-        assert process.stdout is not None
-        found = re.fullmatch(r"Metrics at (http://\S+)/metrics\n", process.stdout.readline())
-        assert found is not None
-        yield process, url, found[1]
-
-
-def fetch(url: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
 
 
 def metrics(admin: str) -> dict[str, float]:
