@@ -53,6 +53,9 @@ def main() -> None:
 PLAIN_ROOM: Final = 1 << 20
 """Bytes for answers to clients without TLS where it is spoken: they are short."""
 
+SHORTEST_LOOK: Final = 0.1
+"""Seconds between two."""
+
 DEFAULTS: Final = Limits()
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,7 +103,7 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     type=Address(),
     default=None,
     show_default=False,
-    help="Address for /metrics, /health and /ready.",
+    help="Address for /metrics, /blocked, /health and /ready.",
 )
 @option(
     "--cert",
@@ -265,6 +268,35 @@ def serve(directory: str, config: Path | None, **options: Any) -> None:
         look_after_workers(directory, options)
     else:
         serve_here(directory, config, options, post)
+
+
+@main.command(context_settings={"auto_envvar_prefix": "KNOT_TOP", "max_content_width": 100})
+@click.argument("address", metavar="[URL or HOST:PORT]", default="127.0.0.1:9090")
+@option(
+    "--interval",
+    default=1,
+    type=Seconds(),
+    help="Time between two looks.",
+)
+@option("--once", is_flag=True, show_default=False, help="Print one page, for scripts.")
+def top(address: str, interval: float, once: bool) -> None:
+    """Show what the server with that --admin address does, until q or Ctrl-C."""
+    try:
+        from knot import top as screen
+    except ImportError as error:
+        if error.name is not None and error.name.partition(".")[0] == "knot":
+            raise
+        sys.exit("knot: top needs rich and prometheus-client: pip install 'knot[top]'")
+    try:
+        url = screen.parse_address(address)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if interval < SHORTEST_LOOK:
+        raise click.UsageError(f"--interval is {SHORTEST_LOOK:g} at least")
+    try:
+        (screen.once if once else screen.run)(url, interval)
+    except screen.UnreachableError as error:
+        sys.exit(f"knot: {error}")
 
 
 def check(options: dict[str, Any]) -> None:
@@ -435,7 +467,7 @@ def set_out(
     if options["open"] and post is None:
         open_browser(sockets.shown(listener, scheme(options)))
     if admin is not None or (post is not None and post.counts >= 0):
-        count(server, admin, post)
+        count(server, site, admin, post)
     if options["sandbox"] and not options["follow_symlinks"]:
         places: dict[str | bytes, int] = {site.root: service.READ}
         for path, right in (
@@ -455,25 +487,31 @@ def set_out(
         post.is_ready()
 
 
-def count(server: Server, admin: socket | None, post: workers.Post | None) -> None:
+def count(server: Server, site: Site, admin: socket | None, post: workers.Post | None) -> None:
     """Count what the server does, for its own admin address or for its supervisor's."""
-    from knot.admin import Answers, attend, resident
-    from knot.stats import Counter, Shared, report
+    from knot.admin import Alone, Answers, attend
+    from knot.stats import Counter
 
-    counter = Counter(server)
+    counter = Counter(server, [site])
     if post is not None:
-        shared = Shared(post.counts)
-        report(counter, shared)
-        server.ended = lambda: shared.write(counter.read())
+        from knot import asking, stats, waiting
+
+        shared = stats.Shared(post.counts)
+
+        def write() -> str:
+            shared.write(counter.read())
+            return ""
+
+        stats.report(counter, shared)
+        server.ended = write
+        process = f"worker {os.getpid()}"
+        asking.attend(
+            post.supervisor,
+            {asking.COUNT: write, asking.WAITING: partial(waiting.listing, process)},
+        )
     else:
         assert admin is not None
-        pid, statm = os.getpid(), os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-        answers = Answers(
-            lambda: {pid: counter.read()},
-            lambda: not server.stopping,
-            memory=lambda _: resident(os.pread(statm, 100, 0)),  # which a sandbox lets nobody open
-        )
-        attend(admin, answers)
+        attend(admin, Answers(Alone(server, counter)))
 
 
 def say_so(directory: str, listener: socket, options: dict[str, Any], admin: socket | None) -> None:

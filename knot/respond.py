@@ -50,6 +50,9 @@ MOST_PREPARED: Final = 4096
 LONGEST_PREPARED: Final = 1024
 """How many answers are kept for equal requests, and how long a request may be, in bytes."""
 
+FROM_FILES: Final = (200, 206, 304)
+"""Answers that a file is needed for, or what is known of one."""
+
 CORS: Final = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: *\r\n"
 PREFLIGHT: Final = (
     b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n"
@@ -70,6 +73,8 @@ class Finder(Protocol):
     hidden: bool
     follow_symlinks: bool
     withheld: Container[bytes]
+    opened: int
+    misses: int
 
     @property
     def root(self) -> bytes: ...
@@ -162,14 +167,20 @@ class Responder:
     def respond(self, request: Request | BadRequest, now: float) -> Response | Later:
         """The answer to `request` at the time `now`, in seconds since the epoch."""
         if self.second <= now < self._until:
-            response = self._prepared.get(request)
-            if response is not None:
-                return response
+            prepared = self._prepared.get(request)
+            if prepared is not None:
+                return prepared
         else:
             self._begin(int(now))
         if isinstance(request, BadRequest):
             return self.refuse(request, now, request.status, why=request.reason)
-        return Answer(self, request).make()
+        opened = self.site.opened
+        response = Answer(self, request).make()
+        if self.site.opened != opened and (
+            isinstance(response, Later) or response.status in FROM_FILES
+        ):
+            self.site.misses += 1
+        return response
 
     def refuse(
         self,

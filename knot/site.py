@@ -264,11 +264,20 @@ class Site:
         self._cache: dict[bytes, Representation] = {}  # by path, the least recent first
         self._open_files: dict[bytes, Representation] = {}  # those of them, likewise
         self._size = self._free = cache_size
+        self.opened = 0
+        """How often a file or a directory had to be, because the cache did not have it."""
+        self.misses = 0
+        """Answers for which one had to be; whoever makes them counts those."""
 
     @property
     def root(self) -> bytes:
         """Where the directory really is."""
         return self._top.path
+
+    @property
+    def held(self) -> int:
+        """Bytes that the cache takes."""
+        return self._size - self._free
 
     def close(self) -> None:
         self._cache.clear()
@@ -352,6 +361,8 @@ class Site:
             if error.errno in BUSY:
                 return Missing(503)
             found = Missing(403 if error.errno in (errno.EACCES, errno.EPERM) else 404)
+        else:
+            self.opened += 1
         if isinstance(found, Representation):
             found.second = second
             self._keep(b"/" + name, found)

@@ -1,7 +1,7 @@
 """What a server has done so far, counted only where somebody asks for it (``--admin``).
 
-A worker writes its counts into memory that it shares with its supervisor, once a second; who serves
-alone keeps them to itself.
+A worker writes its counts into memory that it shares with its supervisor, once a second and
+whenever it is asked to; who serves alone keeps them to itself.
 """
 
 from __future__ import annotations
@@ -9,21 +9,35 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from time import process_time, time
 from typing import Final
 
-from knot.models.connection import Peer, Server
-from knot.respond import Later, Response
+from knot.models.connection import HEAD, IDLE, NOTHING, TAKING, Asked, Peer, Server, Unsent
+from knot.request import BadRequest, Request
+from knot.respond import FROM_FILES, Response, length_of
+from knot.site import Site
 from tame import mkevent, tamed, timer, twait
 
 STATUSES: Final = (
-    200, 204, 206, 301, 304, 400, 404, 405, 408, 412, 414, 416, 431, 500, 501, 503, 505,
+    200, 204, 206, 301, 302, 304, 307, 308, 400, 401, 403, 404, 405, 408, 412, 413, 414, 416, 421,
+    429, 431, 500, 501, 503, 505,
 )  # fmt: skip
 """Those that Knot answers with; a place for each in the shared memory, and one for any other."""
 
-LAYOUT: Final = struct.Struct(f"={3 + len(STATUSES) + 1}Q")
-"""Connections made, connections open, bytes of content sent; then requests by status."""
+BOUNDS: Final = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
+"""Seconds: upper ends of the buckets of durations; what takes longer has one more."""
 
+STATES: Final = {HEAD: "head", IDLE: "idle", TAKING: "taking"}
+"""What connections wait for."""
+
+PLAIN: Final = ("connections", "turned_away", "sent", "misses", "hits", "cached", "cpu", "lasted")
+"""The counts that are one number each."""
+
+LAYOUT: Final = struct.Struct(f"{len(PLAIN) + len(STATES) + len(BOUNDS) + 1 + len(STATUSES) + 1}Q")
+"""In the shared memory: `PLAIN`, connections by state, durations by bucket, answers by status.  In
+the machine's own order and alignment, so that each number is written at once."""
 
 REPORT: Final = 1.0
 """Seconds."""
@@ -34,22 +48,38 @@ class Counts:
 
     def __init__(self) -> None:
         self.connections = 0
-        self.open = 0
+        self.turned_away = 0
         self.sent = 0
+        """Bytes of content."""
+        self.misses = self.hits = 0
+        """Answers from files that had to be opened, and that did not."""
+        self.cached = 0
+        """Bytes."""
+        self.cpu = 0
+        """In ms."""
+        self.lasted = 0
+        """All answers together, from the reading of the request to the last byte, in µs."""
+        self.open = dict.fromkeys(STATES.values(), 0)
+        """Connections by state."""
+        self.buckets = [0] * (len(BOUNDS) + 1)
+        """Answers by how long each lasted."""
         self.requests = dict.fromkeys((*STATUSES, 0), 0)
-        """By status; 0 stands for any that is not in `STATUSES`."""
-
-    def count(self, response: Response) -> None:
-        status = response.status
-        self.requests[status if status in self.requests else 0] += 1
-        self.sent += response.length
+        """Answers by status; 0 stands for any that is not in `STATUSES`."""
 
     def add(self, other: Counts) -> None:
-        self.connections += other.connections
-        self.open += other.open
-        self.sent += other.sent
+        for name in PLAIN:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for state, number in other.open.items():
+            self.open[state] += number
+        for place, number in enumerate(other.buckets):
+            self.buckets[place] += number
         for status, number in other.requests.items():
             self.requests[status] += number
+
+    def end(self) -> None:
+        """The process has ended: what it held it holds no more."""
+        self.cached = 0
+        self.open = dict.fromkeys(self.open, 0)
 
     def by_status(self) -> Mapping[str, int]:
         return {str(status or "other"): n for status, n in self.requests.items() if n}
@@ -68,25 +98,66 @@ class Peers(set[Peer]):
 class Counter:
     """Counts what a server does, from its making on."""
 
-    def __init__(self, server: Server) -> None:
-        self._counts = Counts()
+    def __init__(self, server: Server, sites: Sequence[Site]) -> None:
+        self._server = server
+        self._sites = sites
         self._peers = server.peers = Peers(server.peers)
-        gate, respond = server.gate, server.respond
-        if gate is not None:
-            server.gate = lambda peer, request, now: self._counted(gate(peer, request, now))
-        else:
-            server.respond = lambda request, now: self._counted(respond(request, now))
+        self._statuses = [0] * 1000
+        self._buckets = [0] * (len(BOUNDS) + 1)
+        self._sent = 0
+        self._lasted = 0.0
+        self._hits = 0
+        self._then = server.on_sent
+        server.on_sent = self.on_sent if self._then is None else self.on_sent_and_then
 
-    def _counted(self, response: Response | Later) -> Response | Later:
-        if isinstance(response, Response):
-            self._counts.count(response)
-            return response
-        then = response.then
-        return response._replace(then=lambda made: self._counted(then(made)))
+    def on_sent(
+        self,
+        address: str,
+        request: Request | BadRequest,
+        response: Response,
+        asked: Asked,
+        unsent: Unsent = NOTHING,
+    ) -> None:
+        """Count an answer: 0.3 µs."""
+        lasted = time() - asked[1]
+        if lasted > 0:  # else the clock was put back
+            self._lasted += lasted
+        self._buckets[bisect_left(BOUNDS, lasted)] += 1
+        self._statuses[response[3]] += 1
+        self._sent += response[4]
+        if unsent:
+            self._sent -= min(response.length, sum(map(length_of, unsent)))
+
+    def on_sent_and_then(
+        self,
+        address: str,
+        request: Request | BadRequest,
+        response: Response,
+        asked: Asked,
+        unsent: Unsent = NOTHING,
+    ) -> None:
+        self.on_sent(address, request, response, asked, unsent)
+        assert self._then is not None
+        self._then(address, request, response, asked, unsent)
 
     def read(self) -> Counts:
-        counts = self._counts
-        counts.connections, counts.open = self._peers.total, len(self._peers)
+        """With a look at each connection: 0.5 ms for 10,000."""
+        counts = Counts()
+        counts.connections, counts.turned_away = self._peers.total, self._server.turned_away
+        counts.sent = self._sent
+        counts.misses = sum(site.misses for site in self._sites)
+        # What is under way was a miss already, and is no answer yet: a count goes never back.
+        answers = sum(self._statuses[status] for status in FROM_FILES)
+        self._hits = counts.hits = max(self._hits, answers - counts.misses)
+        counts.cached = sum(site.held for site in self._sites)
+        counts.cpu = int(1e3 * process_time())
+        counts.lasted = int(1e6 * self._lasted)
+        for peer in self._peers:
+            counts.open[STATES[peer.waits_for]] += 1
+        counts.buckets[:] = self._buckets
+        for status, number in enumerate(self._statuses):
+            if number:
+                counts.requests[status if status in counts.requests else 0] += number
         return counts
 
 
@@ -106,12 +177,21 @@ class Shared:
 
     def write(self, counts: Counts) -> None:
         LAYOUT.pack_into(
-            self._memory, 0, counts.connections, counts.open, counts.sent, *counts.requests.values()
+            self._memory,
+            0,
+            *(getattr(counts, name) for name in PLAIN),
+            *counts.open.values(),
+            *counts.buckets,
+            *counts.requests.values(),
         )
 
     def read(self) -> Counts:
         counts = Counts()
-        counts.connections, counts.open, counts.sent, *numbers = LAYOUT.unpack_from(self._memory)
+        numbers = iter(LAYOUT.unpack_from(self._memory))
+        for name in PLAIN:
+            setattr(counts, name, next(numbers))
+        counts.open = dict(zip(counts.open, numbers, strict=False))
+        counts.buckets = [next(numbers) for _ in counts.buckets]
         counts.requests = dict(zip(counts.requests, numbers, strict=True))
         return counts
 

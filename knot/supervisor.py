@@ -25,8 +25,10 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
+from knot import asking
 from knot.admin import Answers, resident_of
 from knot.admin import attend as attend_admin
+from knot.asking import Line
 from knot.service import notify
 from knot.signals import Signals
 from knot.stats import Counts, Shared
@@ -58,6 +60,9 @@ STEADY: Final = 60.0
 LOOK: Final = 1.0
 """Seconds between two looks at the memory of the workers."""
 
+REASONS: Final = ("start", "death", "reload", "memory")
+"""Why a worker is started."""
+
 LATE: Final = 5.0
 """Seconds beyond the grace that workers have at the end."""
 
@@ -68,9 +73,9 @@ class Worker:
     def __init__(self, listeners: Sequence[socket.socket], *, counted: bool) -> None:
         self.shared = Shared.new() if counted else None
         """What it has done, if somebody wants to know."""
-        news, ready = os.pipe2(os.O_CLOEXEC)
+        own, other = asking.pair()
         counts = -1 if self.shared is None else self.shared.fd
-        fds = [ready, counts, *(listener.fileno() for listener in listeners)]
+        fds = [other.fileno(), counts, *(listener.fileno() for listener in listeners)]
         try:
             self.process = subprocess.Popen(  # noqa: S603  (it is this program)
                 [sys.executable, "-m", "knot.cli", *sys.argv[1:]],
@@ -79,14 +84,14 @@ class Worker:
                 process_group=0,  # a Ctrl-C is the supervisor's, who tells the workers
             )
         except BaseException:
-            os.close(news)
+            own.close()
             if self.shared is not None:
                 self.shared.close()
             raise
         finally:
-            os.close(ready)
-        self.news = Descriptor(news)
-        """Readable when it is ready, or has ended before."""
+            other.close()
+        self.line = Line(own.detach())
+        """Readable when it is ready, or has ended before; then for questions."""
         self.end = Descriptor(os.pidfd_open(self.process.pid))
         """Readable when it has ended."""
         self.began = monotonic()
@@ -105,7 +110,7 @@ class Worker:
         """How it has ended."""
         status = self.process.wait()
         self.end.close()
-        self.news.close()
+        self.line.close()
         if status >= 0:
             return f"has ended with status {status}"
         return f"was ended by {signal.Signals(-status).name}"
@@ -128,6 +133,8 @@ class Supervisor:
     counted: bool = False
     ended: Counts = field(default_factory=Counts)
     """What the workers have done that are no more."""
+    starts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    """Workers that have become ready, by the reason to start them."""
     workers: set[Worker] = field(default_factory=set)
     """All processes, those that only finish what is under way, too."""
     stopping: bool = False
@@ -147,18 +154,57 @@ class Supervisor:
             if worker.ready:
                 worker.tell(signal.SIGUSR1)
 
+    def say(self, text: str) -> None:
+        print(f"knot: {text}", file=sys.stderr, flush=True)
+
+    # What is asked at the admin address
+
     def counts(self) -> dict[int, Counts]:
-        return {worker.pid: worker.shared.read() for worker in self.workers if worker.shared}
+        workers = sorted(self.workers, key=lambda worker: worker.pid)
+        return {worker.pid: worker.shared.read() for worker in workers if worker.shared}
+
+    def memory(self, pid: int) -> int:
+        return resident_of(pid)
 
     def ready(self) -> bool:
         return not self.stopping and all(place.worker is not None for place in self.places)
 
-    def say(self, text: str) -> None:
-        print(f"knot: {text}", file=sys.stderr, flush=True)
+    @tamed
+    def refresh(self, done: Event[()]) -> None:
+        with tvars:
+            said: dict[int, str | None]
+        with twait:
+            self.ask(asking.COUNT, mkevent(said))
+        done.trigger()
+
+    @tamed
+    def waiting(self, done: Event[str]) -> None:
+        with tvars:
+            said: dict[int, str | None]
+        with twait:
+            self.ask(asking.WAITING, mkevent(said))
+        done.trigger(
+            "\n\n".join(
+                f"worker {pid} does not answer" if text is None else text
+                for pid, text in said.items()
+            )
+        )
+
+    @tamed
+    def ask(self, kind: bytes, done: Event[dict[int, str | None]]) -> None:
+        """All workers at once; what they answer, by process."""
+        with tvars:
+            said: dict[int, str | None]
+        said = {}
+        with twait:
+            for worker in self.workers:
+                if worker.ready:
+                    worker.line.ask(kind, mkevent(said[worker.pid]))
+        done.trigger(dict(sorted(said.items())))
 
 
 @tamed
-def launch(supervisor: Supervisor, place: Place, done: Event[bool]) -> None:
+def launch(supervisor: Supervisor, place: Place, reason: str, done: Event[bool]) -> None:
     """Start a worker; once it is ready it takes the place.  Whether it has come that far."""
     with tvars:
         late: bool
@@ -172,13 +218,15 @@ def launch(supervisor: Supervisor, place: Place, done: Event[bool]) -> None:
         return
     supervisor.workers.add(worker)
     r = Rendezvous[bool]()
-    wait_on_fd(worker.news, READ, mkevent(r, False))
+    wait_on_fd(worker.line.descriptor, READ, mkevent(r, False))
     timer(SOON, mkevent(r, True))
     late = twait(r)
     r.cancel()
     place.starting = False
-    ready = worker.ready = not late and os.read(worker.news.fd, 1) == READY
+    ready = worker.ready = not late and worker.line.hears(READY)
     if ready:
+        supervisor.starts[reason] += 1
+        worker.line.listen()
         if worker.must_reopen:
             worker.tell(signal.SIGUSR1)
         old, place.worker = place.worker, worker
@@ -204,7 +252,7 @@ def attend(supervisor: Supervisor, place: Place, worker: Worker) -> None:
     supervisor.workers.discard(worker)
     if worker.shared is not None:
         done = worker.shared.read()
-        done.open = 0
+        done.end()
         supervisor.ended.add(done)
         worker.shared.close()
     if not supervisor.workers and supervisor.deserted is not None:
@@ -221,7 +269,7 @@ def attend(supervisor: Supervisor, place: Place, worker: Worker) -> None:
         place.pause = min(2 * place.pause, LONGEST)
         if place.worker is None and not place.starting and not supervisor.stopping:
             with twait:
-                launch(supervisor, place, mkevent(ready))
+                launch(supervisor, place, "death", mkevent(ready))
 
 
 @tamed
@@ -240,7 +288,7 @@ def renew(supervisor: Supervisor) -> None:
         with twait:
             for number, place in enumerate(supervisor.places):
                 if place.worker is not None and not place.starting:
-                    launch(supervisor, place, mkevent(ready[number]))
+                    launch(supervisor, place, "reload", mkevent(ready[number]))
         if not all(ready) and not supervisor.stopping:
             supervisor.say("the new workers do not start; the old ones go on")
     supervisor.renewing = False
@@ -261,7 +309,7 @@ def recycle(supervisor: Supervisor, most: int) -> None:
             if worker is not None and size > most and not place.starting:
                 supervisor.say(f"worker {worker.pid} has {size >> 20} MiB; another takes its place")
                 with twait:
-                    launch(supervisor, place, mkevent(ready))
+                    launch(supervisor, place, "memory", mkevent(ready))
 
 
 @tamed
@@ -316,11 +364,11 @@ def supervise(
             over: bool
         heard = Descriptor(os.dup(signals.fd))
         if admin is not None:
-            attend_admin(admin, Answers(supervisor.counts, supervisor.ready, supervisor.ended))
+            attend_admin(admin, Answers(supervisor))
         ready = [False] * len(places)
         with twait:
             for number, place in enumerate(places):
-                launch(supervisor, place, mkevent(ready[number]))
+                launch(supervisor, place, "start", mkevent(ready[number]))
         started.append(all(ready))
         if all(ready):
             began()

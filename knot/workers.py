@@ -17,15 +17,17 @@ READY: Final = b"1"
 class Post:
     """Where a worker listens, and where it says that it is ready, and what it does."""
 
-    ready: int
+    supervisor: int
+    """Where it says that it is ready, and may be asked afterwards."""
     counts: int
-    """Memory for what it counts; -1 if nobody wants to know."""
+    """Memory for what it counts; -1 if nobody wants to know, or will ask anything."""
     listeners: Sequence[int]
     """Those of the site, and of the redirect to it if there is one."""
 
     def is_ready(self) -> None:
-        os.write(self.ready, READY)
-        os.close(self.ready)
+        os.write(self.supervisor, READY)
+        if self.counts < 0:
+            os.close(self.supervisor)
 
 
 def post() -> Post | None:
@@ -33,9 +35,9 @@ def post() -> Post | None:
     said = os.environ.pop(WORKER, "")
     if not said:
         return None
-    ready, counts, *listeners = map(int, said.split(","))
-    found = Post(ready, counts, listeners)
-    for fd in (found.ready, found.counts):
+    supervisor, counts, *listeners = map(int, said.split(","))
+    found = Post(supervisor, counts, listeners)
+    for fd in (found.supervisor, found.counts):
         if fd >= 0:
             os.set_inheritable(fd, False)
     return found

@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -169,6 +171,27 @@ def serving(
     finally:
         process.terminate()
         process.communicate(timeout=20)
+
+
+@contextmanager
+def administered(
+    site: Path, *options: str, admin: str = "127.0.0.1:0"
+) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """The process, and the addresses of the site and of who looks after it."""
+    with serving(str(site), "--admin", admin, *options) as (process, url):
+        assert process.stdout is not None
+        found = re.fullmatch(r"Metrics at (http://\S+)/metrics\n", process.stdout.readline())
+        assert found is not None
+        yield process, url, found[1]
+
+
+def fetch(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
 
 
 def plain_environment() -> dict[str, str]:

@@ -50,6 +50,7 @@ def test_only_the_concurrency_models_and_what_surrounds_them_touch_the_network()
     models = {f"models/{name}.py" for name in MODELS}
     assert users == {
         "admin.py",
+        "asking.py",
         "cli.py",
         "service.py",
         "sockets.py",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from time import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from knot.limits import Limits
 from knot.log import AccessLog, Record
@@ -141,6 +141,18 @@ Unsent = deque[memoryview | Slice]
 NOTHING: Final[Unsent] = deque()
 
 
+class Note(Protocol):
+    def __call__(
+        self,
+        address: str,
+        request: Request | BadRequest,
+        response: Response,
+        asked: Asked,
+        unsent: Unsent = NOTHING,
+        /,
+    ) -> None: ...
+
+
 class Server:
     """What all the connections share; each model adds what it needs."""
 
@@ -156,6 +168,11 @@ class Server:
         self.log = access_log
         self.gate: Gate | None = None
         self.wanted = NO_NAMES
+        self.on_sent: Note | None = self.note if access_log is not None else None
+        """Called with each answer that has gone out, or as much of it as the client took; None if
+        nobody wants to know."""
+        self.turned_away = 0
+        """Clients that were too many."""
         self.peers: set[Peer] = set()
         self.parser = self.new_parser()
         """For every client whose requests have come whole."""
@@ -297,12 +314,12 @@ def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
         unsent = send(peer, response)
         if unsent is not None:
             return Obstacle(asked, request, response, unsent)
-        if not response.keep_alive:
-            if server.log is None and not last and not unread:
-                return END
+        if not response.keep_alive and (last or unread):
             return Obstacle(asked, request, response, None)
-        if server.log is not None:
-            server.note(peer.address, request, response, asked)
+        if server.on_sent is not None:
+            server.on_sent(peer.address, request, response, asked)
+        if not response.keep_alive:
+            return END
     return None
 
 
@@ -314,8 +331,8 @@ def go_on(
     `unsent` is what the client did not take; None if there was nothing to wait for.
     """
     requests, _, said, unread = obstacle.asked
-    if server.log is not None:
-        server.note(peer.address, obstacle.request, response, obstacle.asked, unsent or NOTHING)
+    if server.on_sent is not None:
+        server.on_sent(peer.address, obstacle.request, response, obstacle.asked, unsent or NOTHING)
     if unsent:
         return END
     if response.keep_alive and (server.gently or not server.stopping):
@@ -501,6 +518,7 @@ def socket_of(peer: Peer) -> Iterator[socket.socket]:
 
 def turn_away(fd: int, address: str, server: Server) -> None:
     """One client too many: read what it asks for, or the refusal would be lost, and refuse."""
+    server.turned_away += 1
     peer = Client(fd, address)
     with suppress(OSError):
         settle(peer)
@@ -515,8 +533,8 @@ def refuse(peer: Peer, server: Server, request: BadRequest) -> None:
     response = server.respond(request, now)
     assert isinstance(response, Response)
     send(peer, response)
-    if server.log is not None:
-        server.note(peer.address, request, response, (iter(()), now, deque(), False))
+    if server.on_sent is not None:
+        server.on_sent(peer.address, request, response, (iter(()), now, deque(), False))
 
 
 def look(server: Server) -> None:

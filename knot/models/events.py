@@ -135,6 +135,7 @@ def serve(
                     if certificates is None:
                         turn_away(fd, name_of(address), server)
                     else:
+                        server.turned_away += 1
                         os.close(fd)  # a handshake is no price for a refusal
                     continue
                 name = name_of(address) if server.wants_addresses else ""

@@ -25,6 +25,7 @@ class Found:
         return Missing(404) if path == b"/404.html" else self.found
 
     hidden = follow_symlinks = False
+    opened = misses = 0
     root = b"/"
 
     def copies(self, found: Representation, second: int) -> dict[bytes, Representation]:

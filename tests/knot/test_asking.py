@@ -1,0 +1,138 @@
+"""Questions and answers between a supervisor and a worker, over the sockets that they have."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+
+import pytest
+
+from knot import asking
+from knot.asking import COUNT, LONGEST, NUMBER, QUESTION, WAITING, Line, attend, pair
+from tame import BlockedWarning, mkevent, run, tamed, tvars, twait
+
+pytestmark = pytest.mark.usefixtures("driver")
+
+
+def test_a_question_gets_its_answer() -> None:
+    said: list[str | None] = []
+    worker = pair()
+
+    @tamed
+    def main() -> None:
+        with tvars:
+            answers: list[str | None]
+        line = Line(worker[0].detach())
+        line.listen()
+        attend(worker[1].detach(), {COUNT: lambda: "", WAITING: lambda: "for Gödel"})
+        answers = [None, None, None]
+        with twait:
+            line.ask(WAITING, mkevent(answers[0]))
+            line.ask(COUNT, mkevent(answers[1]))
+            line.ask(WAITING, mkevent(answers[2]))
+        said.extend(answers)
+        line.close()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BlockedWarning)  # the worker's end, which may not know yet
+        run(main)
+    assert said == ["for Gödel", "", "for Gödel"]
+
+
+def test_who_asks_several_times_at_once_costs_the_worker_one_answer() -> None:
+    own, other = pair()
+    made: list[str] = []
+
+    def make() -> str:
+        made.append("")
+        return "x"
+
+    for number in range(5):
+        own.send(QUESTION.pack(WAITING, number))
+
+    own.shutdown(socket.SHUT_WR)
+    run(attend, other.detach(), {WAITING: make})
+    with own:
+        assert [own.recv(100) for _ in range(5)] == [NUMBER.pack(n) + b"x" for n in range(5)]
+        assert own.recv(100) == b""
+    assert len(made) == 1
+
+
+def test_a_long_answer_is_cut() -> None:
+    own, other = pair()
+    own.send(QUESTION.pack(WAITING, 7))
+    own.shutdown(socket.SHUT_WR)
+
+    run(attend, other.detach(), {WAITING: lambda: "ö" * LONGEST})
+    with own:
+        assert len(own.recv(2 * LONGEST)) == LONGEST
+
+
+def test_an_answer_that_comes_too_late_is_taken_for_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking, "PATIENCE", 0.01)
+    own, worker = pair()
+    said: list[str | None] = []
+
+    @tamed
+    def main() -> None:
+        with tvars:
+            answer: str | None
+        line = Line(own.detach())
+        line.listen()
+        with twait:
+            line.ask(WAITING, mkevent(answer))
+        said.append(answer)
+        monkeypatch.setattr(asking, "PATIENCE", 20)
+        (first,) = [QUESTION.unpack(worker.recv(100))[1]]
+        with twait:
+            line.ask(WAITING, mkevent(answer))
+            second = QUESTION.unpack(worker.recv(100))[1]
+            worker.send(NUMBER.pack(first) + b"late")
+            worker.send(NUMBER.pack(second) + b"in time")
+        said.append(answer)
+        line.close()
+
+    run(main)
+    worker.close()
+    assert said == [None, "in time"]
+
+
+def test_who_has_ended_answers_nothing_and_at_once() -> None:
+    own, worker = pair()
+    said: list[str | None] = []
+
+    @tamed
+    def main() -> None:
+        with tvars:
+            answers: list[str | None]
+        answers = ["", ""]
+        line = Line(own.detach())
+        line.listen()
+        with twait:
+            line.ask(WAITING, mkevent(answers[0]))
+            worker.close()
+        with twait:
+            line.ask(WAITING, mkevent(answers[1]))
+        said.extend(answers)
+
+    run(main)
+    assert said == [None, None]
+
+
+def test_a_supervisor_that_takes_no_answers_is_no_reason_to_stop() -> None:
+    own, other = pair()
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    for number in range(20):
+        own.send(QUESTION.pack(WAITING, number))
+    own.shutdown(socket.SHUT_WR)
+
+    run(attend, other.detach(), {WAITING: lambda: "x" * 500})
+    taken = []
+    with own:
+        while said := os.read(own.fileno(), 1000):
+            taken.append(NUMBER.unpack_from(said)[0])
+    assert taken == list(range(len(taken)))
+    assert 0 < len(taken) < 20
