@@ -23,8 +23,11 @@ from typing import Any, Final
 RECORD: Final = 16 * 1024
 """Bytes of content in a record at most (RFC 8446, section 5.1)."""
 
+BATCH: Final = 64 * 1024
+"""Bytes that are encrypted before they are sent: what a client that takes nothing has us keep."""
+
 AT_ONCE: Final = 256 * 1024
-"""Bytes that are encrypted before the others get their turn: a quarter of a millisecond."""
+"""Bytes that are sent before the others get their turn: a quarter of a millisecond."""
 
 READ_SIZE: Final = RECORD + 1024
 """Bytes read at once."""
@@ -137,22 +140,32 @@ class Channel:
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """How many bytes of `data` the client has taken; the rest is to be given again."""
-        if not data:
-            return 0
-        if not self._owed:
-            with memoryview(data)[:AT_ONCE] as part:
-                while self._owed < len(part):
-                    self._owed += self._secret.write(part[self._owed : self._owed + RECORD])
-                    self._left.append(self._out.read())
-        moved = os.writev(self._fd, self._left)
-        if not self._advance(moved):
-            taken = min(moved, self._owed - 1)  # the last byte counts when all has left
-            if not taken:
-                raise BlockingIOError
-            self._owed -= taken
-            return taken
-        taken, self._owed = self._owed, 0
+        taken = 0
+        with memoryview(data) as whole:
+            while taken < min(len(whole), AT_ONCE):
+                if not self._owed:
+                    self._encrypt(whole[taken : taken + BATCH])
+                try:
+                    moved = os.writev(self._fd, self._left)
+                except BlockingIOError:
+                    if taken:
+                        break
+                    raise
+                if not self._advance(moved):
+                    moved = min(moved, self._owed - 1)  # the last byte counts when all has left
+                    taken += moved
+                    self._owed -= moved
+                    if not taken:
+                        raise BlockingIOError
+                    break
+                taken += self._owed
+                self._owed = 0
         return taken
+
+    def _encrypt(self, content: memoryview) -> None:
+        while self._owed < len(content):
+            self._owed += self._secret.write(content[self._owed : self._owed + RECORD])
+            self._left.append(self._out.read())
 
     def _advance(self, moved: int) -> bool:
         """So many encrypted bytes have left; whether those were all."""

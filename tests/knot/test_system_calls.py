@@ -7,12 +7,15 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
 from serving import connect, get, until_closed
 
 CALL = re.compile(r"^(?:\d+ +)?(\w+)\(", re.MULTILINE)
@@ -23,8 +26,13 @@ POLLS = {"epoll_wait", "epoll_pwait", "epoll_pwait2", "epoll_ctl", "io_uring_ent
 REQUESTS = 50
 
 
-def traced(tmp_path: Path, client: object) -> Counter[str]:
-    """How often each system call was made between two requests for /mark."""
+Connect = Callable[[int], socket.socket]
+
+
+def traced(
+    tmp_path: Path, client: Callable[[Connect, int], None], connect: Connect, *options: str
+) -> Counter[str]:
+    """How often each system call was made between two requests for a file that is not there."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")
@@ -33,6 +41,7 @@ def traced(tmp_path: Path, client: object) -> Counter[str]:
     log = tmp_path / "trace"
     command = [strace, "-f", "-qq", "-s", "20", "-e", "signal=none", "-o", str(log)]
     command += [sys.executable, "-m", "knot.cli", "serve", str(tmp_path / "site"), "--port", "0"]
+    command += options
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     ) as process:
@@ -40,29 +49,28 @@ def traced(tmp_path: Path, client: object) -> Counter[str]:
         line = process.stdout.readline()
         try:
             port = int(line.split()[3].rpartition(":")[2])
-            assert callable(client)
-            client(port)  # from here on everything has been opened and looked at
-            mark(port)
-            client(port)
-            mark(port)
+            client(connect, port)  # from here on everything has been opened and looked at
+            ask_for(b"/first-mark", connect, port)
+            client(connect, port)
+            ask_for(b"/second-mark", connect, port)
         finally:
             for child in (
                 Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             ):
                 os.kill(int(child), signal.SIGTERM)
             process.wait(timeout=20)
-    _, between, _ = re.split(r"^.*GET /mark.*$", log.read_text(), flags=re.MULTILINE)
+    _, between, _ = re.split(r'^.*"(?:first|second)-mark".*$', log.read_text(), flags=re.MULTILINE)
     # What else happens once a second: the files are looked at again, the clients are counted.
     return Counter(CALL.findall(between))
 
 
-def mark(port: int) -> None:
+def ask_for(path: bytes, connect: Connect, port: int) -> None:
     with connect(port) as connection:
-        connection.sendall(get(b"/mark", b"Connection: close\r\n"))
+        connection.sendall(get(path, b"Connection: close\r\n"))
         until_closed(connection)
 
 
-def kept_alive(port: int) -> None:
+def kept_alive(connect: Connect, port: int) -> None:
     with connect(port) as connection:
         for _ in range(REQUESTS):
             connection.sendall(get(b"/"))
@@ -70,7 +78,7 @@ def kept_alive(port: int) -> None:
                 pass
 
 
-def one_each(port: int) -> None:
+def one_each(connect: Connect, port: int) -> None:
     for _ in range(REQUESTS):
         with connect(port) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -79,16 +87,33 @@ def one_each(port: int) -> None:
 
 
 def test_a_request_on_a_kept_connection_is_a_read_and_a_write(tmp_path: Path) -> None:
-    calls = traced(tmp_path, kept_alive)
+    calls = traced(tmp_path, kept_alive, connect)
     others = sum(count for call, count in calls.items() if call not in POLLS)
     assert calls["read"] >= REQUESTS
     assert others <= 2 * REQUESTS + 20, calls  # 20 for the connection itself, and for the second
 
 
 def test_a_request_with_a_connection_of_its_own_is_four_calls(tmp_path: Path) -> None:
-    calls = traced(tmp_path, one_each)
+    calls = traced(tmp_path, one_each, connect)
     others = sum(count for call, count in calls.items() if call not in POLLS)
     polls = sum(count for call, count in calls.items() if call in POLLS)
     in_vain = calls["accept4"] - REQUESTS  # the last of each turn, and turns are the machine's
     assert in_vain <= polls + 20, calls
     assert others - in_vain <= 4 * REQUESTS + 20, calls  # accept, read, write, close
+
+
+def test_through_tls_a_request_is_a_read_and_a_write_too(tmp_path: Path) -> None:
+    """Where a record is as long as a segment; OpenSSL by itself would read each in two calls."""
+    authority = trustme.CA()
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    file = str(tmp_path / "localhost.pem")
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(file)
+
+    def connect_securely(port: int) -> ssl.SSLSocket:
+        return context.wrap_socket(connect(port), server_hostname="localhost")
+
+    calls = traced(tmp_path, kept_alive, connect_securely, "--cert", file)
+    others = sum(count for call, count in calls.items() if call not in POLLS | {"getpid"})
+    assert calls["writev"] >= REQUESTS
+    assert others <= 2 * REQUESTS + 40, calls
