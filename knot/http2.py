@@ -132,7 +132,7 @@ _hosts_seen: set[bytes] = set()
 class Stream:
     """A request, and what its answer has left to send."""
 
-    __slots__ = ("id", "request", "response", "said", "unsent", "warm", "when", "whole")
+    __slots__ = ("id", "request", "response", "said", "unsent", "when", "whole")
 
     def __init__(
         self, id: int, request: Request | BadRequest, said: tuple[bytes, bytes], when: float
@@ -147,8 +147,6 @@ class Stream:
         """Whether the client has sent all of the request."""
         self.response: Response | None = None
         self.unsent: deque[memoryview | Slice] = deque()
-        self.warm = False
-        """Whether the disk was waited for; for the model, which alone knows of disks."""
 
 
 ANY_HEAD: Final = [(b":status", b"200")]

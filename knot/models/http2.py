@@ -133,9 +133,11 @@ def wait_for_disk(
     try:
         if isinstance(task, Slice):
             with twait:
-                server.disk.do(partial(warm, task), mkevent(made))
-            stream.warm = True
-            talk.streams.resume(stream)
+                server.disk.do(partial(reach, task), mkevent(made))
+            if made:
+                talk.streams.resume(stream)
+            else:
+                talk.streams.abandon(stream)  # the file has become shorter
         else:
             while isinstance(task, Later):
                 with twait:
@@ -146,6 +148,12 @@ def wait_for_disk(
         done.trigger()
     except Exception as error:
         done.fail(error)
+
+
+def reach(piece: Slice) -> bool:
+    """Wait for the disk, on a thread of the helper's; whether the file has that much."""
+    warm(piece)
+    return bool(os.pread(piece.file.fd, 1, piece.start))
 
 
 def step(peer: Client, server: Server, talk: Talk, what: int) -> list[Job]:
@@ -196,22 +204,17 @@ def make_frames(talk: Talk, jobs: list[Job]) -> None:
         stream, size = turn
         piece = stream.unsent[0]
         data: Bytes | memoryview
-        if not isinstance(piece, Slice):
-            data = piece[:size]
-        elif stream.warm:
-            data = os.pread(piece.file.fd, size, piece.start)
-            stream.warm = False
-        else:
+        if isinstance(piece, Slice):
             data = read_now(piece.file.fd, size, piece.start)
-            if not data:
-                streams.pause(stream)
-                jobs.append((stream, piece))
-                continue
+        else:
+            data = piece[:size]
         if data:
             streams.send(stream, data)
             room -= len(data)
         else:
-            streams.abandon(stream)  # the file has become shorter
+            assert isinstance(piece, Slice)
+            streams.pause(stream)
+            jobs.append((stream, piece))
     if streams.moved:
         streams.moved, talk.answers = False, True
     frames = streams.take()
