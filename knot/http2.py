@@ -304,7 +304,8 @@ class Streams:
     def _ask(self, event: RequestReceived, now: float) -> None:
         assert event.stream_id is not None
         if self.leaving:  # section 8.7: it may ask for the same elsewhere
-            self._h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
+            with suppress(ProtocolError):  # it may have reset it already
+                self._h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
             return
         assert event.headers is not None
         request, said = find_request(event.headers, self._wanted)

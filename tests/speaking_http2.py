@@ -11,7 +11,6 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
-    Event,
     ResponseReceived,
     StreamEnded,
     StreamReset,
@@ -46,7 +45,6 @@ class Client:
         self.frames: list[int] = []
         """The streams of the DATA frames that came, in their order."""
         self.farewell: GoAwayFrame | None = None
-        self.events: list[Event] = []
         self._torn = b""
         if window is not None:
             first = {SettingCodes.INITIAL_WINDOW_SIZE: window}
@@ -96,7 +94,6 @@ class Client:
 
     def _hear(self, frame: bytes) -> None:
         for event in self.h2.receive_data(frame):
-            self.events.append(event)
             if isinstance(event, ResponseReceived):
                 assert event.stream_id is not None
                 assert event.headers is not None
@@ -130,6 +127,12 @@ class Connected(Client):
         self.end = end
         end.settimeout(20)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def __enter__(self) -> Connected:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end.close()
 
     def flush(self) -> None:
         self.end.sendall(self.say())
