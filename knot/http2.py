@@ -433,6 +433,8 @@ class Streams:
 
     def take(self) -> bytes:
         """What is to be sent now."""
+        if not self._said:
+            return self._h2.data_to_send()
         self._said += self._h2.data_to_send()
         said, self._said = self._said, bytearray()
         return bytes(said)

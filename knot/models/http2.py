@@ -41,8 +41,8 @@ MOST_UNSENT: Final = 256 * 1024
 MOST_JOBS: Final = 8
 """Streams of one connection that wait for a disk before another request is begun."""
 
-DISK: Final = 4
-"""What a connection waits for, beside `READ` and `WRITE`."""
+DISK: Final = 0
+"""What a connection waits for, beside `READ` and `WRITE`, which are bits."""
 
 VERSION: Final = b"HTTP/2.0"
 """As nginx and Apache have it in their logs."""
@@ -94,8 +94,9 @@ def connection(peer: Client, server: Server) -> None:
     try:
         settle(peer)
         while True:
-            for stream, task in step(peer, server, talk, what):
-                wait_for_disk(server, talk, stream, task, mkevent(r, DISK))
+            jobs = step(peer, server, talk, what)
+            while jobs:
+                wait_for_disk(server, talk, *jobs.pop(0), mkevent(r, DISK))
             wants = talk.wants
             if talk.streams.over and not talk.unsent:
                 break

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -35,6 +37,7 @@ from knot.models import http2 as model
 from knot.request import MAX_HEAD, MAX_TARGET, BadRequest, Request, RequestParser, without
 from knot.respond import Later, Response
 from knot.site import Slice, read_now
+from tame import WRITE, Event
 
 T = TypeVar("T")
 
@@ -650,6 +653,38 @@ def test_a_slow_directory_keeps_no_other_stream_waiting(
 
 
 @pytest.mark.usefixtures("plain")
+def test_a_disk_may_be_done_while_the_client_takes_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = threading.Event()
+    read_directory, wait = listing.read_directory, model.wait_on_fd
+
+    def slow(*arguments: Any) -> Any:
+        assert full.wait(20)
+        return read_directory(*arguments)
+
+    def noticed(fd: Any, direction: int, event: Event[()]) -> None:
+        wait(fd, direction, event)
+        if direction == WRITE and not select.select([], [fd], [], 0)[1]:
+            full.set()
+
+    monkeypatch.setattr(listing, "read_directory", slow)
+    monkeypatch.setattr(model, "wait_on_fd", noticed)
+
+    def work(client: Connected) -> None:
+        client.h2.increment_flow_control_window(1 << 30)
+        first = client.ask(b"/folder/")
+        others = [client.ask(b"/big") for _ in range(20)]
+        client.flush()
+        assert full.wait(20)
+        client.until_satisfied()
+        assert client.answers[first].status == 200
+        assert [client.answers[id].content for id in others] == [BIG] * 20
+
+    with_client(place, work, listing=True, window=1 << 24)
+
+
+@pytest.mark.usefixtures("plain")
 def test_a_file_that_becomes_shorter_resets_its_stream_alone(place: Path) -> None:
     def work(client: Connected) -> None:
         id = client.ask(b"/big")
@@ -699,40 +734,40 @@ def test_who_asks_too_often_is_left(place: Path) -> None:
 
 
 @pytest.mark.usefixtures("plain")
-def test_a_server_that_stops_finishes_what_is_under_way(place: Path) -> None:
-    def client(port: int) -> Connected:
-        end = socket.create_connection(("127.0.0.1", port))
-        busy = Connected(end, greedy=False)
-        id = busy.ask(b"/big")
-        while len(busy.answers[id].content) < 65_535:
-            busy.read()
-        return busy
+def test_a_server_that_stops_finishes_what_is_under_way(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = threading.Event()
 
-    def rest(busy: Connected) -> None:
-        with busy.end:
-            (id,) = busy.answers
-            busy.h2.increment_flow_control_window(1 << 24, id)
-            busy.h2.increment_flow_control_window(1 << 24)
-            busy.until_closed()
-            assert busy.answers[id].content == BIG
-            assert busy.farewell is not None
-            assert busy.farewell.error_code == ErrorCodes.NO_ERROR
-            assert busy.farewell.last_stream_id == id
+    def wind_up(server: events.Server, gently: bool) -> None:
+        common.wind_up(server, gently)
+        told.set()
 
-    threads: list[threading.Thread] = []
+    monkeypatch.setattr(events, "wind_up", wind_up)
+    others: list[threading.Thread] = []
 
-    def begin(port: int) -> None:
-        threads.append(threading.Thread(target=rest, args=(client(port),)))
+    def finish(client: Connected, id: int) -> None:
+        with client:
+            assert told.wait(20)
+            client.h2.increment_flow_control_window(1 << 24, id)
+            client.h2.increment_flow_control_window(1 << 24)
+            client.until_closed()
 
-    def stop_and_go_on(port: int) -> None:
-        begin(port)
-        timer = threading.Timer(0.05, threads[0].start)  # after the server was told to stop
-        timer.start()
-        threads.append(timer)
+    def begin(port: int) -> Connected:
+        client = Connected(socket.create_connection(("127.0.0.1", port)), greedy=False)
+        id = client.ask(b"/big")
+        while not client.answers[id].content:
+            client.read()
+        others.append(threading.Thread(target=finish, args=(client, id)))
+        others[0].start()
+        return client
 
-    with_server(place, stop_and_go_on, grace=20)
-    for thread in reversed(threads):
-        thread.join()
+    client = with_server(place, begin, grace=20)
+    others[0].join()
+    assert client.answers[1].content == BIG
+    assert client.farewell is not None
+    assert client.farewell.error_code == ErrorCodes.NO_ERROR
+    assert client.farewell.last_stream_id == 1
 
 
 @pytest.mark.usefixtures("plain")
@@ -742,8 +777,7 @@ def test_an_idle_client_is_told_that_the_server_stops(place: Path) -> None:
         assert idle.get(b"/").content == b"home"
         return idle
 
-    idle = with_server(place, client, grace=20)
-    with idle.end:
+    with with_server(place, client, grace=20) as idle:
         idle.until_closed()
     assert idle.farewell is not None
     assert idle.farewell.error_code == ErrorCodes.NO_ERROR
@@ -907,16 +941,46 @@ def open_secure(address: tuple[str, int], authority: trustme.CA, *protocols: str
     return context.wrap_socket(socket.create_connection(address), server_hostname="localhost")
 
 
+@pytest.mark.parametrize("window", [None, 1 << 20])
 def test_who_speaks_it_gets_it_through_tls(
-    secure: tuple[str, int], authority: trustme.CA, root: Path
+    secure: tuple[str, int], authority: trustme.CA, root: Path, window: int | None
 ) -> None:
+    """Even if so much comes at once that the server has to wait."""
     with open_secure(secure, authority, "h2", "http/1.1") as end:
         assert end.selected_alpn_protocol() == "h2"
-        client = Connected(end)
+        client = Connected(end, window)
         ids = [client.ask(b"/large") for _ in range(20)]
+        if window is not None:
+            client.h2.increment_flow_control_window(20 * window)
+            client.flush()
+            select.select([end], [], [])
         client.until_satisfied()
         content = (root / "large").read_bytes()
         assert [client.answers[id].content for id in ids] == [content] * 20
+
+
+def test_a_server_that_is_to_go_gently_answers_once_more(
+    authority: trustme.CA, root: Path, tmp_path: Path
+) -> None:
+    chain = tmp_path / "chain.pem"
+    pair = authority.issue_cert("localhost").private_key_and_cert_chain_pem
+    pair.write_to_path(str(chain))
+    with serving(str(root), "--cert", str(chain)) as (process, url):
+        where = urlsplit(url)
+        assert where.hostname
+        assert where.port
+        address = where.hostname, where.port
+        with Connected(open_secure(address, authority, "h2")) as client:
+            client.get(b"/small")
+            process.send_signal(signal.SIGQUIT)
+            with suppress(ConnectionRefusedError):
+                while True:
+                    socket.create_connection(address).close()
+            assert client.get(b"/small").content == b"small"
+            client.until_closed()
+            assert client.farewell is not None
+            assert client.farewell.last_stream_id == 3
+        assert process.wait(20) == 0
 
 
 @pytest.mark.parametrize("protocols", [["http/1.1"], []])
