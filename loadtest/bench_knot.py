@@ -27,6 +27,7 @@ from loadtest.knot_cases import (
     CASES,
     CONNECTIONS,
     IDLE,
+    IDLE_TLS,
     START,
     Case,
     chosen,
@@ -129,7 +130,7 @@ def show(title: str, head: list[str], lines: list[list[str]]) -> None:
 
 def main_lines(figures: Figures, memory: Memory) -> list[list[str]]:
     lines = [main_line(case, figures) for case in CASES if (case.name, "Knot") in figures]
-    for case in (IDLE, START):
+    for case in (IDLE, IDLE_TLS, START):
         if (case.name, "Knot") in memory:
             lines.append(memory_line(case, memory))
     return lines

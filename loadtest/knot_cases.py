@@ -65,18 +65,21 @@ class Case:
     """The case with which each server is compared instead, itself with itself."""
     everyone: bool = False
     """Measure the peers and the other drivers, too."""
+    tls: bool = False
+    """Over TLS, by the same certificate (ECDSA, P-256)."""
 
 
 ROOM: Final = {"connections": "12000"}
 
 KEPT_ALIVE: Final = "1 KiB, kept alive"
+ONE_EACH: Final = "1 KiB, a connection each"
 
 CASES: Final = (
     Case(KEPT_ALIVE, 0.75, everyone=True),
     Case("8 KiB, kept alive, a browser's 12 headers", 0.9, "8k.png", headers=CHROME),
     Case("100 KiB, kept alive", 0.9, "100k.bin", everyone=True),
     Case("10 MiB, kept alive", 1.0, "10m.bin", longer=3),
-    Case("1 KiB, a connection each", 0.9, headers=("Connection: close",), everyone=True),
+    Case(ONE_EACH, 0.9, headers=("Connection: close",), everyone=True),
     Case("304 by If-None-Match", 0.8, headers=("If-None-Match: {etag}",), status=304),
     Case("mix of 2,000 files, all in the cache", 1.0, mix=True),
     Case(
@@ -92,6 +95,29 @@ CASES: Final = (
         knot=("--log", "common", "--log-file", "{run}/access.log"),
         nginx={"access_log": "{run}/access.log common buffer=64k flush=1s"},
     ),
+    Case("1 KiB over TLS, kept alive", 1.0, tls=True),
+    Case("100 KiB over TLS, kept alive", 1.0, "100k.bin", tls=True),
+    Case(
+        "1 KiB over TLS, a connection and a handshake each",
+        1.0,
+        headers=("Connection: close",),
+        tls=True,
+    ),
+    Case(
+        "1 KiB, kept alive, two workers on the core, beside one process",
+        1.1,
+        knot=("--workers", "2"),
+        nginx={"workers": "2"},
+        against=KEPT_ALIVE,
+    ),
+    Case(
+        "1 KiB, a connection each, two workers on the core, beside one process",
+        1.1,
+        headers=("Connection: close",),
+        knot=("--workers", "2"),
+        nginx={"workers": "2"},
+        against=ONE_EACH,
+    ),
     Case(
         f"1 KiB, {MANY:,} connections, beside itself at {CONNECTIONS}",
         1.25,
@@ -104,6 +130,9 @@ CASES: Final = (
 )
 
 IDLE: Final = Case("private bytes for an idle kept-alive connection", 1024, nginx=ROOM)
+IDLE_TLS: Final = Case(
+    "private bytes for an idle kept-alive connection over TLS", 32 * 2**10, nginx=ROOM, tls=True
+)
 START: Final = Case("private memory at start, after one request", 20 * 2**20)
 
 

@@ -15,13 +15,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import click
 
-from loadtest.knot_cases import IDLE, IDLE_CONNECTIONS, START, Case, mix_paths, zipf
+from loadtest.knot_cases import IDLE, IDLE_CONNECTIONS, IDLE_TLS, START, Case, mix_paths, zipf
 from loadtest.measure import cpu_seconds, family, sockets, wait_for_closing
 from loadtest.memory import private_bytes
 from loadtest.servers import Running, Server, started
@@ -122,7 +121,7 @@ def prepare(running: Running, case: Case, root: Path) -> list[str]:
     What is answered has to be what is on the disk.  The result is the header fields for wrk.
     """
     etag = ""
-    with closing(HTTPConnection("127.0.0.1", running.port)) as client:
+    with closing(running.client()) as client:
         for file in mix_paths() if case.mix else [case.file]:
             client.request("GET", running.path(file))
             response = client.getresponse()
@@ -154,7 +153,7 @@ def load(running: Running, case: Case, headers: list[str], seconds: int) -> Answ
             script.write(zipf(running.server.prefix))
             script.flush()
             command += ["-s", script.name]
-        command.append(f"http://127.0.0.1:{running.port}{running.path(case.file)}")
+        command.append(f"{running.url}{running.path(case.file)}")
         idle = sockets(running.pid)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
             time.sleep(seconds / 2)
@@ -181,10 +180,11 @@ Memory = Mapping[tuple[str, str], float]
 
 def measure_memory(only: str, pair: list[Server], everyone: list[Server], root: Path) -> Memory:
     memory = {}
-    if only.lower() in IDLE.name.lower():
-        for server in pair:
-            with started(server, IDLE, root) as running:
-                memory[IDLE.name, server.name] = idle_connection(running)
+    for case in (IDLE, IDLE_TLS):
+        if only.lower() in case.name.lower():
+            for server in pair:
+                with started(server, case, root) as running:
+                    memory[case.name, server.name] = idle_connection(running, case)
     if only.lower() in START.name.lower():
         for server in everyone:
             with started(server, START, root) as running:
@@ -196,20 +196,20 @@ def private(running: Running) -> int:
     return sum(private_bytes(member) for member in family(running.pid))
 
 
-def idle_connection(running: Running) -> float:
+def idle_connection(running: Running, case: Case) -> float:
     """Private bytes for a connection that has had one answer and waits for its next request.
 
     Buffers of sockets are the kernel's and not counted; nginx has made its table of connections
     at its start, so that only what comes on top is.
     """
-    load(running, IDLE, [], WARM_UP)
+    load(running, case, [], WARM_UP)
     time.sleep(SETTLING)
     before = private(running)
     number = affordable(IDLE_CONNECTIONS)
     with ExitStack() as clients:
         for _ in range(number):
-            client = clients.enter_context(closing(HTTPConnection("127.0.0.1", running.port)))
-            client.request("GET", running.path(IDLE.file))
+            client = clients.enter_context(closing(running.client()))
+            client.request("GET", running.path(case.file))
             client.getresponse().read()
         time.sleep(SETTLING)
         return (private(running) - before) / number

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,7 @@ PATIENCE: Final = 15
 """Seconds for a server to start, and to end."""
 
 NGINX: Final = """
-daemon off; {user}worker_processes 1; pid {run}/nginx.pid; error_log stderr error;
+daemon off; {user}worker_processes {workers}; pid {run}/nginx.pid; error_log stderr error;
 events {{ worker_connections {connections}; }}
 http {{
   sendfile on; tcp_nopush on; open_file_cache max={open_files};
@@ -41,10 +42,18 @@ http {{
   keepalive_requests 1000000000; types {{ text/html html; image/png png; }}
   client_body_temp_path {run}; proxy_temp_path {run}; fastcgi_temp_path {run};
   uwsgi_temp_path {run}; scgi_temp_path {run};
-  server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; }}
+  server {{ listen 127.0.0.1:{port} backlog=4096{tls}; root {root}; }}
 }}
 """
-NGINX_DEFAULTS: Final = {"connections": "4096", "open_files": "10000", "access_log": "off"}
+NGINX_TLS: Final = (
+    " ssl; ssl_certificate {0}; ssl_certificate_key {0}; ssl_protocols TLSv1.2 TLSv1.3"
+)
+NGINX_DEFAULTS: Final = {
+    "workers": "1",
+    "connections": "4096",
+    "open_files": "10000",
+    "access_log": "off",
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,11 @@ class Place:
     @property
     def file(self) -> Path:
         return self.root / self.case.file
+
+    @property
+    def certificate(self) -> Path:
+        """Chain and key, if the case is over TLS."""
+        return self.run / "localhost.pem"
 
     def fill(self, option: str) -> str:
         """An option of the case with its placeholders replaced."""
@@ -92,6 +106,11 @@ class Server:
         return shlex.join(words).replace(sys.executable, "python").replace(run, "RUN")
 
 
+UNCHECKED: Final = ssl.create_default_context()
+UNCHECKED.check_hostname = False
+UNCHECKED.verify_mode = ssl.CERT_NONE  # the certificate is one that this program has made
+
+
 class ServerError(Exception):
     """A server does not start; the message has its name and what it said."""
 
@@ -104,6 +123,7 @@ def knot(
 ) -> Server:
     def command(place: Place) -> list[str]:
         serve = [sys.executable, "-m", "knot.cli", "serve", str(place.root)]
+        serve += ["--cert", str(place.certificate)] if place.case.tls else []
         return [*serve, "--port", str(place.port), *options, *map(place.fill, place.case.knot)]
 
     return Server(name, command, version("knot"), environment=environment, stack=stack)
@@ -126,6 +146,7 @@ def nginx() -> Server | None:
                 run=place.run,
                 root=place.root,
                 port=place.port,
+                tls=NGINX_TLS.format(place.certificate) if place.case.tls else "",
                 **(NGINX_DEFAULTS | settings),
             )
         )
@@ -194,6 +215,16 @@ class Running:
     server: Server
     pid: int
     port: int
+    tls: bool = False
+
+    def client(self) -> HTTPConnection:
+        if not self.tls:
+            return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        return HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE, context=UNCHECKED)
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def path(self, file: str) -> str:
         return f"{self.server.prefix}/{file}"
@@ -208,6 +239,8 @@ def started(server: Server, case: Case, root: Path, core: int | None = 0) -> Ite
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory)
         run.chmod(0o755)
+        if case.tls:
+            make_certificate(run)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         with open(run / "stderr", "wb") as stderr:
@@ -219,13 +252,21 @@ def started(server: Server, case: Case, root: Path, core: int | None = 0) -> Ite
                 env={**os.environ, **(server.environment or {})},
             )
         try:
-            running = Running(server, process.pid, port)
+            running = Running(server, process.pid, port, case.tls)
             if not wait_until_it_answers(process, running, case.file):
                 said = (run / "stderr").read_text(errors="replace").strip()
                 raise ServerError(f"{server.name} does not start:\n{said}")
             yield running
         finally:
             end(process)
+
+
+def make_certificate(run: Path) -> None:
+    """For `Place.certificate`."""
+    import trustme
+
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(run / "localhost.pem"))
 
 
 def limited(command: list[str], stack: int) -> list[str]:
@@ -235,7 +276,7 @@ def limited(command: list[str], stack: int) -> list[str]:
 def wait_until_it_answers(process: subprocess.Popen[bytes], running: Running, file: str) -> bool:
     give_up = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < give_up:
-        client = HTTPConnection("127.0.0.1", running.port, timeout=PATIENCE)
+        client = running.client()
         try:
             client.request("GET", running.path(file), headers={"Connection": "close"})
             return client.getresponse().read() != b""

@@ -213,7 +213,7 @@ class Server:
         self.log.add(
             Record(
                 now, address, method, request.target, version, response.status, size, referer,
-                agent, now - when,
+                agent, max(0.0, now - when),  # the clock may have been set back
             )
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import deque
@@ -14,6 +15,8 @@ from tame import READ, Descriptor, Event, mkevent, tamed, twait, wait_on_fd
 
 PATIENCE: Final = 1.0
 """Seconds."""
+
+log = logging.getLogger("knot")
 
 Job = Callable[[], Any]
 
@@ -34,9 +37,16 @@ class Disk:
         self._under_way += 1
         if self._under_way > len(self._threads) and len(self._threads) < DISK_THREADS:
             thread = threading.Thread(target=self._work, name="knot-disk", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # there are too many on this machine
+                log.warning("cannot start a thread to wait for the disk: %s", error)
+            else:
+                self._threads.append(thread)
         self._jobs.put((job, done))
+        if not self._threads:
+            self._jobs.put(None)
+            self._work()
 
     def _work(self) -> None:
         while (entry := self._jobs.get()) is not None:

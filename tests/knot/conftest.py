@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
 import serving
 from serving import Model
 
-from knot.models import MODELS, connection
+from knot import models
 from tame.drivers import DRIVERS
 
 PARAMETERS = {
@@ -45,8 +46,12 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], None]:
     """Replace what the models share, wherever one has imported it."""
 
+    modules = [
+        import_module(f"knot.models.{found.name}") for found in iter_modules(models.__path__)
+    ]
+
     def replace(name: str, value: object) -> None:
-        for module in (connection, *(import_module(f"knot.models.{name}") for name in MODELS)):
+        for module in modules:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
 
