@@ -534,13 +534,14 @@ def scheme(options: dict[str, Any]) -> str:
 
 def load_certificates(options: dict[str, Any]) -> Certificates:
     """Raises `ValueError` if they cannot be used."""
-    from knot.tls import Certificates
+    from knot.tls import HTTP_1, HTTP_2, Certificates
 
+    protocols = [HTTP_1] if find_spec("h2") is None else [HTTP_2, HTTP_1]
     pairs = list(zip_longest(options["cert"], options["key"]))
     if options["tls_self_signed"]:
         pairs = [(make_certificate(options), None)]
     try:
-        return Certificates(pairs)
+        return Certificates(pairs, protocols)
     except OSError as error:
         raise ValueError(f"cannot read {error.filename}: {error.strerror}") from None
 

@@ -117,6 +117,7 @@ class Counter:
         response: Response,
         asked: Asked,
         unsent: Unsent = NOTHING,
+        version: bytes = b"HTTP/1.1",
     ) -> None:
         """Count an answer: 0.3 µs."""
         lasted = time() - asked[1]
@@ -135,10 +136,11 @@ class Counter:
         response: Response,
         asked: Asked,
         unsent: Unsent = NOTHING,
+        version: bytes = b"HTTP/1.1",
     ) -> None:
         self.on_sent(address, request, response, asked, unsent)
         assert self._then is not None
-        self._then(address, request, response, asked, unsent)
+        self._then(address, request, response, asked, unsent, version)
 
     def read(self) -> Counts:
         """With a look at each connection: 0.5 ms for 10,000."""

@@ -273,6 +273,8 @@ class Certificates:
         self, pairs: Sequence[tuple[str, str | None]], protocols: Sequence[str] = (HTTP_1,)
     ) -> None:
         """`pairs` are the files of chain and key, one at least.  Raises as `Certificate` does."""
+        self.protocols = protocols
+        """What is spoken, the most liked first (ALPN)."""
         self._all = [Certificate(chain, key, protocols) for chain, key in pairs]
         self._by_name: dict[str, ssl.SSLContext] = {}
         self._refused: dict[Certificate, str] = {}

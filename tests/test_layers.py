@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = ["loadtest", "knot", "tame"]
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
-CORE = ["knot/conditions.py", "knot/ranges.py", "knot/request.py", "knot/respond.py"]
+CORE = [
+    "knot/conditions.py", "knot/http2.py", "knot/ranges.py", "knot/request.py", "knot/respond.py",
+]  # fmt: skip
 IO = {"asyncio", "io", "os", "pathlib", "select", "socket", "tame", "threading", "uvloop"}
 
 

@@ -6,13 +6,13 @@ A client without it has nothing to do with this file, and pays nothing for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from knot.models.connection import STATE, Peer, Server, begin, forget, is_gone, refuse, settle
 from knot.request import BadRequest
-from tame import READ, WRITE, Descriptor, mkevent, tamed, twait, wait_on_fd
+from tame import READ, WRITE, Descriptor, mkevent, tamed, tvars, twait, wait_on_fd
 
 if TYPE_CHECKING:
     from knot.tls import Certificates, Channel
@@ -54,11 +54,13 @@ def greet(
     peer: SecureClient,
     server: S,
     certificates: Certificates,
-    connection: Callable[[SecureClient, S], None],
+    connections: Mapping[str, Callable[[Client, S], None]],
 ) -> None:
-    """Agree on keys with a client, and serve it by `connection`."""
+    """Agree with a client on keys and on a protocol, and serve it by that of `connections`."""
     from knot.tls import Channel, PlainTextError
 
+    with tvars:
+        tls: Channel
     greeted = False
     try:
         settle(peer)
@@ -78,4 +80,4 @@ def greet(
         if not greeted:
             forget(peer, server)
     if greeted:
-        connection(peer, server)
+        connections[tls.protocol](peer, server)

@@ -149,6 +149,7 @@ class Note(Protocol):
         response: Response,
         asked: Asked,
         unsent: Unsent = NOTHING,
+        version: bytes = b"HTTP/1.1",
         /,
     ) -> None: ...
 
@@ -210,6 +211,7 @@ class Server:
         response: Response,
         asked: Asked,
         unsent: Unsent = NOTHING,
+        version: bytes = b"HTTP/1.1",
     ) -> None:
         """Put a line into the access log; it is written a little later, together with others.
 
@@ -217,7 +219,7 @@ class Server:
         """
         assert self.log is not None
         now = time()
-        method, version = b"", b"HTTP/1.1"
+        method = b""
         if isinstance(request, Request):
             method = request.method
             version = b"HTTP/1.0" if request.http_1_0 else version
@@ -581,8 +583,11 @@ def cut_all(server: Server) -> int:
 
 
 def cut(peer: Peer) -> None:
-    """End it from outside: its closure sees the end of what the client sends, or a broken pipe."""
+    """End it from outside: its closure sees the end of what the client sends, or a broken pipe.
+
+    One that is idle may still take leave, as TLS and HTTP/2 do.
+    """
     with suppress(OSError), socket_of(peer) as end:
         if peer.waits_for == TAKING:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        end.shutdown(socket.SHUT_RDWR)
+        end.shutdown(socket.SHUT_RD if peer.waits_for == IDLE else socket.SHUT_RDWR)

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -112,6 +113,7 @@ def serve(
         sweep(server)
     if certificates is not None:
         renew(certificates)
+        connections = connections_of(certificates.protocols)
     door = Descriptor(os.dup(listener.fileno()))  # the listener stays its owner's
     server.doors.append(door)
     most = server.limits.connections
@@ -146,11 +148,23 @@ def serve(
                 else:
                     secure = SecureClient(fd, name)
                     server.peers.add(secure)
-                    greet(secure, server, certificates, connection)
+                    greet(secure, server, certificates, connections)
     except EventDroppedError:
         pass  # `stop` has closed the door
     finally:
         door.close()
+
+
+def connections_of(protocols: Sequence[str]) -> dict[str, Callable[[Client, Server], None]]:
+    """How each of `protocols` is spoken; those who do not speak HTTP/2 do without its library."""
+    from knot.tls import HTTP_2
+
+    found: dict[str, Callable[[Client, Server], None]] = dict.fromkeys(protocols, connection)
+    if HTTP_2 in found:
+        from knot.models import http2
+
+        found[HTTP_2] = http2.connection
+    return found
 
 
 @tamed

@@ -98,9 +98,10 @@ class Server(common.Server):
         response: Response,
         asked: Asked,
         unsent: Unsent = NOTHING,
+        version: bytes = b"HTTP/1.1",
     ) -> None:
         with self.lock:
-            super().note(address, request, response, asked, unsent)
+            super().note(address, request, response, asked, unsent, version)
 
     def flush_later(self) -> None:
         """The main thread flushes every `LOG_DELAY` seconds."""

@@ -1,0 +1,582 @@
+"""HTTP/2 (RFC 9113).  No I/O: what was read goes in, and requests come out; responses go in, and
+frames come out as far as the client has room for them.
+
+The library `h2` knows the protocol's states.  This file bounds what a client can make it do, and
+tells it what the core knows: a request is a `Request`, whose answer is a `Response` with a head of
+HTTP/1.1.  Who reads the files that answers consist of, and who waits, is not known here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import lru_cache
+from typing import Final
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from hpack import Encoder, NeverIndexedHeaderTuple
+from hyperframe.frame import (
+    ContinuationFrame,
+    GoAwayFrame,
+    HeadersFrame,
+    RstStreamFrame,
+)
+
+from knot.request import (
+    ACCEPT,
+    AGENT,
+    AUTHORITY,
+    FIELDS,
+    HOST,
+    JSON,
+    MAX_HEAD,
+    MAX_SAID,
+    MAX_TARGET,
+    MOST_FIELDS,
+    NO_NAMES,
+    REFERER,
+    BadRequest,
+    Request,
+    new_request,
+)
+from knot.respond import Response, length_of
+from knot.site import Bytes, Slice
+
+MOST_STREAMS: Final = 100
+"""At once; what RFC 9113, section 6.5.2 calls enough."""
+
+MOST_HELD: Final = 4 * 1024 * 1024
+"""Bytes of answers in memory that wait for the client's window, before more are begun."""
+
+FRAME: Final = 16 * 1024
+"""Bytes of a frame at most, either way: others are the larger ones' due (section 4.2)."""
+
+PREFACE: Final = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+FRAME_HEAD: Final = 9
+
+# What a client may have us do for nothing: resets before the answer (CVE-2023-44487), pings,
+# settings, priorities, empty frames, windows that open byte by byte (CVE-2019-9511 to 9518).  Each
+# frame costs it patience, which every answer gives back.
+PATIENCE: Final = 1000
+"""Frames, in the beginning."""
+MOST_PATIENCE: Final = 10_000
+"""However many answers there were."""
+FOR_AN_ANSWER: Final = 20
+FOR_BYTES: Final = 1024
+"""Bytes of content that are worth a frame: clients open two windows for each 4 KiB, or rarer."""
+RESET: Final = 5
+"""Frames that a reset counts for; a browser that leaves a page resets all that it has asked for."""
+
+HEADERS: Final = HeadersFrame.type
+RST_STREAM: Final = RstStreamFrame.type
+GOAWAY: Final = GoAwayFrame.type
+CONTINUATION: Final = ContinuationFrame.type
+END_HEADERS: Final = 0x4
+
+METHOD: Final = b":method"
+PATH: Final = b":path"
+SCHEME: Final = b":scheme"
+NAMED: Final = b":authority"
+PSEUDO: Final = {METHOD, PATH, SCHEME, NAMED}
+FIELD_NAMES: Final = frozenset(FIELDS)
+
+CONNECT: Final = b"CONNECT"
+METHODS: Final = {
+    CONNECT, b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT", b"TRACE",
+}  # fmt: skip
+
+NAME: Final = re.compile(rb":?[!#$%&'*+.^_`|~0-9a-z-]+")
+VALUE: Final = re.compile(rb"(?![ \t])[^\0\r\n]*(?<![ \t])")
+"""What a field may consist of (section 8.2.1)."""
+
+TARGET: Final = re.compile(rb"/[\x21-\x7e]*|\*")
+
+OF_CONNECTIONS: Final = {
+    b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade",
+}  # fmt: skip
+"""Fields that have no place here (section 8.2.2)."""
+
+CONFIGURATION: Final = H2Configuration(
+    client_side=False,
+    header_encoding=None,
+    # All of that is looked at here, in a third of the time (21 of 75 us a request), and answered.
+    validate_inbound_headers=False,
+    normalize_inbound_headers=False,
+    validate_outbound_headers=False,
+    normalize_outbound_headers=False,
+)
+
+LONG: Final = 256
+MANY: Final = 1000
+"""Bytes of what is remembered to be good, and how much of it."""
+
+_fields_seen: set[tuple[bytes, bytes]] = set()  # what was looked at: a look here costs a third
+_hosts_seen: set[bytes] = set()
+
+
+class Stream:
+    """A request, and what its answer has left to send."""
+
+    __slots__ = ("id", "request", "response", "said", "unsent", "when", "whole")
+
+    def __init__(
+        self, id: int, request: Request | BadRequest, said: tuple[bytes, bytes], when: float
+    ) -> None:
+        self.id = id
+        self.request = request
+        self.said = said
+        """Referer and User-Agent."""
+        self.when = when
+        """Seconds since the epoch."""
+        self.whole = False
+        """Whether the client has sent all of the request."""
+        self.response: Response | None = None
+        self.unsent: deque[memoryview | Slice] = deque()
+
+
+ANY_HEAD: Final = [(b":status", b"200")]
+
+
+class Encoded:
+    """Stands in for h2's HPACK encoder: what it is told to encode is encoded already."""
+
+    header_table_size = 0
+
+    def __init__(self) -> None:
+        self.block = b""
+
+    def encode(self, headers: object) -> bytes:
+        return self.block
+
+
+class Streams:
+    """One connection.
+
+    It has come to its end once it is `over`: what it still has to say is to be sent, and nothing
+    more need be read.
+    """
+
+    def __init__(self, wanted: frozenset[bytes] = NO_NAMES) -> None:
+        """`wanted` are further fields to have among those of a request, by names in lower case."""
+        self._wanted = wanted
+        self._h2 = H2Connection(CONFIGURATION)
+        self._h2.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS,
+                SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEAD,
+            },
+        )
+        # What is a little too long gets an answer, what is longer ends the connection.
+        self._h2.decoder.max_header_list_size = 2 * MAX_HEAD
+        self._encoded = Encoded()
+        self._h2.encoder = self._encoded  # type: ignore[assignment]
+        self._h2.initiate_connection()
+        self._said = bytearray()
+        """Frames for the client; those of h2's come after them."""
+        self._preface = PREFACE
+        self._torn = b""
+        self._begun = 0
+        self._block = -1
+        """Bytes of a list of fields that goes on in the next frame; -1 if none does."""
+        self._patience = PATIENCE
+        self._ready: deque[Stream] = deque()
+        """Those that have something to send, in their turn."""
+        self.open: dict[int, Stream] = {}
+        """Those whose answers have not been sent."""
+        self.asked: deque[Stream] = deque()
+        """Those of them that nobody has begun to answer."""
+        self.ended: list[Stream] = []
+        """Those that were answered, or given up with something `unsent`; to be taken away."""
+        self.held = 0
+        """Bytes in memory of answers that have not been sent."""
+        self.leaving = False
+        """Whether the streams that are open are the last."""
+        self.failed = False
+        """Whether the client has broken the rules."""
+        self.moved = False
+        """Set when something of an answer is to be sent."""
+
+    @property
+    def over(self) -> bool:
+        return self.failed or (self.leaving and not self.open)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the client is in the middle of something."""
+        return bool(self._torn or self._preface) or self._block >= 0
+
+    # -- what the client says ----------------------------------------------------------------------
+
+    def feed(self, data: bytes | bytearray, now: float) -> None:
+        """Take in what was read at the time `now`; `asked` has what it asks for."""
+        if self.failed:
+            return
+        data = self._torn + data
+        self._torn = b""
+        try:
+            if self._preface:
+                part = data[: self._preface]
+                self._preface -= len(part)
+                self._h2.receive_data(part)
+                data = data[len(part) :]
+            self._torn = bytes(data[self._take_frames(data, now) :])
+        except ProtocolError:
+            self._give_up()
+
+    def _take_frames(self, data: bytes | bytearray, now: float) -> int:
+        """Take in the frames that `data` has whole; where the rest begins."""
+        start = at = 0
+        while at + FRAME_HEAD <= len(data) and not self.failed:
+            size = int.from_bytes(data[at : at + 3])
+            if size > FRAME:
+                self._give_up(ErrorCodes.FRAME_SIZE_ERROR)
+                break
+            end = at + FRAME_HEAD + size
+            if end > len(data):
+                break
+            kind, flags = data[at + 3], data[at + 4]
+            self._count(kind, flags, size)
+            if kind == GOAWAY:  # h2 would send nothing any more, though answers are under way
+                self._take(data[start:at], now)
+                self.leaving = True
+                start = end
+            at = end
+        self._take(data[start:at], now)
+        return at
+
+    def _count(self, kind: int, flags: int, size: int) -> None:
+        self._patience -= RESET if kind == RST_STREAM else 1
+        if kind in (HEADERS, CONTINUATION):
+            self._block = max(self._block, 0) + size
+            if self._block > 2 * MAX_HEAD:
+                self._patience = -1
+            if flags & END_HEADERS:
+                self._block = -1
+        if self._patience < 0:
+            self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
+
+    def _take(self, frames: bytes | bytearray, now: float) -> None:
+        if not frames or self.failed:
+            return
+        for event in self._h2.receive_data(frames):
+            self._hear(event, now)
+
+    def _hear(self, event: Event, now: float) -> None:
+        if isinstance(event, RequestReceived):
+            self._ask(event, now)
+        elif isinstance(event, StreamEnded):
+            if event.stream_id in self.open:
+                self.open[event.stream_id].whole = True
+        elif isinstance(event, WindowUpdated):
+            self._open_window(event.stream_id)
+        elif isinstance(event, StreamReset):
+            if not event.remote_reset:  # it has made us do that (CVE-2025-8671)
+                self._patience -= RESET
+            if event.stream_id in self.open:
+                self._forget(self.open[event.stream_id])
+        elif isinstance(event, DataReceived):
+            # No method here has a use for content.  The others' window stays open for it.
+            if event.flow_controlled_length:
+                self._h2.increment_flow_control_window(event.flow_controlled_length)
+        elif isinstance(event, RemoteSettingsChanged):
+            for setting in event.changed_settings:
+                if not isinstance(setting, SettingCodes):  # h2 would keep all that it is told
+                    self._h2.remote_settings.pop(setting, None)
+            for stream in list(self.open):
+                self._open_window(stream)
+
+    def _ask(self, event: RequestReceived, now: float) -> None:
+        assert event.stream_id is not None
+        if self.leaving:  # section 8.7: it may ask for the same elsewhere
+            with suppress(ProtocolError):  # it may have reset it already
+                self._h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
+            return
+        assert event.headers is not None
+        request, said = find_request(event.headers, self._wanted)
+        stream = Stream(event.stream_id, request, said, now)
+        self.open[stream.id] = stream
+        self.asked.append(stream)
+
+    def _open_window(self, id: int | None) -> None:
+        stream = self.open.get(id or 0)
+        if stream is not None and stream.unsent:
+            self.resume(stream)
+
+    def _give_up(self, error: ErrorCodes | None = None) -> None:
+        """The client breaks the rules: end all; without an `error` h2 has said so already."""
+        self.failed = True
+        if error is not None:
+            with suppress(ProtocolError):
+                self._h2.close_connection(error)
+        self.drop()
+
+    # -- what the client is told -------------------------------------------------------------------
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether something was asked, and not too much of other answers waits in memory."""
+        return bool(self.asked) and self.held <= MOST_HELD
+
+    def begin(self) -> Stream:
+        """The next that is to be answered."""
+        stream = self.asked.popleft()
+        self._begun = stream.id
+        return stream
+
+    def answer(self, stream: Stream, response: Response) -> None:
+        """Send `response`, as soon as may be; nothing happens if the client has given it up."""
+        if stream.id not in self.open:
+            return
+        stream.response = response
+        data = response.data
+        end = data.index(b"\r\n\r\n") + 4
+        if end < len(data):
+            stream.unsent.append(memoryview(data)[end:])
+        for piece in response.rest:
+            if length_of(piece):
+                stream.unsent.append(piece if isinstance(piece, Slice) else memoryview(piece))
+        self.held += held(stream)
+        self.moved = True
+        self._encoded.block = encoded(data[:end])
+        self._h2.send_headers(stream.id, ANY_HEAD, end_stream=not stream.unsent)
+        if stream.unsent:
+            self._ready.append(stream)
+        else:
+            self._complete(stream)
+
+    def turn(self) -> tuple[Stream, int] | None:
+        """Whose turn it is, and how many bytes of the first piece of its `unsent` may be sent."""
+        ready = self._ready
+        while ready and self._h2.outbound_flow_control_window > 0:
+            stream = ready[0]
+            room = self._h2.local_flow_control_window(stream.id)
+            if room > 0:
+                return stream, min(room, FRAME, length_of(stream.unsent[0]))
+            ready.popleft()  # until the window opens
+        return None
+
+    def send(self, stream: Stream, data: Bytes | memoryview) -> None:
+        """Send `data`, the next of what the stream whose turn it is has to send."""
+        assert stream is self._ready[0]
+        size = len(data)
+        piece = stream.unsent[0]
+        left: memoryview | Slice
+        if isinstance(piece, Slice):
+            left = piece._replace(start=piece.start + size)
+        else:
+            left = piece[size:]
+            self.held -= size
+        if length_of(left):
+            stream.unsent[0] = left
+        else:
+            stream.unsent.popleft()
+        self._h2.send_data(stream.id, bytes(data), end_stream=not stream.unsent)
+        self._please(size // FOR_BYTES)
+        self.moved = True
+        if stream.unsent:
+            self._ready.rotate(-1)
+        else:
+            self._ready.popleft()
+            self._complete(stream)
+
+    def pause(self, stream: Stream) -> None:
+        """Let the others have their turns until `resume`."""
+        with suppress(ValueError):
+            self._ready.remove(stream)
+
+    def resume(self, stream: Stream) -> None:
+        if stream.id in self.open and stream not in self._ready:
+            self._ready.append(stream)
+
+    def abandon(self, stream: Stream) -> None:
+        """The client must see that its answer has no end."""
+        if stream.id in self.open:
+            self._h2.reset_stream(stream.id, ErrorCodes.INTERNAL_ERROR)
+            self._forget(stream)
+
+    def leave(self) -> None:
+        """Send the answers that were begun, and no others: what else was asked may be asked for
+        elsewhere (section 8.7)."""
+        if self.leaving or self.failed:
+            return
+        self.leaving = True
+        # Not by h2, for which that would be the end of all streams.
+        self._said += self._h2.data_to_send()
+        self._said += GoAwayFrame(0, last_stream_id=self._begun).serialize()
+        while self.asked:
+            stream = self.asked.popleft()
+            del self.open[stream.id]
+            self._h2.reset_stream(stream.id, ErrorCodes.REFUSED_STREAM)
+
+    def drop(self) -> None:
+        """Nothing more can be sent."""
+        self.asked.clear()
+        self._ready.clear()
+        for stream in list(self.open.values()):
+            self._end(stream)
+
+    def take(self) -> bytes:
+        """What is to be sent now."""
+        if not self._said:
+            return self._h2.data_to_send()
+        self._said += self._h2.data_to_send()
+        said, self._said = self._said, bytearray()
+        return bytes(said)
+
+    def _complete(self, stream: Stream) -> None:
+        if not stream.whole:  # section 8.1: it need not send the rest
+            self._h2.reset_stream(stream.id, ErrorCodes.NO_ERROR)
+        self._please(FOR_AN_ANSWER)
+        self._end(stream)
+
+    def _please(self, frames: int) -> None:
+        self._patience = min(self._patience + frames, MOST_PATIENCE)
+
+    def _forget(self, stream: Stream) -> None:
+        """The client gets no more of it."""
+        self.pause(stream)
+        with suppress(ValueError):
+            self.asked.remove(stream)
+        self._end(stream)
+
+    def _end(self, stream: Stream) -> None:
+        del self.open[stream.id]
+        self.held -= held(stream)
+        self.ended.append(stream)
+
+
+def held(stream: Stream) -> int:
+    return sum(len(piece) for piece in stream.unsent if not isinstance(piece, Slice))
+
+
+# -- requests --------------------------------------------------------------------------------------
+
+
+def find_request(
+    fields: Iterable[tuple[bytes, bytes]], wanted: frozenset[bytes] = NO_NAMES
+) -> tuple[Request | BadRequest, tuple[bytes, bytes]]:
+    """The request that a list of fields is (section 8.3.1), or its refusal; and what the client
+    says of itself, Referer and User-Agent."""
+    pseudo: dict[bytes, bytes] = {}
+    kept: list[tuple[bytes, bytes]] = []
+    hosts: list[bytes] = []
+    referer = agent = b""
+    size = 0
+    broken = regular = False
+    for field in fields:
+        name, value = field
+        size += len(name) + len(value) + 32  # as section 6.5.2 counts them
+        if field not in _fields_seen and not can_be_field(name, value):
+            broken = True
+        elif name in PSEUDO:
+            broken = broken or regular or name in pseudo
+            pseudo[name] = value
+            continue
+        elif name in FIELD_NAMES or (name == ACCEPT and value.startswith(JSON)):
+            kept.append((name, value))
+        elif name == HOST:
+            hosts.append(value)
+        elif name == REFERER:
+            referer = value[:MAX_SAID]
+        elif name == AGENT:
+            agent = value[:MAX_SAID]
+        elif name in wanted:
+            kept.append((name, value))
+        regular = True
+    said = referer, agent
+    target = pseudo.get(PATH, b"")
+    method = pseudo.get(METHOD, b"")
+    named = pseudo.get(NAMED) or (hosts[0] if hosts else b"")
+    if method == CONNECT:
+        broken = broken or PATH in pseudo or SCHEME in pseudo
+        target = named
+    else:
+        broken = broken or SCHEME not in pseudo or not TARGET.fullmatch(target)
+    status, reason = 0, ""
+    if size > MAX_HEAD:
+        status, reason = 431, f"the fields of the request are longer than {MAX_HEAD} bytes"
+    elif len(target) > MAX_TARGET:
+        status, reason = 414, f"the target is longer than {MAX_TARGET} bytes"
+    elif len(kept) > MOST_FIELDS:
+        status, reason = 431, f"no request has {MOST_FIELDS} conditions and preferences"
+    elif broken or not method:
+        status, reason = 400, "the fields are not those of a request (RFC 9113, section 8.3.1)"
+    elif len(hosts) > 1 or (hosts and hosts[0] != named) or not can_be_host(named):
+        status, reason = 400, "a request names one host (RFC 9113, section 8.3.1)"
+    elif method not in METHODS:
+        status, reason = 501, "the method of the request is not known here"
+    if status:
+        return BadRequest(status, reason, target[:MAX_TARGET]), said
+    if HOST in wanted:
+        kept.append((HOST, named))
+    return new_request((method, target, True, False, tuple(kept))), said
+
+
+def can_be_field(name: bytes, value: bytes) -> bool:
+    if not NAME.fullmatch(name) or not VALUE.fullmatch(value) or name in OF_CONNECTIONS:
+        return False
+    if name.startswith(b":") and name not in PSEUDO:
+        return False
+    if name == b"te" and value != b"trailers":
+        return False
+    if len(value) < LONG and len(_fields_seen) < MANY:
+        _fields_seen.add((name, value))
+    return True
+
+
+def can_be_host(name: bytes) -> bool:
+    """Whether there is one, which could be one (RFC 9110, section 7.2)."""
+    if name in _hosts_seen:
+        return True
+    if not name or not AUTHORITY.fullmatch(name):
+        return False
+    if len(name) < LONG and len(_hosts_seen) < MANY:
+        _hosts_seen.add(name)
+    return True
+
+
+# -- responses -------------------------------------------------------------------------------------
+
+
+@lru_cache(512)
+def encoded(head: bytes) -> bytes:
+    """A head of HTTP/1.1 as a block of fields (section 8.3.2, and RFC 7541).
+
+    It refers to no table of the connection's, so that equal answers have equal blocks: 0.5 us in
+    place of 30, for blocks of 200 bytes in place of 60.
+    """
+    status, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    return literal(b":status", status[9:12]) + b"".join(
+        [literal(*line.split(b": ", 1)) for line in lines]
+    )
+
+
+@lru_cache(4096)
+def literal(name: bytes, value: bytes) -> bytes:
+    """A field that no table gets (RFC 7541, section 6.2.2), or one that stands in HPACK's own."""
+    name = name.lower()
+    if name in OF_CONNECTIONS:
+        return b""
+    block = _encoder.encode([NeverIndexedHeaderTuple(name, value)], huffman=True)
+    if block[0] & 0xF0 == 0x10:  # "never" is meant for secrets
+        return bytes((block[0] & 0x0F,)) + block[1:]
+    return block
+
+
+_encoder = Encoder()  # its table stays empty

@@ -1,0 +1,259 @@
+"""HTTP/2 by events: one connection is a tamed function, as it is with HTTP/1.1.
+
+What waits for a disk is a tamed function of its own, so that the other streams go on; what a
+connection reads, answers and writes between two waits is done by `step`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from functools import partial
+from time import time
+from typing import Any, Final
+
+from knot.http2 import Stream, Streams
+from knot.models.arrival import Client
+from knot.models.connection import (
+    HEAD,
+    IDLE,
+    TAKING,
+    Unsent,
+    forget,
+    is_gone,
+    receive,
+    send_some,
+    settle,
+    warm,
+)
+from knot.models.events import Server, hang_up
+from knot.respond import Later, Response, length_of
+from knot.site import Bytes, Slice, read_now
+from tame import READ, WRITE, Event, Rendezvous, mkevent, tamed, tvars, twait, wait_on_fd
+
+AT_ONCE: Final = 128 * 1024
+"""Bytes of frames that are made before the client takes some, and the others get their turn."""
+
+MOST_UNSENT: Final = 256 * 1024
+"""Bytes of frames that a client may leave untaken and be listened to all the same."""
+
+MOST_JOBS: Final = 8
+"""Streams of one connection that wait for a disk before another request is begun."""
+
+DISK: Final = 0
+"""What a connection waits for, beside `READ` and `WRITE`, which are bits."""
+
+VERSION: Final = b"HTTP/2.0"
+"""As nginx and Apache have it in their logs."""
+
+log = logging.getLogger("knot")
+
+Job = tuple[Stream, Later | Slice]
+"""What a stream needs of a disk before it can go on."""
+
+
+class Talk:
+    """What is known of a connection from one wait to the next."""
+
+    __slots__ = ("answers", "closed", "jobs", "streams", "unsent")
+
+    def __init__(self, server: Server) -> None:
+        self.streams = Streams(server.wanted)
+        self.unsent: Unsent = deque()
+        """Frames that the client has not taken."""
+        self.answers = False
+        """Whether some of those are of answers: to take others is no sign of life."""
+        self.jobs = 0
+        """Streams that wait for a disk."""
+        self.closed = False
+        """Whether the client will say nothing more."""
+
+    @property
+    def untaken(self) -> int:
+        return sum(map(length_of, self.unsent))
+
+    @property
+    def wants(self) -> int:
+        """What to wait for."""
+        streams = self.streams
+        more = streams.turn() is not None or (streams.can_begin and self.jobs < MOST_JOBS)
+        reads = not self.closed and self.untaken < MOST_UNSENT
+        return (READ if reads else 0) | (WRITE if more or self.unsent else 0)
+
+
+@tamed
+def connection(peer: Client, server: Server) -> None:
+    """One client: read, answer, wait for whatever comes first, until either side has enough."""
+    with tvars:
+        what: int
+    r = Rendezvous[int]()
+    talk = Talk(server)
+    waited_for = 0
+    what = READ  # the first of it may have come with the last of the handshake
+    try:
+        settle(peer)
+        while True:
+            jobs = step(peer, server, talk, what)
+            while jobs:
+                wait_for_disk(server, talk, *jobs.pop(0), mkevent(r, DISK))
+            wants = talk.wants
+            if talk.streams.over and not talk.unsent:
+                break
+            if talk.closed and not wants and not talk.jobs:
+                return
+            if wants & READ & ~waited_for:
+                wait_on_fd(peer, READ, mkevent(r, READ))
+            if wants & WRITE & ~waited_for:
+                wait_on_fd(peer, WRITE, mkevent(r, WRITE))
+            waited_for |= wants
+            what = twait(r)
+            waited_for &= ~what
+        if not talk.closed:
+            r.cancel()
+            with twait:
+                hang_up(peer, server.limits.linger, mkevent())
+    except Exception as error:
+        if not is_gone(error):
+            log.exception("a connection ended with an error that is Knot's own")
+    finally:
+        r.cancel()
+        talk.streams.drop()
+        note(peer, server, talk)
+        forget(peer, server)
+
+
+@tamed
+def wait_for_disk(
+    server: Server, talk: Talk, stream: Stream, task: Response | Later | Slice, done: Event[()]
+) -> None:
+    """Wait for what is on a disk, and let the stream go on."""
+    with tvars:
+        made: Any
+    talk.jobs += 1
+    try:
+        if isinstance(task, Slice):
+            with twait:
+                server.disk.do(partial(reach, task), mkevent(made))
+            if made:
+                talk.streams.resume(stream)
+            else:
+                talk.streams.abandon(stream)  # the file has become shorter
+        else:
+            while isinstance(task, Later):
+                with twait:
+                    server.disk.do(task.make, mkevent(made))
+                task = task.then(made)
+            talk.streams.answer(stream, task)
+        talk.jobs -= 1
+        done.trigger()
+    except Exception as error:
+        done.fail(error)
+
+
+def reach(piece: Slice) -> bool:
+    """Wait for the disk, on a thread of the helper's; whether the file has that much."""
+    warm(piece)
+    return bool(os.pread(piece.file.fd, 1, piece.start))
+
+
+def step(peer: Client, server: Server, talk: Talk, what: int) -> list[Job]:
+    """Do all that can be done at once, after `what` was waited for."""
+    jobs: list[Job] = []
+    if what == READ:
+        listen(peer, talk)
+    answer(peer, server, talk, jobs)
+    if server.stopping or talk.closed:
+        talk.streams.leave()
+    make_frames(talk, jobs)
+    speak(peer, talk)
+    note(peer, server, talk)
+    look(peer, talk)
+    return jobs
+
+
+def listen(peer: Client, talk: Talk) -> None:
+    data = receive(peer)
+    if data:
+        talk.streams.feed(data, time())
+    if data == b"" or (peer.tls is not None and peer.tls.over):
+        talk.closed = True
+
+
+def answer(peer: Client, server: Server, talk: Talk, jobs: list[Job]) -> None:
+    """Answer what was asked, or find that it takes a while."""
+    streams = talk.streams
+    gate = server.gate
+    respond = server.respond if gate is None else partial(gate, peer)
+    while streams.can_begin and talk.jobs + len(jobs) < MOST_JOBS:
+        stream = streams.begin()
+        peer.answered += 1
+        response = respond(stream.request, stream.when)
+        if isinstance(response, Later):
+            jobs.append((stream, response))
+        else:
+            streams.answer(stream, response)
+        if peer.answered >= server.most_requests:
+            streams.leave()
+
+
+def make_frames(talk: Talk, jobs: list[Job]) -> None:
+    """Of the answers, as much as the client should take before the others get their turn."""
+    streams = talk.streams
+    room = AT_ONCE - talk.untaken
+    while room > 0 and (turn := streams.turn()) is not None:
+        stream, size = turn
+        piece = stream.unsent[0]
+        data: Bytes | memoryview
+        if isinstance(piece, Slice):
+            data = read_now(piece.file.fd, size, piece.start)
+        else:
+            data = piece[:size]
+        if data:
+            streams.send(stream, data)
+            room -= len(data)
+        else:
+            assert isinstance(piece, Slice)
+            streams.pause(stream)
+            jobs.append((stream, piece))
+    if streams.moved:
+        streams.moved, talk.answers = False, True
+    frames = streams.take()
+    if frames:
+        talk.unsent.append(memoryview(frames))
+
+
+def speak(peer: Client, talk: Talk) -> None:
+    """Send what the client takes at once."""
+    unsent, age = talk.unsent, peer.age
+    before = -1
+    while unsent and before != (before := talk.untaken):
+        send_some(peer, unsent)
+    if not talk.answers:
+        peer.age = age
+    if not unsent:
+        talk.answers = False
+
+
+def look(peer: Client, talk: Talk) -> None:
+    """See which of the limits the client is to keep to."""
+    if talk.streams.open or talk.unsent:
+        waits_for = TAKING
+    else:
+        waits_for = HEAD if talk.streams.unfinished or not peer.answered else IDLE
+    if peer.waits_for != waits_for:
+        peer.waits_for = waits_for
+        peer.age = 0
+
+
+def note(peer: Client, server: Server, talk: Talk) -> None:
+    """Tell the log of what has ended."""
+    ended = talk.streams.ended
+    if server.on_sent is not None:
+        for stream in ended:
+            if stream.response is not None:
+                asked = iter(()), stream.when, deque((stream.said,)), False
+                server.on_sent(
+                    peer.address, stream.request, stream.response, asked, stream.unsent, VERSION
+                )
+    ended.clear()
