@@ -118,7 +118,7 @@ class Counter:
         asked: Asked,
         unsent: Unsent = NOTHING,
     ) -> None:
-        """Count an answer: 0.3 µs."""
+        """Count an answer: 0.6 µs, 6 % of a request of 1 KiB."""
         lasted = time() - asked[1]
         if lasted > 0:  # else the clock was put back
             self._lasted += lasted
