@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch soak clean
+.PHONY: serve test test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch soak attack fuzz clean
 
 serve: .venv/made
 	$(BIN)/knot serve ./www
@@ -36,6 +36,15 @@ loadtest: .venv/made
 # Knot for ten minutes while all that can happen to it happens: make soak ARGS="--minutes 60"
 soak: .venv/made
 	$(BIN)/python -m loadtest.soak $(ARGS)
+
+# Looks for bytes that break the core: make fuzz SECONDS=600 TARGET=requests
+fuzz: .venv/made
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m loadtest.fuzz $(TARGET) --seconds $(or $(SECONDS),60)
+
+# What live traffic keeps beside each attack: make attack ARGS="--only slow"
+attack: .venv/made
+	$(BIN)/python -m loadtest.attack $(ARGS)
 
 # locust, a master and two workers against Knot: make loadtest-distributed ARGS="--workers 4"
 loadtest-distributed: .venv/made
