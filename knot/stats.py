@@ -119,7 +119,7 @@ class Counter:
         unsent: Unsent = NOTHING,
         version: bytes = b"HTTP/1.1",
     ) -> None:
-        """Count an answer: 0.3 µs."""
+        """Count an answer: 0.6 µs, 6 % of a request of 1 KiB."""
         lasted = time() - asked[1]
         if lasted > 0:  # else the clock was put back
             self._lasted += lasted
