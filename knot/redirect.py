@@ -32,7 +32,7 @@ class Redirect:
             return self._plain.respond(request, now)
         path, query = split_target(request.target)
         if path.startswith(CHALLENGE):
-            return self._plain.respond(without(request, HOST), now)
+            return self._plain.respond(without(request, self.wanted), now)
         host = host_name(authority_of(request.target) or dict(request.fields).get(HOST, b""))
         if not (host and path.startswith(b"/")):
             why = "this is served over HTTPS, and the request does not say from which host"
@@ -46,7 +46,7 @@ def open_gate(responder: Responder) -> Gate:
 
     def gate(_: Peer, request: Request | BadRequest, now: float) -> Response | Later:
         if isinstance(request, Request):
-            request = without(request, HOST)
+            request = without(request, Redirect.wanted)
         return responder.respond(request, now)
 
     return gate

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from knot.limits import Limits
 from knot.log import AccessLog, Record
-from knot.request import NO_NAMES, BadRequest, Request, RequestParser, TalkativeParser
+from knot.request import (
+    NO_NAMES,
+    AttentiveParser,
+    BadRequest,
+    Request,
+    RequestParser,
+    TalkativeParser,
+)
 from knot.respond import Later, Responder, Response, length_of
 from knot.site import Bytes, Slice, read_now
 
@@ -190,8 +197,9 @@ class Server:
         """Called when the last client has gone."""
 
     def new_parser(self) -> RequestParser:
-        talkative = self.log is not None and self.log.wants_more
-        return TalkativeParser(self.wanted) if talkative or self.wanted else RequestParser()
+        if self.log is not None and self.log.wants_more:
+            return TalkativeParser(self.wanted)
+        return AttentiveParser(self.wanted) if self.wanted else RequestParser()
 
     def guard(self, gate: Gate, wanted: frozenset[bytes] = NO_NAMES) -> None:
         """Have `gate` asked in place of the responder, and the fields that it has `wanted`, by
