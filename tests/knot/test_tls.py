@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from serving import KNOT, plain_environment, serving
 
 from knot import Responder, Site
-from knot.redirect import Redirect, host_name, open_gate
+from knot.access import Entrance
+from knot.redirect import Redirect, host_name
 from knot.request import Request
 from knot.tls import LOOK, RECORD, Certificates, Channel
 
@@ -384,7 +385,7 @@ def test_the_target_stays_what_it_was(
 ) -> None:
     with_site = Site(site)
     responder = Responder(with_site)
-    gate = Redirect(443, responder, open_gate(responder))
+    gate = Redirect(443, responder, Entrance(responder), frozenset({b"host"}))
 
     class Plain:
         tls = None
