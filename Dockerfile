@@ -9,7 +9,7 @@ COPY tame /source/tame
 COPY knot /source/knot
 COPY loadtest /source/loadtest
 RUN python3 -m venv /opt/knot \
-    && /opt/knot/bin/pip install --no-cache-dir '/source[compress,http2,metrics]' \
+    && /opt/knot/bin/pip install --no-cache-dir '/source[compress,http2,metrics,auth]' \
     && /opt/knot/bin/pip uninstall --yes pip setuptools \
     && rm -rf /opt/knot/lib/python3*/site-packages/loadtest
 

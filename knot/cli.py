@@ -441,7 +441,7 @@ def serve_here(
     model = load_model(options["model"])
     pool = {} if options["threads"] is None else {"pool": options["threads"]}
     try:
-        certificates = load_certificates(options) if speaks_tls(options) else None
+        certificates = load_certificates(config, options)
         log = open_access_log(options, interactive)
         user = None if options["user"] is None else service.account(options["user"])
         if user is not None and options["log_file"] is not None:
@@ -578,14 +578,24 @@ def scheme(options: dict[str, Any]) -> str:
     return "https" if speaks_tls(options) else "http"
 
 
-def load_certificates(options: dict[str, Any]) -> Certificates:
-    """Raises `ValueError` if they cannot be used."""
-    from knot.tls import HTTP_1, HTTP_2, Certificates
-
-    protocols = [HTTP_1] if find_spec("h2") is None else [HTTP_2, HTTP_1]
+def load_certificates(config: Config, options: dict[str, Any]) -> Certificates | None:
+    """Those of all hosts; None if HTTPS is not spoken.  Raises `ValueError` if they cannot be
+    used."""
     pairs = list(zip_longest(options["cert"], options["key"]))
     if options["tls_self_signed"]:
         pairs = [(make_certificate(options), None)]
+    for host, own in config.hosts.items():
+        certs, keys = own.get("cert", ()), own.get("key", ())
+        if certs and not pairs:
+            raise ValueError(f"host {host} has a certificate: other hosts need --cert, too")
+        if len(keys) not in (0, len(certs)):
+            raise ValueError(f"host {host} has {len(certs)} cert and {len(keys)} key")
+        pairs += zip_longest(certs, keys)
+    if not pairs:
+        return None
+    from knot.tls import HTTP_1, HTTP_2, Certificates
+
+    protocols = [HTTP_1] if find_spec("h2") is None else [HTTP_2, HTTP_1]
     try:
         return Certificates(pairs, protocols)
     except OSError as error:
