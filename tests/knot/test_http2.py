@@ -30,6 +30,7 @@ from serving import serving, with_server
 from speaking_http2 import Answer, Client, Connected
 
 from knot import AccessLog, Limits, Responder, Site, cli, listing
+from knot.config import Config
 from knot.http2 import FRAME, MOST_HELD, Streams, encoded, find_request
 from knot.models import connection as common
 from knot.models import events
@@ -1002,9 +1003,11 @@ def test_without_its_library_it_is_not_offered(
     pair = authority.issue_cert("localhost").private_key_and_cert_chain_pem
     pair.write_to_path(str(tmp_path / "pair"))
     options = {"cert": [str(tmp_path / "pair")], "key": [], "tls_self_signed": False}
-    assert cli.load_certificates(options).protocols == ["h2", "http/1.1"]
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
-    assert cli.load_certificates(options).protocols == ["http/1.1"]
+    for spec, protocols in ((object(), ["h2", "http/1.1"]), (None, ["http/1.1"])):
+        monkeypatch.setattr(cli, "find_spec", lambda name, spec=spec: spec)
+        found = cli.load_certificates(Config(None, {}), options)
+        assert found is not None
+        assert found.protocols == protocols
 
 
 def test_curl_speaks_it(secure: tuple[str, int], authority: trustme.CA, root: Path) -> None:
