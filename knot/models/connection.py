@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from math import ceil
 from time import time
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -585,7 +586,11 @@ def look(server: Server) -> None:
     One look at each of them is all that timeouts cost; a request costs an assignment.
     """
     limits = server.limits
-    most = {HEAD: limits.head / SWEEP, IDLE: limits.keep_alive / SWEEP, TAKING: limits.send / SWEEP}
+    most = {
+        HEAD: ceil(limits.head / SWEEP),
+        IDLE: ceil(limits.keep_alive / SWEEP),
+        TAKING: ceil(limits.send / SWEEP),
+    }
     for peer in list(server.peers):
         peer.age += 1
         if peer.age > most[peer.waits_for]:
