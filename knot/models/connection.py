@@ -434,6 +434,16 @@ def is_gone(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in GONE
 
 
+def report(error: Exception) -> None:
+    """Say that it has ended a connection, unless that is the client's doing."""
+    if is_gone(error):
+        return
+    if isinstance(error, OSError) and error.errno == errno.EIO:
+        log.error("a connection ended because a file could not be read: %s", error.strerror)
+    else:
+        log.exception("a connection ended with an error that is Knot's own")
+
+
 def forget(peer: Peer, server: Server) -> None:
     """The connection has ended."""
     peer.close()
