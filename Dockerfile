@@ -9,7 +9,7 @@ COPY tame /source/tame
 COPY knot /source/knot
 COPY loadtest /source/loadtest
 RUN python3 -m venv /opt/knot \
-    && /opt/knot/bin/pip install --no-cache-dir '/source[compress]' \
+    && /opt/knot/bin/pip install --no-cache-dir '/source[compress,http2,metrics,auth]' \
     && /opt/knot/bin/pip uninstall --yes pip setuptools \
     && rm -rf /opt/knot/lib/python3*/site-packages/loadtest
 
@@ -24,6 +24,6 @@ WORKDIR /www
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s CMD ["python3", "-c", "from http.client import HTTPConnection as C; from os import environ as e; c = C('127.0.0.1', int(e['KNOT_PORT']), timeout=4); c.request('OPTIONS', '/'); exit(c.getresponse().status != 204)"]
+HEALTHCHECK --interval=30s --timeout=5s CMD ["python3", "-c", "from http.client import HTTPConnection as C; from os import environ as e; c = C('127.0.0.1', int(e['KNOT_PORT']), timeout=4); c.request('OPTIONS', '/'); exit(c.getresponse().status >= 500)"]
 ENTRYPOINT ["knot", "serve"]
 CMD ["/www"]

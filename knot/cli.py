@@ -14,7 +14,6 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import zip_longest
-from pathlib import Path
 from pwd import struct_passwd
 from socket import socket
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -22,15 +21,25 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from knot import service, sockets, workers
-from knot.config import Address, File, Pair, Seconds, Size, Text, Workers, load_config
+from knot.config import (
+    Address,
+    Config,
+    File,
+    Network,
+    Pair,
+    Rate,
+    Seconds,
+    Size,
+    Text,
+    Workers,
+    load_config,
+)
 from knot.limits import Limits
 from knot.log import FORMATS, AccessLog, open_log
 from knot.models import MODELS
 from knot.models.connection import Server
-from knot.redirect import Redirect, open_gate
-from knot.respond import FieldRules, Responder
 from knot.signals import Signals
-from knot.site import Site
+from knot.sites import Sites, guard, open_sites
 from knot.sockets import inherited
 
 if TYPE_CHECKING:
@@ -49,9 +58,6 @@ REOPEN: Final[int] = signal.SIGUSR1
 def main() -> None:
     """Knot: a static-file web server written in Tame."""
 
-
-PLAIN_ROOM: Final = 1 << 20
-"""Bytes for answers to clients without TLS where it is spoken: they are short."""
 
 SHORTEST_LOOK: Final = 0.1
 """Seconds between two."""
@@ -214,6 +220,48 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     help="Connections at once.",
 )
 @option(
+    "--auth",
+    type=click.Path(dir_okay=False),
+    default=None,
+    show_default=False,
+    help="File of names and passwords, made by htpasswd -B, of which clients have to know one.",
+)
+@option(
+    "--allow",
+    multiple=True,
+    type=Network(),
+    help="Network whose clients are served, as 10.0.0.0/8, and no others.",
+)
+@option(
+    "--deny", multiple=True, type=Network(), help="Network whose clients are not; before --allow."
+)
+@option(
+    "--max-rate",
+    type=Rate(),
+    default=None,
+    show_default=False,
+    help="Requests per second of one client; after a rest, those of 10 seconds at once.",
+)
+@option(
+    "--max-connections-per-client",
+    type=click.IntRange(1),
+    default=None,
+    show_default=False,
+    help="Connections of one client at once.",
+)
+@option(
+    "--trust",
+    multiple=True,
+    type=Network(),
+    help="Network of proxies, or unix, that may say who the client is, by X-Forwarded-For.",
+)
+@option(
+    "--proxy-protocol",
+    is_flag=True,
+    show_default=False,
+    help="Those proxies begin each connection with a PROXY header.",
+)
+@option(
     "--grace",
     default=10,
     type=Seconds(),
@@ -254,7 +302,7 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     show_default=False,
     help="File with these options.  [default: knot.toml, if there is one]",
 )
-def serve(directory: str, config: Path | None, **options: Any) -> None:
+def serve(directory: str, config: Config, **options: Any) -> None:
     """Serve the files in DIR, by default those in the current directory.
 
     Every option may also stand in knot.toml, as port = 8080, or in the environment, as
@@ -318,14 +366,34 @@ def check(options: dict[str, Any]) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} needs --cert")
     if options["unix"] is not None and options["fd"] is not None:
         raise click.UsageError("--unix and --fd are two places to listen: choose one")
+    if options["proxy_protocol"] and not options["trust"]:
+        raise click.UsageError("--proxy-protocol needs --trust, with the networks of the proxies")
+    if options["unix"] is not None:
+        check_clients_of_path(options)
     if options["admin"] is not None and find_spec("prometheus_client") is None:
         sys.exit("knot: --admin needs prometheus-client: pip install 'knot[metrics]'")
     if options["model"] != "events":  # others shut the socket, whosever it is, and know no Tame
         for name in ("workers", "fd", "admin"):
             if options[name] is not None:
                 raise click.UsageError(f"--{name} needs --model events")
+        if options["proxy_protocol"]:
+            raise click.UsageError("--proxy-protocol needs --model events")
         if speaks_tls(options):
             raise click.UsageError("HTTPS needs --model events")
+
+
+def check_clients_of_path(options: dict[str, Any]) -> None:
+    """They have no addresses: all are one client, unless somebody says who each is."""
+    trusted = "unix" in options["trust"]
+    introduced = trusted and options["proxy_protocol"]
+    for name, told, need in (
+        ("max_rate", trusted, "--trust unix"),
+        ("max_connections_per_client", introduced, "--trust unix and --proxy-protocol"),
+    ):
+        if options[name] is not None and not told:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} at --unix needs {need}: its clients have no addresses"
+            )
 
 
 def speaks_tls(options: dict[str, Any]) -> bool:
@@ -366,42 +434,21 @@ def look_after_workers(directory: str, options: dict[str, Any]) -> None:
 
 
 def serve_here(
-    directory: str, config: Path | None, options: dict[str, Any], post: workers.Post | None
+    directory: str, config: Config, options: dict[str, Any], post: workers.Post | None
 ) -> None:
     """Serve in this process: the only one, or one of the workers."""
     interactive = sys.stdout is not None and sys.stdout.isatty()
-    listing = options["listing"]
     model = load_model(options["model"])
     pool = {} if options["threads"] is None else {"pool": options["threads"]}
-    fields = list(options["header"])
-    if options["hsts"] is not None:
-        fields.append(f"Strict-Transport-Security: max-age={options['hsts']:.0f}")
     try:
-        certificates = load_certificates(options) if speaks_tls(options) else None
-        rules = FieldRules(options["cache_control"], fields, options["cors"])
+        certificates = load_certificates(config, options)
         log = open_access_log(options, interactive)
         user = None if options["user"] is None else service.account(options["user"])
         if user is not None and options["log_file"] is not None:
             os.chown(options["log_file"], user.pw_uid, user.pw_gid)
-        site = Site(
-            directory,
-            cache_size=options["cache_size"],
-            hidden=options["hidden"],
-            follow_symlinks=options["follow_symlinks"],
-            clean_urls=options["clean_urls"],
-            spa=options["spa"],
-            listing=interactive if listing is None else listing,
-            types={"." + suffix.lstrip("."): kind for suffix, kind in options["mime"]},
-            withheld=[
-                path
-                for path in (config, options["log_file"], *options["cert"], *options["key"])
-                if path is not None
-            ],
-        )
+        sites = open_sites(directory, config, options, interactive)
     except ValueError as error:
         sys.exit(f"knot: {error}")
-    except OSError as error:
-        sys.exit(f"knot: cannot serve {directory}: {error.strerror}; name a directory to serve")
     limits = Limits(
         head=options["head_timeout"],
         keep_alive=options["keep_alive"],
@@ -410,25 +457,21 @@ def serve_here(
         connections=connections(options["max_connections"]),
     )
     with (
-        closing(site),
+        closing(sites),
         open_listener(options)[0] if post is None else inherited(post.listeners[0]) as listener,
         open_other(options["redirect_http"], post) as redirect,
         open_admin(options["admin"] if post is None else None) as admin,
     ):
-        server = model.Server(Responder(site, rules, options["cache_size"]), limits, log, **pool)
-        if redirect is not None:
-            plain = Responder(
-                site, FieldRules(fields=options["header"], cors=options["cors"]), PLAIN_ROOM
-            )
-            gate = Redirect(listener.getsockname()[1], plain, open_gate(server.responder))
-            server.guard(gate, Redirect.wanted)
+        server = model.Server(sites[""].responder, limits, log, **pool)
+        port = None if redirect is None else listener.getsockname()[1]
+        guard(server, sites, options, port)
         secure = (
             {} if certificates is None else {"certificates": certificates, "redirect": redirect}
         )
         signals = Signals(reopening(log, options["log_file"]))
         signals.install()
         server.began = partial(
-            set_out, directory, listener, admin, options, server, site, user, post, certificates
+            set_out, directory, listener, admin, options, server, sites, user, post, certificates
         )
         gc.collect()
         gc.freeze()  # what the modules hold need not be looked at again
@@ -456,7 +499,7 @@ def set_out(
     admin: socket | None,
     options: dict[str, Any],
     server: Server,
-    site: Site,
+    sites: Sites,
     user: struct_passwd | None,
     post: workers.Post | None,
     certificates: Certificates | None,
@@ -467,9 +510,9 @@ def set_out(
     if options["open"] and post is None:
         open_browser(sockets.shown(listener, scheme(options)))
     if admin is not None or (post is not None and post.counts >= 0):
-        count(server, site, admin, post)
-    if options["sandbox"] and not options["follow_symlinks"]:
-        places: dict[str | bytes, int] = {site.root: service.READ}
+        count(server, sites, admin, post)
+    if options["sandbox"] and not any(place.site.follow_symlinks for place in sites.values()):
+        places: dict[str | bytes, int] = {place.site.root: service.READ for place in sites.values()}
         for path, right in (
             (options["log_file"], service.WRITE),
             (options["unix"], service.REMOVE),
@@ -477,8 +520,11 @@ def set_out(
             if path is not None:
                 place = os.path.dirname(os.path.abspath(path))
                 places[place] = places.get(place, 0) | right
-        for place in certificates.directories if certificates is not None else ():
-            places[place] = places.get(place, 0) | service.READ
+        renewed = [] if certificates is None else certificates.directories
+        for place in sites.values():
+            renewed += [] if place.passwords is None else place.passwords.directories
+        for where in renewed:
+            places[where] = places.get(where, 0) | service.READ
         service.confine(places)
     if post is None:
         say_so(directory, listener, options, admin)
@@ -487,12 +533,12 @@ def set_out(
         post.is_ready()
 
 
-def count(server: Server, site: Site, admin: socket | None, post: workers.Post | None) -> None:
+def count(server: Server, sites: Sites, admin: socket | None, post: workers.Post | None) -> None:
     """Count what the server does, for its own admin address or for its supervisor's."""
     from knot.admin import Alone, Answers, attend
     from knot.stats import Counter
 
-    counter = Counter(server, [site])
+    counter = Counter(server, [place.site for place in sites.values()])
     if post is not None:
         from knot import asking, stats, waiting
 
@@ -532,14 +578,24 @@ def scheme(options: dict[str, Any]) -> str:
     return "https" if speaks_tls(options) else "http"
 
 
-def load_certificates(options: dict[str, Any]) -> Certificates:
-    """Raises `ValueError` if they cannot be used."""
-    from knot.tls import HTTP_1, HTTP_2, Certificates
-
-    protocols = [HTTP_1] if find_spec("h2") is None else [HTTP_2, HTTP_1]
+def load_certificates(config: Config, options: dict[str, Any]) -> Certificates | None:
+    """Those of all hosts; None if HTTPS is not spoken.  Raises `ValueError` if they cannot be
+    used."""
     pairs = list(zip_longest(options["cert"], options["key"]))
     if options["tls_self_signed"]:
         pairs = [(make_certificate(options), None)]
+    for host, own in config.hosts.items():
+        certs, keys = own.get("cert", ()), own.get("key", ())
+        if certs and not pairs:
+            raise ValueError(f"host {host} has a certificate: other hosts need --cert, too")
+        if len(keys) not in (0, len(certs)):
+            raise ValueError(f"host {host} has {len(certs)} cert and {len(keys)} key")
+        pairs += zip_longest(certs, keys)
+    if not pairs:
+        return None
+    from knot.tls import HTTP_1, HTTP_2, Certificates
+
+    protocols = [HTTP_1] if find_spec("h2") is None else [HTTP_2, HTTP_1]
     try:
         return Certificates(pairs, protocols)
     except OSError as error:

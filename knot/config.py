@@ -9,17 +9,31 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
 FILE: Final = "knot.toml"
 
+HOSTS: Final = "hosts"
+"""A table of the file that is no option: what is served under other names."""
+
+OF_A_HOST: Final = (
+    "directory", "listing", "hidden", "follow_symlinks", "clean_urls", "spa", "mime",
+    "cache_control", "header", "cors", "auth", "cert", "key",
+)  # fmt: skip
+"""Options that a host may have of its own."""
+
 SIZE: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+MIN_RATE: Final = 1e-3
+MAX_RATE: Final = 1e6
+"""Requests per second; what is slower is a lock, and what is faster is no limit."""
 
 
 class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
@@ -100,6 +114,37 @@ class Address(click.ParamType):  # type: ignore[type-arg]
         return host.strip("[]"), int(port)
 
 
+class Network(click.ParamType):  # type: ignore[type-arg]
+    """A network, an address, or ``unix``."""
+
+    name = "network"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from knot.networks import network
+
+        try:
+            return network(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Rate(click.ParamType):  # type: ignore[type-arg]
+    """Something a second."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            rate = float(value)
+        except ValueError:
+            rate = 0
+        if not MIN_RATE <= rate <= MAX_RATE:  # nor is NaN
+            self.fail(f"{value!r} is no rate: write requests per second, as 20 or 0.5", param, ctx)
+        return rate
+
+
 class Seconds(click.ParamType):  # type: ignore[type-arg]
     """Time."""
 
@@ -117,11 +162,20 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
         return seconds
 
 
-def load_config(ctx: click.Context, param: click.Parameter, path: str | None) -> Path | None:
-    """Make the values of the file the defaults; the file that was read, if one was."""
+class Config(NamedTuple):
+    """What a file says that is no default of an option."""
+
+    file: Path | None
+    """That was read; None if there is none."""
+    hosts: Mapping[str, Mapping[str, Any]]
+    """By `knot.hosts.pattern`, the options that a host has of its own."""
+
+
+def load_config(ctx: click.Context, param: click.Parameter, path: str | None) -> Config:
+    """Make the values of the file the defaults."""
     file = Path(FILE if path is None else path)
     if path is None and not file.is_file():
-        return None
+        return Config(None, {})
     options = {p.name: p for p in ctx.command.params if p.name not in (None, "config", "help")}
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
@@ -130,23 +184,68 @@ def load_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
     except (ValueError, RecursionError) as error:
         raise click.UsageError(f"{file} is no TOML: {error}") from None
     ctx.default_map = {}
+    hosts: Mapping[str, Mapping[str, Any]] = {}
     for key, value in values.items():
-        name = known(key, [str(name) for name in options], file)
+        name = known(key, [*(str(name) for name in options), HOSTS], str(file))
+        if name == HOSTS:
+            hosts = load_hosts(ctx, value, {name: options[name] for name in OF_A_HOST}, file)
+            continue
         try:
             ctx.default_map[name] = as_option(options[name], value)
         except ValueError as error:
             raise click.UsageError(f"{file}: {key} {error}") from None
-    return file
+    return Config(file, hosts)
 
 
-def known(key: str, names: Collection[str], file: Path) -> str:
+def load_hosts(
+    ctx: click.Context, table: object, options: Mapping[str, click.Parameter], file: Path
+) -> dict[str, dict[str, Any]]:
+    """The options of each host, from tables as ``[hosts."example.org"]``."""
+    from knot.hosts import pattern
+
+    if not isinstance(table, dict):
+        raise click.UsageError(f'{file}: {HOSTS} has tables, as [{HOSTS}."example.org"]')
+    hosts: dict[str, dict[str, Any]] = {}
+    for text, values in table.items():
+        where = f"{file}: host {text}"
+        try:
+            host = pattern(text)
+        except ValueError as error:
+            raise click.UsageError(f"{file}: {HOSTS}: {error}") from None
+        if host in hosts:
+            raise click.UsageError(f"{where} stands there twice")
+        if not isinstance(values, dict):
+            raise click.UsageError(f'{where} is a table: write it as [{HOSTS}."{text}"]')
+        hosts[host] = {}
+        for key, value in values.items():
+            if isinstance(value, dict) and key.replace("-", "_").lower() not in options:
+                raise click.UsageError(
+                    f"{where}: no option is called {key}; a name with dots in it is quoted, as"
+                    f' [{HOSTS}."{text}.{key}"]'
+                )
+            name = known(key, options, where)
+            try:
+                hosts[host][name] = of_a_host(ctx, options[name], value)
+            except (ValueError, click.BadParameter) as error:
+                raise click.UsageError(f"{where}: {key} {error}") from None
+    return hosts
+
+
+def of_a_host(ctx: click.Context, option: click.Parameter, value: object) -> Any:
+    """A value as the option gives it.  Raises `ValueError` or `click.BadParameter`."""
+    if isinstance(option.type, File) and option.multiple and isinstance(value, str):
+        value = [value]
+    return option.type_cast_value(ctx, as_option(option, value))
+
+
+def known(key: str, names: Collection[str], where: str) -> str:
     """The parameter that a key of the file is for."""
     name = key.replace("-", "_").lower()
     if name in names:
         return name
     near = get_close_matches(name, names, 1)
     hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
-    raise click.UsageError(f"{file}: no option is called {key}{hint}")
+    raise click.UsageError(f"{where}: no option is called {key}{hint}")
 
 
 def as_option(option: click.Parameter, value: object) -> object:

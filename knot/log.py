@@ -48,6 +48,7 @@ class Record(NamedTuple):
     referer: bytes
     agent: bytes
     seconds: float  # from reading the request to having sent all of the answer
+    user: bytes = b""  # whose password the client knows
 
 
 # -- lines ---------------------------------------------------------------------------------------
@@ -64,17 +65,18 @@ COLOURS: Final = {2: 32, 3: 36, 4: 33, 5: 31}  # green, cyan, yellow, red
 
 def common(record: Record) -> str:
     """The format that Apache calls so."""
-    when, client, method, target, version, status, size, _, _, _ = record
+    when, client, method, target, version, status, size, _, _, _, user = record
     request = text(b" ".join((method, target, version)) if method else b"")
-    return f'{client} - - [{local_date(int(when))}] "{request}" {status} {size}\n'
+    date = local_date(int(when))
+    return f'{client} - {name(user)} [{date}] "{request}" {status} {size}\n'
 
 
 def combined(record: Record) -> str:
     """The format that Apache and nginx call so."""
-    when, client, method, target, version, status, size, referer, agent, _ = record
+    when, client, method, target, version, status, size, referer, agent, _, user = record
     request = text(b" ".join((method, target, version)) if method else b"")
     return (
-        f'{client} - - [{local_date(int(when))}] "{request}" {status} {size} '
+        f'{client} - {name(user)} [{local_date(int(when))}] "{request}" {status} {size} '
         f'"{text(referer)}" "{text(agent)}"\n'
     )
 
@@ -119,6 +121,11 @@ def text(sent: bytes) -> str:
     if sent.translate(None, PLAIN):  # takes half as long as a search for what is not plain
         return sent.decode("latin-1").translate(ESCAPES)
     return sent.decode() or "-"
+
+
+def name(user: bytes) -> str:
+    """A user's, as a field without quotes: a space would end it."""
+    return text(user).replace(" ", "\\x20")
 
 
 def json_line(values: dict[str, object]) -> str:

@@ -17,13 +17,15 @@ HTTPS: Final = 443
 class Redirect:
     """A gate that sends clients without TLS to the same target with it, and lets others through."""
 
-    wanted: Final = frozenset({HOST})
-
-    def __init__(self, port: int, plain: Responder, secure: Gate) -> None:
-        """`port` is that of HTTPS; `plain` answers clients without TLS, `secure` those with it."""
+    def __init__(
+        self, port: int, plain: Responder, secure: Gate, unwanted: frozenset[bytes]
+    ) -> None:
+        """`port` is that of HTTPS; `plain` answers clients without TLS, `secure` those with it;
+        `unwanted` are the fields that gates look at, Host among them."""
         self._port = b"" if port == HTTPS else b":%d" % port
         self._plain = plain
         self._secure = secure
+        self._unwanted = unwanted
 
     def __call__(self, peer: Peer, request: Request | BadRequest, now: float) -> Response | Later:
         if peer.tls is not None:
@@ -32,24 +34,13 @@ class Redirect:
             return self._plain.respond(request, now)
         path, query = split_target(request.target)
         if path.startswith(CHALLENGE):
-            return self._plain.respond(without(request, HOST), now)
+            return self._plain.respond(without(request, self._unwanted), now)
         host = host_name(authority_of(request.target) or dict(request.fields).get(HOST, b""))
         if not (host and path.startswith(b"/")):
             why = "this is served over HTTPS, and the request does not say from which host"
             return self._plain.refuse(request, now, 400, why=why)
         location = b"Location: https://%b%b%b%b\r\n" % (host, self._port, path, query)
         return self._plain.refuse(request, now, 301, location)
-
-
-def open_gate(responder: Responder) -> Gate:
-    """One that lets everybody through."""
-
-    def gate(_: Peer, request: Request | BadRequest, now: float) -> Response | Later:
-        if isinstance(request, Request):
-            request = without(request, HOST)
-        return responder.respond(request, now)
-
-    return gate
 
 
 def host_name(authority: bytes) -> bytes:

@@ -72,6 +72,8 @@ NAMES: Final = {
     **dict.fromkeys(spelt((b"proxy-connection",)), CONNECTION),
 }
 
+TOLD: Final = spelt((REFERER, AGENT))
+
 METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
 
 AUTHORITY: Final = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
@@ -96,9 +98,11 @@ class Request(NamedTuple):
     """Those of `FIELDS` that it has, by names in lower case, in their order."""
 
 
-def without(request: Request, *names: bytes) -> Request:
+def without(request: Request, names: frozenset[bytes]) -> Request:
     """The request as it is without those fields, as equal requests are."""
-    return request._replace(fields=tuple(f for f in request.fields if f[0] not in names))
+    method, target, keep_alive, old, fields = request
+    left = tuple([field for field in fields if field[0] not in names])
+    return new_request((method, target, keep_alive, old, left))
 
 
 def joined(fields: Fields) -> dict[bytes, bytes]:
@@ -275,15 +279,28 @@ class RequestParser:
         self.unfinished = 0
 
 
-class TalkativeParser(RequestParser):
-    """Tells also what clients say of themselves, for an access log, and of other fields those that
-    are `wanted`, by their names in lower case."""
+class AttentiveParser(RequestParser):
+    """Takes further fields, too: those that are `wanted`, by their names in lower case."""
 
-    __slots__ = ("_agent", "_referer", "_wanted")
+    __slots__ = ("_wanted",)
 
     def __init__(self, wanted: frozenset[bytes] = NO_NAMES) -> None:
-        self._wanted = wanted
+        self._wanted = spelt(wanted)
         super().__init__()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        wanted = self._wanted.get(name)
+        if wanted is not None:
+            self._take(wanted, value)
+            super().on_header(wanted, value)
+        elif name not in IDLE_AS_SPELT:
+            super().on_header(name, value)  # a rare spelling comes back in lower case
+
+
+class TalkativeParser(AttentiveParser):
+    """Tells also what clients say of themselves, for an access log."""
+
+    __slots__ = ("_agent", "_referer")
 
     def reset(self) -> None:
         self._referer = self._agent = b""
@@ -297,15 +314,13 @@ class TalkativeParser(RequestParser):
         return requests
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        lower = name.lower()
-        if lower == REFERER:
-            self._referer = value[:MAX_SAID]
-        elif lower == AGENT:
-            self._agent = value[:MAX_SAID]
-        else:
-            if lower in self._wanted:
-                self._take(lower, value)
+        told = TOLD.get(name)
+        if told is None:
             super().on_header(name, value)
+        elif told is REFERER:
+            self._referer = value[:MAX_SAID]
+        else:
+            self._agent = value[:MAX_SAID]
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()

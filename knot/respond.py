@@ -43,6 +43,8 @@ JOINED: Final = 16 * 1024
 """Bytes of content up to which head and content are one `bytes`; beyond, copying costs more than
 the second buffer of a `writev` (180 ns)."""
 
+PRIVATE: Final = b"Cache-Control: private\r\n"
+
 OPEN_FILE: Final = 256 * 1024
 """What an answer with an open file counts for in bytes: 64 MiB are 256 descriptors."""
 
@@ -56,7 +58,7 @@ FROM_FILES: Final = (200, 206, 304)
 CORS: Final = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: *\r\n"
 PREFLIGHT: Final = (
     b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n"
-    b"Access-Control-Allow-Headers: *\r\nAccess-Control-Max-Age: 86400\r\n"
+    b"Access-Control-Allow-Headers: *, Authorization\r\nAccess-Control-Max-Age: 86400\r\n"
 )
 
 FIELD: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
@@ -110,10 +112,12 @@ class FieldRules:
         cache_control: Iterable[tuple[str, str]] = (),
         fields: Iterable[str] = (),
         cors: bool = False,
+        private: bool = False,
     ) -> None:
         """`cache_control` has glob patterns for paths without their first slash, and the values
         of ``Cache-Control`` for files under them, of which the first that fits counts; `fields`
-        are lines as ``"Name: value"``.  Raises `ValueError` for what cannot be a field."""
+        are lines as ``"Name: value"``; a `private` site's answers are for the client alone that
+        asked, unless a rule says otherwise.  Raises `ValueError` for what cannot be a field."""
         rules = [
             (pattern, field_line(f"Cache-Control: {value}")) for pattern, value in cache_control
         ]
@@ -122,17 +126,21 @@ class FieldRules:
         ]
         self.cors = cors
         self.everywhere = b"".join(map(field_line, fields)) + (CORS if cors else b"")
-        self.server = (
-            b"" if b"\nserver:" in b"\n" + self.everywhere.lower() else b"Server: knot\r\n"
-        )
+        names = b"\n" + self.everywhere.lower()
+        self.server = b"" if b"\nserver:" in names else b"Server: knot\r\n"
+        # Shared caches keep no answer to a request with Authorization of themselves (RFC 9111,
+        # section 3.5); this is for those that look at the answer alone, and for what a proxy has
+        # put the Authorization on.  Vary would have them keep one for each user.
+        self.otherwise = PRIVATE if private and b"\ncache-control:" not in names else b""
+        """``Cache-Control`` where no rule has one."""
 
     def cache_control(self, name: bytes) -> bytes:
-        """The field for the file called `name`, or nothing."""
+        """The field for the file called `name`; it may be empty."""
         text = name.decode("utf-8", "surrogateescape") if self._cache_control else ""
         for pattern, line in self._cache_control:
             if pattern.match(text):
                 return line
-        return b""
+        return self.otherwise
 
 
 def field_line(text: str) -> bytes:
@@ -339,7 +347,8 @@ class Answer:
             except OSError:
                 return self.refusal(503)
             page = render(found.path, entries)
-            return self.response(200, b"Vary: Accept\r\n", kind, [page])
+            fields = b"Vary: Accept\r\n" + self._rules.otherwise
+            return self.response(200, fields, kind, [page])
 
         def then(response: Response) -> Response:
             self._keep(self._request, response, self._second)
@@ -349,6 +358,7 @@ class Answer:
 
     def refusal(self, status: int, field: bytes = b"", why: str = "") -> Response:
         """Any answer that is no file: a small page that says what is the matter."""
+        field += self._rules.otherwise
         if status == 503:
             field += b"Retry-After: 5\r\n"
         if status == 404:

@@ -37,7 +37,7 @@ ENTRY: Final = 1024
 """What a file in the cache takes beside its bytes."""
 
 OPEN_FILES: Final = 256
-"""Descriptors that the cache holds at most."""
+"""Descriptors that the cache of a site holds at most, if it is the only one."""
 
 BUSY: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 
@@ -240,6 +240,7 @@ class Site:
         listing: bool = False,
         types: Mapping[str, str] | None = None,
         withheld: Iterable[str | os.PathLike[str]] = (),
+        open_files: int = OPEN_FILES,
     ) -> None:
         """Raises `OSError` if `directory` is none, or unreadable, `ValueError` for a bad type.
 
@@ -248,7 +249,7 @@ class Site:
         ``/about`` is also ``about.html``; with `spa` a path without a file is the index of the
         root, if its last segment has no dot; `listing` gives directories without an index.
         `types` are media types by suffix, as ``{".foo": "text/x-foo"}``; `withheld` are files
-        that are served under no name.
+        that are served under no name; `open_files` is how many the cache holds open at most.
         """
         self.directory = Path(directory)
         self.hidden = hidden
@@ -264,6 +265,7 @@ class Site:
         self._cache: dict[bytes, Representation] = {}  # by path, the least recent first
         self._open_files: dict[bytes, Representation] = {}  # those of them, likewise
         self._size = self._free = cache_size
+        self._most_open = open_files
         self.opened = 0
         """How often a file or a directory had to be, because the cache did not have it."""
         self.misses = 0
@@ -400,7 +402,7 @@ class Site:
             self._forget(next(iter(self._cache.values())))
         if found.file is not None:
             self._open_files[path] = found
-            if len(self._open_files) > OPEN_FILES:
+            if len(self._open_files) > self._most_open:
                 self._forget(next(iter(self._open_files.values())))
         found.path = path
         self._cache[path] = found

@@ -47,6 +47,7 @@ from knot.models.connection import (
     send,
     send_some,
     settle,
+    too_many,
     turn_away,
     warm,
     wind_up,
@@ -160,10 +161,12 @@ async def serve(listener: socket.socket, server: Server) -> None:
                         await asyncio.sleep(PAUSE)
                         loop.add_reader(listener.fileno(), ready.set)
                     break
-                if len(server.peers) >= server.limits.connections:
-                    turn_away(fd, name_of(address), server)
+                name = name_of(address) if server.wants_addresses else ""
+                why = too_many(name, server)
+                if why:
+                    turn_away(fd, name, server, why)
                     continue
-                peer = Client(fd, name_of(address) if server.log else "", loop)
+                peer = Client(fd, name, loop)
                 server.peers.add(peer)
                 task = loop.create_task(connection(peer, server))
                 server.tasks.add(task)  # the loop's own reference is a weak one

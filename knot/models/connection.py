@@ -20,11 +20,19 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from knot.limits import Limits
 from knot.log import AccessLog, Record
-from knot.request import NO_NAMES, BadRequest, Request, RequestParser, TalkativeParser
+from knot.request import (
+    NO_NAMES,
+    AttentiveParser,
+    BadRequest,
+    Request,
+    RequestParser,
+    TalkativeParser,
+)
 from knot.respond import Later, Responder, Response, length_of
 from knot.site import Bytes, Slice, read_now
 
 if TYPE_CHECKING:
+    from knot.rates import Crowd
     from knot.tls import Channel  # it brings OpenSSL, 3.7 MiB, which others do without
 
 READ_SIZE: Final = 16 * 1024
@@ -135,6 +143,10 @@ says of itself with each, and whether it sends something that nobody will look a
 Gate = Callable[[Peer, Request | BadRequest, float], Response | Later]
 """What answers where it matters who asks: it refuses, or passes the request on to a responder."""
 
+Who = Callable[[str, Request | BadRequest], tuple[str, bytes]]
+"""From the address of a connection, and a request that comes by it, to the client's address and the
+name of its user, for the log."""
+
 Unsent = deque[memoryview | Slice]
 """What of a response has not been sent yet."""
 
@@ -169,6 +181,10 @@ class Server:
         self.log = access_log
         self.gate: Gate | None = None
         self.wanted = NO_NAMES
+        self.who: Who | None = None
+        self.crowd: Crowd | None = None
+        self.proxies: Callable[[str], bool] | None = None
+        """Whether a client at that address begins with a PROXY header, which says who it is."""
         self.on_sent: Note | None = self.note if access_log is not None else None
         """Called with each answer that has gone out, or as much of it as the client took; None if
         nobody wants to know."""
@@ -190,8 +206,9 @@ class Server:
         """Called when the last client has gone."""
 
     def new_parser(self) -> RequestParser:
-        talkative = self.log is not None and self.log.wants_more
-        return TalkativeParser(self.wanted) if talkative or self.wanted else RequestParser()
+        if self.log is not None and self.log.wants_more:
+            return TalkativeParser(self.wanted)
+        return AttentiveParser(self.wanted) if self.wanted else RequestParser()
 
     def guard(self, gate: Gate, wanted: frozenset[bytes] = NO_NAMES) -> None:
         """Have `gate` asked in place of the responder, and the fields that it has `wanted`, by
@@ -202,7 +219,7 @@ class Server:
     @property
     def wants_addresses(self) -> bool:
         """Whether it matters which client it is."""
-        return self.log is not None or self.gate is not None
+        return any(user is not None for user in (self.log, self.gate, self.crowd, self.proxies))
 
     def note(
         self,
@@ -225,13 +242,14 @@ class Server:
             version = b"HTTP/1.0" if request.http_1_0 else version
         if not self.log.pending:
             self.flush_later()
+        client, user = (address, b"") if self.who is None else self.who(address, request)
         _, when, said, _ = asked
         referer, agent = said.popleft() if said else (b"", b"")
         size = max(0, response.length - sum(map(length_of, unsent)))
         self.log.add(
             Record(
-                now, address, method, request.target, version, response.status, size, referer,
-                agent, max(0.0, now - when),  # the clock may have been set back
+                now, client, method, request.target, version, response.status, size, referer,
+                agent, max(0.0, now - when), user,  # the clock may have been set back
             )
         )  # fmt: skip
 
@@ -241,8 +259,21 @@ class Server:
 
 
 def name_of(address: tuple[str, int] | str) -> str:
-    """Of a client; one at a path of the file system has none."""
-    return address[0] if address else "unix:"
+    """Of a client; one that comes by a path of the file system has no address of its own."""
+    return address[0] if isinstance(address, tuple) else "unix:"
+
+
+FULL: Final = "there are too many clients"
+CROWDED: Final = "you have too many connections open"
+
+
+def too_many(address: str, server: Server) -> str:
+    """Why no client at that address can be served now; empty if one can, and it has entered."""
+    if len(server.peers) >= server.limits.connections:
+        return FULL
+    if server.crowd is not None and not server.crowd.enter(address):
+        return CROWDED
+    return ""
 
 
 class Obstacle:
@@ -363,6 +394,13 @@ def receive(peer: Peer) -> bytes | bytearray | None:
         return receive(peer)
 
 
+def peek(peer: Peer, size: int) -> bytes:
+    """What the client has sent, up to `size` bytes, which will be read all the same; b"" if nothing
+    will come any more.  Raises `BlockingIOError` if nothing is there yet."""
+    with socket_of(peer) as end:
+        return end.recv(size, socket.MSG_PEEK)
+
+
 _buffer = bytearray(READ_SIZE)
 _buffers = [_buffer]
 
@@ -399,6 +437,8 @@ def forget(peer: Peer, server: Server) -> None:
     """The connection has ended."""
     peer.close()
     server.peers.discard(peer)
+    if server.crowd is not None:
+        server.crowd.leave(peer.address)
     if not server.peers:
         while server.when_deserted:
             server.when_deserted.pop()()
@@ -518,13 +558,13 @@ def socket_of(peer: Peer) -> Iterator[socket.socket]:
         end.detach()
 
 
-def turn_away(fd: int, address: str, server: Server) -> None:
+def turn_away(fd: int, address: str, server: Server, why: str) -> None:
     """One client too many: read what it asks for, or the refusal would be lost, and refuse."""
     server.turned_away += 1
     peer = Client(fd, address)
     with suppress(OSError):
         settle(peer)
-        refuse(peer, server, BadRequest(503, "there are too many clients"))
+        refuse(peer, server, BadRequest(503, why))
         receive(peer)
     peer.close()
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from knot.limits import Limits
 from knot.log import AccessLog
 from knot.models import connection as common
-from knot.models.arrival import Client, SecureClient, greet
+from knot.models.arrival import Client, SecureClient, greet, introduce
 from knot.models.connection import (
     END,
     LINGER,
@@ -44,6 +44,7 @@ from knot.models.connection import (
     send,
     send_some,
     settle,
+    too_many,
     turn_away,
     warm,
     wind_up,
@@ -116,7 +117,6 @@ def serve(
         connections = connections_of(certificates.protocols)
     door = Descriptor(os.dup(listener.fileno()))  # the listener stays its owner's
     server.doors.append(door)
-    most = server.limits.connections
     try:
         while door.fd >= 0:
             with twait:
@@ -133,18 +133,22 @@ def serve(
                         with twait:
                             timer(PAUSE, mkevent())
                     break
-                if len(server.peers) >= most:
+                name = name_of(address) if server.wants_addresses else ""
+                why = too_many(name, server)
+                if why:
                     if certificates is None:
-                        turn_away(fd, name_of(address), server)
+                        turn_away(fd, name, server, why)
                     else:
                         server.turned_away += 1
                         os.close(fd)  # a handshake is no price for a refusal
                     continue
-                name = name_of(address) if server.wants_addresses else ""
                 if certificates is None:
                     peer = Client(fd, name)
                     server.peers.add(peer)
-                    connection(peer, server)
+                    if server.proxies is not None and server.proxies(name):
+                        introduce(peer, server, connection)
+                    else:
+                        connection(peer, server)
                 else:
                     secure = SecureClient(fd, name)
                     server.peers.add(secure)

@@ -46,6 +46,7 @@ from knot.models.connection import (
     send,
     send_some,
     settle,
+    too_many,
     turn_away,
     warm,
     wind_up,
@@ -135,10 +136,12 @@ def serve(listener: socket.socket, server: Server) -> None:
                     log.warning("cannot accept a connection: %s", error.strerror)
                     gevent.sleep(PAUSE)
                 break
-            if len(server.peers) >= server.limits.connections:
-                turn_away(fd, name_of(address), server)
+            name = name_of(address) if server.wants_addresses else ""
+            why = too_many(name, server)
+            if why:
+                turn_away(fd, name, server, why)
                 continue
-            peer = Client(fd, name_of(address) if server.log else "")
+            peer = Client(fd, name)
             server.peers.add(peer)
             server.connections.spawn(connection, peer, server)
 

@@ -22,6 +22,7 @@ from knot.log import AccessLog
 from knot.models import connection as common
 from knot.models.connection import (
     END,
+    FULL,
     IDLE,
     LINGER,
     LOG_DELAY,
@@ -49,6 +50,7 @@ from knot.models.connection import (
     send,
     send_some,
     settle,
+    too_many,
     turn_away,
     wind_up,
 )
@@ -114,8 +116,10 @@ def accept_for_each(listener: socket.socket, server: Server) -> None:
             start_new_thread(connection, (peer, server))
         except RuntimeError as error:
             log.warning("cannot start a thread for a connection: %s", error)
-            server.peers.discard(peer)
-            turn_away(peer.fd, peer.address, server)
+            fd, peer.fd = peer.fd, -1
+            with server.lock:
+                common.forget(peer, server)
+            turn_away(fd, peer.address, server, FULL)
 
 
 def accept_in_turn(listener: socket.socket, server: Server) -> None:
@@ -135,10 +139,13 @@ def accept(listener: socket.socket, server: Server) -> Client | None:
                 log.warning("cannot accept a connection: %s", error.strerror)
                 sleep(PAUSE)
             continue  # the client has gone already, or `stop` has shut the door
-        if len(server.peers) >= server.limits.connections:
-            turn_away(fd, name_of(address), server)
+        name = name_of(address) if server.wants_addresses else ""
+        with server.lock:
+            why = too_many(name, server)
+        if why:
+            turn_away(fd, name, server, why)
             continue
-        peer = Client(fd, name_of(address) if server.log else "")
+        peer = Client(fd, name)
         server.peers.add(peer)
         return peer
     return None

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knot.cli import main, serve
-from knot.config import Pair, Size, Text
+from knot.config import Config, Pair, Size, Text
 from knot.respond import OWN, FieldRules, field_line
 
 # -- values --------------------------------------------------------------------------------------
@@ -133,7 +133,8 @@ def test_nothing_need_be_said(told: Tell) -> None:
     assert options["directory"] == "."
     assert (options["host"], options["port"]) == ("127.0.0.1", 8000)
     assert options["cache_size"] == 64 << 20
-    assert (options["listing"], options["log"], options["config"]) == (None, None, None)
+    assert (options["listing"], options["log"]) == (None, None)
+    assert options["config"] == Config(None, {})
     assert (options["mime"], options["cache_control"], options["header"]) == ((), (), ())
     for name in ("open", "hidden", "follow_symlinks", "clean_urls", "spa", "cors"):
         assert options[name] is False
@@ -251,18 +252,18 @@ def test_the_environment_says(
 
 
 def test_the_file_that_was_read_is_known_and_withheld(told: Tell, tmp_path: Path) -> None:
-    assert told()["config"] is None
-    assert told(toml="port = 3")["config"] == Path("knot.toml")
+    assert told()["config"].file is None
+    assert told(toml="port = 3")["config"].file == Path("knot.toml")
     other = tmp_path / "other.toml"
     other.write_text("port = 4")
     options = told("--config", str(other))
-    assert (options["port"], options["config"]) == (4, other)
+    assert (options["port"], options["config"].file) == (4, other)
     assert told(KNOT_CONFIG=str(other))["port"] == 4
 
 
 def test_a_directory_called_as_the_file_is_no_file(told: Tell) -> None:
     Path("knot.toml").mkdir()
-    assert told()["config"] is None
+    assert told()["config"].file is None
 
 
 # -- what is wrong with it -----------------------------------------------------------------------

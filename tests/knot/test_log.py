@@ -93,7 +93,7 @@ LINES: list[tuple[str, Record, str]] = [
         RECORD,
         '{"time": "2000-10-10T13:55:36.250Z", "client": "127.0.0.1", "method": "GET", '
         '"target": "/x", "version": "HTTP/1.1", "status": 200, "size": 2326, '
-        '"referer": "http://a.example/", "agent": "curl/8.5.0", "seconds": 0.001234}\n',
+        '"referer": "http://a.example/", "agent": "curl/8.5.0", "seconds": 0.001234, "user": ""}\n',
     ),
     (
         "json",
@@ -101,8 +101,14 @@ LINES: list[tuple[str, Record, str]] = [
         '{"time": "2000-10-10T13:55:36.250Z", "client": "127.0.0.1", '
         r'"method": "G\u001bT", "target": "/\"\\\r\n\u0000\u007f\u00c3\u00a9", '
         '"version": "HTTP/1.1", "status": 200, "size": 2326, '
-        r'"referer": "\"", "agent": "\u001b]0;owned\u0007", "seconds": 0.001234}'
+        r'"referer": "\"", "agent": "\u001b]0;owned\u0007", "seconds": 0.001234, "user": ""}'
         "\n",
+    ),
+    (
+        "common",
+        RECORD._replace(user=b'Jo Do"\xc3\xa9'),
+        r"127.0.0.1 - Jo\x20Do\x22\xC3\xA9 [10/Oct/2000:15:55:36 +0200] "
+        '"GET /x HTTP/1.1" 200 2326\n',
     ),
     (
         "short",

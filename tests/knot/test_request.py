@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import httptools
@@ -13,11 +14,13 @@ from knot.request import (
     MAX_HEAD,
     MAX_SAID,
     MAX_TARGET,
+    AttentiveParser,
     BadRequest,
     Request,
     RequestParser,
     TalkativeParser,
     joined,
+    without,
 )
 
 HOST = b"Host: example.org\r\n"
@@ -203,6 +206,28 @@ def test_what_a_log_needs_is_kept_apart_from_the_request() -> None:
     (refused,) = parser.feed(b"\0")
     assert isinstance(refused, BadRequest)
     assert all(len(text) <= MAX_SAID for text in parser.said[0])
+
+
+WANTED = frozenset({b"host", b"authorization", b"x-forwarded-for"})
+
+
+@pytest.mark.parametrize("parser", [AttentiveParser, TalkativeParser])
+@pytest.mark.parametrize("spell", [bytes.lower, bytes.title, bytes.upper, bytes.swapcase])
+def test_a_field_that_is_wanted_is_taken_once_however_it_is_spelt(
+    parser: type[AttentiveParser], spell: Callable[[bytes], bytes]
+) -> None:
+    said = [(b"host", b"a"), (b"authorization", b"b"), (b"x-forwarded-for", b"c")]
+    others = [(b"if-range", b"d"), (b"cookie", b"e"), (b"x-other", b"f"), (b"user-agent", b"g")]
+    lines = b"".join(b"%b: %b\r\n" % (spell(name), value) for name, value in said + others)
+    (request,) = parser(WANTED).feed(get(fields=lines))
+    assert isinstance(request, Request)
+    assert request.fields == (*said, (b"if-range", b"d"))
+    assert without(request, WANTED) == request._replace(fields=((b"if-range", b"d"),))
+    (twice,) = parser(WANTED).feed(get(fields=lines + b"X-Forwarded-For: again\r\n"))
+    assert isinstance(twice, Request)
+    assert twice.fields.count((b"x-forwarded-for", b"again")) == 1
+    (bad,) = parser(WANTED).feed(get(fields=lines + b"Host: again\r\n"))
+    assert isinstance(bad, BadRequest)
 
 
 def test_json_that_is_asked_for_first_is_the_only_accept_that_counts() -> None:

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from serving import KNOT, plain_environment, serving
 
 from knot import Responder, Site
-from knot.redirect import Redirect, host_name, open_gate
+from knot.access import Entrance
+from knot.redirect import Redirect, host_name
 from knot.request import Request
 from knot.tls import LOOK, RECORD, Certificates, Channel
 
@@ -251,6 +252,30 @@ def test_the_certificate_is_that_of_the_name(site: Path, tmp_path: Path) -> None
             assert serial(url, name) == serial(url, "first.example")
 
 
+def test_a_host_of_its_own_has_a_certificate_of_its_own(site: Path, tmp_path: Path) -> None:
+    first = write_pair(tmp_path / "first", "first.example")
+    chain, key = write_pair(tmp_path / "second", "second.example")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "index.html").write_bytes(b"other")
+    config = tmp_path / "knot.toml"
+    config.write_text(
+        f"""
+        [hosts."second.example"]
+        directory = "{tmp_path / "other"}"
+        cert = ["{chain}"]
+        key = ["{key}"]
+        """
+    )
+    with serving(str(site), *as_options(first), "--config", str(config)) as (_, url):
+        assert ask(url, name="first.example").endswith(b"home")
+        with open_client(url, name="second.example") as client:
+            client.sendall((GET % (b"/", LAST)).replace(b"localhost", b"second.example"))
+            assert until_closed(client).endswith(b"other")
+    status, error = refusal(site, "--config", str(config))
+    assert status == 1
+    assert "second.example has a certificate: other hosts need --cert, too" in error
+
+
 def through(certificates: Certificates, name: str = "localhost") -> dict[str, Any]:
     """The certificate that a handshake in memory shows."""
     ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -384,7 +409,7 @@ def test_the_target_stays_what_it_was(
 ) -> None:
     with_site = Site(site)
     responder = Responder(with_site)
-    gate = Redirect(443, responder, open_gate(responder))
+    gate = Redirect(443, responder, Entrance(responder), frozenset({b"host"}))
 
     class Plain:
         tls = None

@@ -1,0 +1,182 @@
+"""From options to what is served: a site for each host, and the gates in front of them.
+
+What the options mean is said where the pieces are; here they are put together, and only those that
+were asked for are brought into the process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Semaphore
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from knot.config import Config
+from knot.models.connection import Gate, Server
+from knot.redirect import Redirect
+from knot.request import HOST
+from knot.respond import FieldRules, Responder
+from knot.site import OPEN_FILES, Site
+
+if TYPE_CHECKING:
+    from knot.access import Inner
+    from knot.networks import Networks
+    from knot.passwords import Passwords
+
+CHECKS: Final = 2
+"""Of passwords at once: each takes a core, on the threads that wait for disks, too."""
+
+PLAIN_ROOM: Final = 1 << 20
+"""Bytes for answers to clients without TLS where it is spoken: they are short."""
+
+
+class Place(NamedTuple):
+    """What is served to those who ask for one host."""
+
+    site: Site
+    responder: Responder
+    passwords: Passwords | None
+
+
+class Sites(dict[str, Place]):
+    """By host; what is for all other hosts has an empty name."""
+
+    def close(self) -> None:
+        for place in self.values():
+            place.site.close()
+
+
+def open_sites(directory: str, config: Config, options: dict[str, Any], interactive: bool) -> Sites:
+    """Raises `ValueError` for what cannot be served.
+
+    The memory for files is shared out: each site gets as much of it as any other.
+    """
+    hosts = {
+        host: {**options, "directory": directory, **own}
+        for host, own in {"": {}, **config.hosts}.items()
+    }
+    withheld = [path for path in (config.file, options["log_file"]) if path is not None]
+    for given in hosts.values():
+        withheld += [*given["cert"], *given["key"]]
+        withheld += [] if given["auth"] is None else [given["auth"]]
+    turns = Semaphore(CHECKS)
+    passwords: dict[str | None, Passwords | None] = {None: None}
+    sites = Sites()
+    for host, given in hosts.items():
+        path = given["auth"]
+        try:
+            if path not in passwords:
+                passwords[path] = open_passwords(path, turns)
+            site, responder = open_site(given, interactive, withheld, len(hosts))
+            sites[host] = Place(site, responder, passwords[path])
+        except ValueError as error:
+            sites.close()
+            raise ValueError(f"{config.file}: host {host}: {error}" if host else error) from None
+    return sites
+
+
+def open_site(
+    given: dict[str, Any], interactive: bool, withheld: list[str | Path], number: int
+) -> tuple[Site, Responder]:
+    """One of that `number`, from its options.  Raises `ValueError`."""
+    fields = list(given["header"])
+    if given["hsts"] is not None:
+        fields.append(f"Strict-Transport-Security: max-age={given['hsts']:.0f}")
+    private = given["auth"] is not None
+    rules = FieldRules(given["cache_control"], fields, given["cors"], private)
+    room = given["cache_size"] // number
+    try:
+        site = Site(
+            given["directory"],
+            cache_size=room,
+            hidden=given["hidden"],
+            follow_symlinks=given["follow_symlinks"],
+            clean_urls=given["clean_urls"],
+            spa=given["spa"],
+            listing=interactive if given["listing"] is None else given["listing"],
+            types={"." + suffix.lstrip("."): kind for suffix, kind in given["mime"]},
+            withheld=withheld,
+            open_files=max(OPEN_FILES // number, 1),
+        )
+    except OSError as error:
+        raise ValueError(
+            f"cannot serve {given['directory']}: {error.strerror}; name a directory to serve"
+        ) from None
+    return site, Responder(site, rules, room)
+
+
+def open_passwords(path: str, turns: Semaphore) -> Passwords:
+    """Raises `ValueError`."""
+    try:
+        from knot.passwords import Passwords
+    except ModuleNotFoundError as error:
+        if error.name != "bcrypt":
+            raise
+        raise ValueError("--auth needs bcrypt: pip install 'knot[auth]'") from None
+    try:
+        return Passwords(path, turns)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+
+
+def guard(server: Server, sites: Sites, options: dict[str, Any], https_port: int | None) -> None:
+    """Put in front of the sites what lets clients in, as far as anything was asked for.
+
+    `https_port` is that to which clients without TLS are sent, if they are.
+    """
+    trusted = networks(options["trust"])
+    if options["max_connections_per_client"] is not None:
+        from knot.rates import Crowd
+
+        most = options["max_connections_per_client"]
+        server.crowd = Crowd(most, None if trusted is None else trusted.have)
+    if options["proxy_protocol"]:
+        assert trusted is not None
+        server.proxies = trusted.have
+    secret = any(place.passwords is not None for place in sites.values())
+    watched = any(options[name] for name in ("trust", "allow", "deny", "max_rate"))
+    if not (secret or watched or len(sites) > 1 or https_port is not None):
+        return
+    from knot.access import AUTHORIZATION, Doorkeeper, Entrance, introducer
+    from knot.proxy import FORWARDED
+    from knot.rates import Rates
+
+    wanted = frozenset(
+        [HOST] * (len(sites) > 1 or https_port is not None)
+        + [AUTHORIZATION] * secret
+        + [FORWARDED] * (trusted is not None)
+    )
+    entrances = {
+        host: Entrance(place.responder, place.passwords, wanted) for host, place in sites.items()
+    }
+    inner: Inner = entrances.pop("")
+    if entrances:
+        from knot.hosts import Hosts
+
+        inner = Hosts(inner, entrances)
+    gate: Gate = inner
+    refusals = server.responder
+    if https_port is not None:
+        rules = FieldRules(fields=options["header"], cors=options["cors"])
+        refusals = Responder(sites[""].site, rules, PLAIN_ROOM)  # without HSTS (RFC 6797, 7.2)
+        gate = Redirect(https_port, refusals, gate, wanted)
+    doorkeeper = None
+    if watched:
+        gate = doorkeeper = Doorkeeper(
+            refusals,
+            gate,
+            trusted=trusted,
+            allowed=networks(options["allow"]),
+            denied=networks(options["deny"]),
+            rates=None if options["max_rate"] is None else Rates(options["max_rate"]),
+        )
+    server.guard(gate, wanted)
+    if secret or trusted is not None:
+        server.who = introducer(doorkeeper, inner)
+
+
+def networks(given: tuple[str, ...]) -> Networks | None:
+    if not given:
+        return None
+    from knot.networks import Networks
+
+    return Networks(given)
