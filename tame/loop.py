@@ -15,7 +15,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from time import monotonic
 from typing import Any, Protocol, TypeVar
@@ -330,7 +330,20 @@ def running(
     if active is not None:
         raise LoopError("a loop runs in this process already: call the tamed function as it is")
     this_run = _Run()
-    opened = make(this_run.turn, _fire_timers)
+    turn: Callable[[], bool] = this_run.turn
+    watched: AbstractContextManager[object] = nullcontext()
+    if os.environ.get("TAME_DEBUG") == "1":
+        from tame.seeing import Watchdog
+
+        watched = watchdog = Watchdog()
+        turn = watchdog.turn(turn)
+    with watched:
+        yield from _running(this_run, make(turn, _fire_timers), f, args)
+
+
+def _running(
+    this_run: _Run, opened: D, f: Callable[..., None], args: tuple[Any, ...]
+) -> Iterator[D | None]:
     _use(opened, this_run.ended)
     try:
         started = closures.started = []
