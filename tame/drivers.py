@@ -189,6 +189,8 @@ class AsyncioDriver(Poll):
         self._timer: asyncio.Handle | None = None
         self._turning = False  # whether `_turn` is to be called already
         self._error: BaseException | None = None
+        self.tasks = 0
+        """Those that somebody waits for, and has not been told of."""
         loop.add_reader(self._epoll.fileno(), self._descriptors)
 
     def _descriptors(self) -> None:
@@ -261,7 +263,7 @@ class AsyncioDriver(Poll):
         import asyncio
 
         # A thread may use `call_soon_threadsafe`.
-        return bool(_thread._count() or asyncio.all_tasks(self.loop))
+        return bool(self.tasks or _thread._count() or asyncio.all_tasks(self.loop))
 
     def close(self) -> None:
         import asyncio

@@ -14,9 +14,11 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tame import closure as closures
 from tame.drivers import READ, WRITE, Driver, MakeDriver, make_driver
@@ -309,13 +311,45 @@ def run(f: Callable[..., None], *args: Any, driver: str | MakeDriver | None = No
     ``TAME_DRIVER``, else uvloop, else asyncio where uvloop is not installed.  With ``"virtual"``
     nobody waits for timers (`tame.virtual`); it may also be a function that makes a driver.
     """
+    asyncio = sys.modules.get("asyncio")
+    if active is None and asyncio is not None and asyncio._get_running_loop() is not None:
+        raise LoopError(
+            "an asyncio loop runs in this thread already: call run() outside of it, or"
+            " await tame.aio.run_inside(f)"
+        )
+    with running(partial(make_driver, driver), f, args) as opened:
+        if opened is not None:
+            opened.run()
+
+
+D = TypeVar("D", bound=Driver)
+
+
+@contextmanager
+def running(
+    make: Callable[[Callable[[], bool], Callable[[], None]], D],
+    f: Callable[..., None],
+    args: tuple[Any, ...],
+) -> Iterator[D | None]:
+    """Call `f(*args)`; the block lets the driver run until it is told to stop, and gets None if
+    there is nothing to wait for."""
     if active is not None:
         raise LoopError("a loop runs in this process already: call the tamed function as it is")
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
-        raise LoopError("an asyncio loop runs in this thread already: call run() outside of it")
     this_run = _Run()
-    opened = make_driver(driver, this_run.turn, _fire_timers)
+    turn: Callable[[], bool] = this_run.turn
+    watched: AbstractContextManager[object] = nullcontext()
+    if os.environ.get("TAME_DEBUG") == "1":
+        from tame.seeing import Watchdog
+
+        watched = watchdog = Watchdog()
+        turn = watchdog.turn(turn)
+    with watched:
+        yield from _running(this_run, make(turn, _fire_timers), f, args)
+
+
+def _running(
+    this_run: _Run, opened: D, f: Callable[..., None], args: tuple[Any, ...]
+) -> Iterator[D | None]:
     _use(opened, this_run.ended)
     try:
         started = closures.started = []
@@ -327,12 +361,11 @@ def run(f: Callable[..., None], *args: Any, driver: str | MakeDriver | None = No
             raise TypeError(f"run() calls a tamed function, which returns None, and not {result!r}")
         this_run.outstanding = len(started)
         del started
-        if this_run.outstanding:
-            opened.run()
+        yield opened if this_run.outstanding else None
         if this_run.error is not None:
             raise this_run.error
         if closures.alive:
-            warnings.warn(listing("run() ends while"), BlockedWarning, stacklevel=2)
+            warnings.warn(listing("run() ends while"), BlockedWarning, stacklevel=5)
     finally:
         this_run.error = None  # or its traceback would hold this frame in a cycle
         _close(opened)

@@ -561,3 +561,20 @@ def test_the_epoll_driver_imports_neither_asyncio_nor_uvloop(driver: str) -> Non
     else:
         assert ("uvloop" in imported) == (driver == "uvloop")
         assert "asyncio" in imported
+
+
+def test_the_warning_of_what_is_blocked_names_the_line_of_the_run() -> None:
+    @tamed
+    def wait() -> None:
+        with twait:
+            timer(1000, mkevent())
+
+    @tamed
+    def main() -> None:
+        wait()
+        with twait:
+            timer(0, mkevent())
+
+    with pytest.warns(BlockedWarning) as warned:
+        run(main)
+    assert warned[0].filename == __file__
