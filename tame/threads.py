@@ -41,9 +41,8 @@ log = logging.getLogger("tame")
 class Pool:
     """Threads for calls that block, started when there are any and at most so many.
 
-    They are daemons: none holds up the end of the program.  A pool serves the loop that runs when
-    it is used, and is closed with it: those whose calls are under way then are waited for, for a
-    second, and what they come to is let go.
+    They end when no call is under way.  They are daemons, too: if the loop ends before, they are
+    waited for, for a second, and what they come to is let go.
     """
 
     def __init__(self, most: int = MOST, name: str = "tame") -> None:
@@ -127,15 +126,14 @@ class Pool:
                     if event.live:
                         tell(event, result, error)
                     del event, result, error
-        except GeneratorExit:
-            self._close()
-            raise
         finally:
+            self._end()
             self._bell = None
             bell.close()
 
-    def _close(self) -> None:
-        """The loop ends."""
+    def _end(self) -> None:
+        """Nothing is under way any more, or the loop ends.  No thread is kept: one that might do
+        something would hide that a program is stuck."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from tame import Event, LoopError, mkevent, run, tamed, timer, tvars, twait
+from tame import DeadlockError, Event, LoopError, mkevent, run, tamed, timer, tvars, twait
 from tame.adapters import bind
 from tame.drivers import DRIVERS
 from tame.threads import Pool, fork, wait_in_thread
@@ -239,3 +239,19 @@ def test_the_end_of_the_loop_waits_for_no_thread_for_ever() -> None:
         run(main)
     assert "the loop has ended" in said[0]
     kept.clear()
+
+
+def test_a_program_that_is_stuck_after_a_call_is_told_so() -> None:
+    """A thread that is left over could do nothing about it."""
+
+    @tamed
+    def main() -> None:
+        result, kept = 0, []
+        with twait:
+            fork(mkevent(result), int, "7")
+        with twait:
+            kept.append(mkevent())
+
+    with pytest.raises(DeadlockError):
+        run(main)
+    assert not [thread for thread in threading.enumerate() if thread.name == "tame"]
