@@ -64,7 +64,7 @@ MOST_HELD: Final = 4 * 1024 * 1024
 """Bytes of answers in memory that wait for the client's window, before more are begun."""
 
 FRAME: Final = 16 * 1024
-"""Bytes of a frame at most, either way: others are the larger ones' due (section 4.2)."""
+"""Bytes of a frame at most, either way: what every client takes (section 4.2)."""
 
 PREFACE: Final = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 FRAME_HEAD: Final = 9
@@ -114,7 +114,7 @@ OF_CONNECTIONS: Final = {
 CONFIGURATION: Final = H2Configuration(
     client_side=False,
     header_encoding=None,
-    # All of that is looked at here, in a third of the time (21 of 75 us a request), and answered.
+    # That is looked at here, in 6 us for a browser's fields and not 27, and has an answer.
     validate_inbound_headers=False,
     normalize_inbound_headers=False,
     validate_outbound_headers=False,
@@ -132,7 +132,7 @@ _hosts_seen: set[bytes] = set()
 class Stream:
     """A request, and what its answer has left to send."""
 
-    __slots__ = ("id", "request", "response", "said", "unsent", "when", "whole")
+    __slots__ = ("id", "paused", "request", "response", "said", "unsent", "when", "whole")
 
     def __init__(
         self, id: int, request: Request | BadRequest, said: tuple[bytes, bytes], when: float
@@ -147,6 +147,8 @@ class Stream:
         """Whether the client has sent all of the request."""
         self.response: Response | None = None
         self.unsent: deque[memoryview | Slice] = deque()
+        self.paused = False
+        """Whether it has no turn, however wide its window is open."""
 
 
 ANY_HEAD: Final = [(b":status", b"200")]
@@ -298,8 +300,8 @@ class Streams:
             for setting in event.changed_settings:
                 if not isinstance(setting, SettingCodes):  # h2 would keep all that it is told
                     self._h2.remote_settings.pop(setting, None)
-            for stream in list(self.open):
-                self._open_window(stream)
+            for id in self.open:
+                self._open_window(id)
 
     def _ask(self, event: RequestReceived, now: float) -> None:
         assert event.stream_id is not None
@@ -315,7 +317,7 @@ class Streams:
 
     def _open_window(self, id: int | None) -> None:
         stream = self.open.get(id or 0)
-        if stream is not None and stream.unsent:
+        if stream is not None and stream.unsent and not stream.paused:
             self.resume(stream)
 
     def _give_up(self, error: ErrorCodes | None = None) -> None:
@@ -397,10 +399,12 @@ class Streams:
 
     def pause(self, stream: Stream) -> None:
         """Let the others have their turns until `resume`."""
+        stream.paused = True
         with suppress(ValueError):
             self._ready.remove(stream)
 
     def resume(self, stream: Stream) -> None:
+        stream.paused = False
         if stream.id in self.open and stream not in self._ready:
             self._ready.append(stream)
 
@@ -558,8 +562,8 @@ def can_be_host(name: bytes) -> bool:
 def encoded(head: bytes) -> bytes:
     """A head of HTTP/1.1 as a block of fields (section 8.3.2, and RFC 7541).
 
-    It refers to no table of the connection's, so that equal answers have equal blocks: 0.5 us in
-    place of 30, for blocks of 200 bytes in place of 60.
+    It refers to no table of the connection's, so that equal answers have equal blocks: 0.4 us in
+    place of 17, for 150 bytes in place of 10, which is still half of what HTTP/1.1 takes.
     """
     status, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     return literal(b":status", status[9:12]) + b"".join(

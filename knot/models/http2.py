@@ -54,22 +54,20 @@ Job = tuple[Stream, Later | Slice]
 class Talk:
     """What is known of a connection from one wait to the next."""
 
-    __slots__ = ("answers", "closed", "jobs", "streams", "unsent")
+    __slots__ = ("answers", "closed", "jobs", "streams", "unsent", "untaken")
 
     def __init__(self, server: Server) -> None:
         self.streams = Streams(server.wanted)
         self.unsent: Unsent = deque()
         """Frames that the client has not taken."""
+        self.untaken = 0
+        """Bytes of those."""
         self.answers = False
         """Whether some of those are of answers: to take others is no sign of life."""
         self.jobs = 0
         """Streams that wait for a disk."""
         self.closed = False
         """Whether the client will say nothing more."""
-
-    @property
-    def untaken(self) -> int:
-        return sum(map(length_of, self.unsent))
 
     @property
     def wants(self) -> int:
@@ -218,14 +216,19 @@ def make_frames(talk: Talk, jobs: list[Job]) -> None:
     frames = streams.take()
     if frames:
         talk.unsent.append(memoryview(frames))
+        talk.untaken += len(frames)
 
 
 def speak(peer: Client, talk: Talk) -> None:
     """Send what the client takes at once."""
     unsent, age = talk.unsent, peer.age
-    before = -1
-    while unsent and before != (before := talk.untaken):
+    while unsent:
+        pieces, size = len(unsent), length_of(unsent[0])
         send_some(peer, unsent)
+        left = length_of(unsent[0]) if len(unsent) == pieces else 0
+        if left == size:
+            break
+        talk.untaken -= size - left
     if not talk.answers:
         peer.age = age
     if not unsent:

@@ -620,11 +620,17 @@ def test_a_cold_file_is_waited_for_on_a_thread(
         while not client.answers[second].over:
             client.read()
         assert not client.answers[first].content
+        for _ in range(10):
+            client.h2.increment_flow_control_window(1, first)
+        third = client.ask(b"/")
+        while not client.answers[third].over:
+            client.read()
         others_are_served.set()
         client.until_satisfied()
         assert client.answers[first].content == BIG
 
     with_client(place, work)
+    assert len(waited) == 1
     assert threading.main_thread().name not in waited
 
 
