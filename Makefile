@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch soak attack fuzz clean
+.PHONY: serve test test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch simulate simulate-mutants soak attack fuzz clean
 
 serve: .venv/made
 	$(BIN)/knot serve ./www
@@ -36,6 +36,15 @@ loadtest: .venv/made
 # Knot for ten minutes while all that can happen to it happens: make soak ARGS="--minutes 60"
 soak: .venv/made
 	$(BIN)/python -m loadtest.soak $(ARGS)
+
+# A whole server in virtual time, on a network and a disk in memory, once for each seed.
+# One again: make simulate ARGS="--seed 7"
+simulate: .venv/made
+	$(BIN)/python -m loadtest.simulate --seeds $(or $(SEEDS),1000) $(ARGS)
+
+# Does the simulation find bugs that were planted?
+simulate-mutants: .venv/made
+	$(BIN)/python -m loadtest.simulate --mutants --seeds $(or $(SEEDS),1000)
 
 # Looks for bytes that break the core: make fuzz SECONDS=600 TARGET=requests
 fuzz: .venv/made

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Times are in seconds; each is exceeded by one at most, because they are looked at then."""
+    """Times are in seconds; each is exceeded by one at most, because they are looked at then, or by
+    less than two if it is no whole number."""
 
     head: float = 10
     """From the first byte of a request, or from the beginning of the connection, to the end of

@@ -389,7 +389,10 @@ class Site:
             self._keep(path, found)  # as the one used last
         if found.is_cold:
             self._forget(found)
-            found.load()
+            try:
+                found.load()
+            except OSError:
+                return False  # to open it anew tells why it cannot be read
             self._keep(path, found)
         return True
 

@@ -37,7 +37,7 @@ from tame.errors import (
 )
 from tame.event import Event
 from tame.language import mkevent, tamed, tvars, twait
-from tame.loop import Descriptor, run, timer, wait_on_fd
+from tame.loop import Descriptor, now, run, timer, wait_on_fd
 from tame.rendezvous import Rendezvous
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "TranslationError",
     "blocked",
     "mkevent",
+    "now",
     "on_error",
     "run",
     "tamed",

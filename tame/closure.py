@@ -8,7 +8,8 @@ lives in one of two places: in the `waiter` of what it waits on, or in `runnable
 puts it.  `drain` takes closures from there, first in first out, and resumes each up to its next
 wait.  A trigger never resumes anybody, so resumes never nest.
 
-This file knows neither descriptors nor time; the loop calls `drain` after it fired its events.
+This file knows neither descriptors nor time; the loop calls `drain` after it fired its events, and
+says which clock it goes by.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Closure:
         self.body = body
         self.wait = wait
         self.chain = chain  # code and offset of each tamed caller, the nearest first
-        self.since = monotonic()
+        self.since = clock()
         self.root = False  # whether `run` waits for its end
 
     @property
@@ -113,6 +114,9 @@ def no_loop() -> None:
 
 wake_loop: Callable[[], None] = no_loop
 """Tells the loop that `runnable` is no longer empty; the loop puts its own function here."""
+
+
+clock: Callable[[], float] = monotonic  # that of the loop's driver
 
 
 def make_runnable(closure: Closure) -> None:
@@ -237,7 +241,7 @@ def drain() -> bool:
     global asleep, running
     asleep = False
     next_closure = runnable.popleft
-    now = monotonic()
+    now = clock()
     try:
         for _ in TURNS:
             if not runnable:
@@ -393,7 +397,7 @@ def blocked() -> list[Blocked]:
         # Not isinstance(): it asks the thing for its class, which may be a dead weak proxy.
         if issubclass(type(thing), Event) and thing.live and id(thing._rendezvous) in events:
             events[id(thing._rendezvous)].append(thing.site)
-    now = monotonic()
+    now = clock()
     found = [
         Blocked(
             function=closure.code.co_qualname,

@@ -1,9 +1,10 @@
 """Drivers: what stands between the loop and the operating system.
 
 A driver can watch descriptors, set one alarm, be woken, and run.  It triggers no events and knows
-no closures: it calls back.  Three exist.  `AsyncioDriver` is uvloop's and the standard library's;
-`EpollDriver` stands on `select.epoll` alone and imports neither, which spares a process the
-memory of both.  `make bench-tame` sets them side by side.
+no closures: it calls back.  Three are for use.  `AsyncioDriver` is uvloop's and the standard
+library's; `EpollDriver` stands on `select.epoll` alone and imports neither, which spares a process
+the memory of both.  `make bench-tame` sets them side by side.  A fourth, in `virtual.py`, is for
+tests: its time passes at once.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ class Driver(Protocol):
     watched: dict[int, Watched]
     """The descriptors that it reports on, by number."""
 
+    def clock(self) -> float:
+        """The time in seconds, which `alarm` goes by."""
+
     def watch(self, descriptor: Watched, directions: int) -> None:
         """Report `directions` of the descriptor from now on, and nothing else; 0 for none.
 
@@ -61,8 +65,8 @@ class Driver(Protocol):
         """
 
     def alarm(self, when: float | None) -> None:
-        """Call `on_alarm` once at the monotonic time `when` (seconds), or earlier if that is far
-        off; replaces the alarm set."""
+        """Call `on_alarm` once when its clock shows `when`, or earlier if that is far off;
+        replaces the alarm set."""
 
     def wake(self) -> None:
         """Call `on_turn` soon; also from a signal handler or another thread's finalizer."""
@@ -78,12 +82,18 @@ class Driver(Protocol):
     def close(self) -> None: ...
 
 
+MakeDriver = Callable[[Callable[[], bool], Callable[[], None]], Driver]
+"""Of `on_turn`, which resumes closures and tells whether some are left, and `on_alarm`."""
+
+
 class Poll:
     """The descriptors of a driver, in an epoll of their own.
 
     The drivers that stand on asyncio have one, too, and asyncio watches it: a poll of theirs
     would cost a handle and 640 bytes for each descriptor, and resume closures one by one.
     """
+
+    clock = staticmethod(monotonic)
 
     def __init__(self) -> None:
         self.watched: dict[int, Watched] = {}
@@ -102,13 +112,16 @@ class Poll:
             self.watched[fd] = descriptor
         descriptor.watched = directions
 
-    def report(self, timeout: float | None) -> None:
-        """Tell those descriptors that are ready, `MOST` at once, after at most so many seconds."""
+    def report(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Tell those descriptors that are ready, `MOST` at once, after at most so many seconds;
+        what the kernel said."""
         watched = self.watched
-        for fd, mask in self._epoll.poll(timeout, MOST):
+        found = self._epoll.poll(timeout, MOST)
+        for fd, mask in found:
             descriptor = watched.get(fd)
             if descriptor is not None:
                 descriptor.ready(READ | WRITE if mask & BROKEN else mask)
+        return found
 
 
 class EpollDriver(Poll):
@@ -176,6 +189,8 @@ class AsyncioDriver(Poll):
         self._timer: asyncio.Handle | None = None
         self._turning = False  # whether `_turn` is to be called already
         self._error: BaseException | None = None
+        self.tasks = 0
+        """Those that somebody waits for, and has not been told of."""
         loop.add_reader(self._epoll.fileno(), self._descriptors)
 
     def _descriptors(self) -> None:
@@ -248,7 +263,7 @@ class AsyncioDriver(Poll):
         import asyncio
 
         # A thread may use `call_soon_threadsafe`.
-        return bool(_thread._count() or asyncio.all_tasks(self.loop))
+        return bool(self.tasks or _thread._count() or asyncio.all_tasks(self.loop))
 
     def close(self) -> None:
         import asyncio
@@ -270,15 +285,21 @@ DRIVERS: Final = ("uvloop", "asyncio", "epoll")
 
 
 def make_driver(
-    name: str | None, on_turn: Callable[[], bool], on_alarm: Callable[[], None]
+    name: str | MakeDriver | None, on_turn: Callable[[], bool], on_alarm: Callable[[], None]
 ) -> Driver:
     """The driver called `name`; by default uvloop's, or asyncio's where uvloop is missing."""
+    if callable(name):
+        return name(on_turn, on_alarm)
     if name is None:
         name = os.environ.get("TAME_DRIVER") or None
     if name == "epoll":
         return EpollDriver(on_turn, on_alarm)
     if name == "asyncio":
         return _asyncio_driver(on_turn, on_alarm)
+    if name == "virtual":
+        from tame.virtual import VirtualDriver
+
+        return VirtualDriver(on_turn, on_alarm)
     if name not in (None, "uvloop"):
         raise ValueError(f"no driver is called {name!r}: choose one of {', '.join(DRIVERS)}")
     try:

@@ -14,12 +14,14 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tame import closure as closures
-from tame.drivers import READ, WRITE, Driver, make_driver
+from tame.drivers import READ, WRITE, Driver, MakeDriver, make_driver
 from tame.errors import (
     BlockedWarning,
     DeadlockError,
@@ -40,6 +42,11 @@ timer_order = itertools.count()
 sweep_at = 1024
 
 
+def now() -> float:
+    """The time in seconds by the clock that timers go by: the monotonic one, or a virtual one."""
+    return closures.clock()
+
+
 def timer(seconds: float, event: Event[()]) -> None:
     """Trigger `event` after so many seconds (paper, Figure 2); at once, in effect, if negative.
 
@@ -58,14 +65,14 @@ def timer(seconds: float, event: Event[()]) -> None:
         timers[:] = [entry for entry in timers if entry[2].live]
         heapq.heapify(timers)
         sweep_at = max(1024, 2 * len(timers))
-    entry = (monotonic() + seconds, next(timer_order), event)
+    entry = (closures.clock() + seconds, next(timer_order), event)
     heapq.heappush(timers, entry)
     if timers[0] is entry:
         active.alarm(entry[0])
 
 
 def _fire_timers() -> None:
-    now = monotonic()
+    now = closures.clock()
     closures.asleep = False
     while timers and timers[0][0] <= now:
         event = heapq.heappop(timers)[2]
@@ -268,7 +275,7 @@ class _Run:
         gc.collect()  # a dropped event in a cycle is not dropped before
         if closures.runnable:
             return True
-        self.fail(DeadlockError(_listing("no event can ever happen any more, yet")))
+        self.fail(DeadlockError(listing("no event can ever happen any more, yet")))
         return False
 
 
@@ -291,7 +298,7 @@ def _next_hope() -> Event[()] | None:
     return None
 
 
-def run(f: Callable[..., None], *args: Any, driver: str | None = None) -> None:
+def run(f: Callable[..., None], *args: Any, driver: str | MakeDriver | None = None) -> None:
     """Call the tamed function `f` and dispatch events until its closure has ended.
 
     An exception that ends it comes out of here.  Closures that are still blocked then are named
@@ -301,15 +308,48 @@ def run(f: Callable[..., None], *args: Any, driver: str | None = None) -> None:
     inside another `run`.
 
     `driver` is ``"uvloop"``, ``"asyncio"`` or ``"epoll"``; by default the environment's
-    ``TAME_DRIVER``, else uvloop, else asyncio where uvloop is not installed.
+    ``TAME_DRIVER``, else uvloop, else asyncio where uvloop is not installed.  With ``"virtual"``
+    nobody waits for timers (`tame.virtual`); it may also be a function that makes a driver.
     """
+    asyncio = sys.modules.get("asyncio")
+    if active is None and asyncio is not None and asyncio._get_running_loop() is not None:
+        raise LoopError(
+            "an asyncio loop runs in this thread already: call run() outside of it, or"
+            " await tame.aio.run_inside(f)"
+        )
+    with running(partial(make_driver, driver), f, args) as opened:
+        if opened is not None:
+            opened.run()
+
+
+D = TypeVar("D", bound=Driver)
+
+
+@contextmanager
+def running(
+    make: Callable[[Callable[[], bool], Callable[[], None]], D],
+    f: Callable[..., None],
+    args: tuple[Any, ...],
+) -> Iterator[D | None]:
+    """Call `f(*args)`; the block lets the driver run until it is told to stop, and gets None if
+    there is nothing to wait for."""
     if active is not None:
         raise LoopError("a loop runs in this process already: call the tamed function as it is")
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
-        raise LoopError("an asyncio loop runs in this thread already: call run() outside of it")
     this_run = _Run()
-    opened = make_driver(driver, this_run.turn, _fire_timers)
+    turn: Callable[[], bool] = this_run.turn
+    watched: AbstractContextManager[object] = nullcontext()
+    if os.environ.get("TAME_DEBUG") == "1":
+        from tame.seeing import Watchdog
+
+        watched = watchdog = Watchdog()
+        turn = watchdog.turn(turn)
+    with watched:
+        yield from _running(this_run, make(turn, _fire_timers), f, args)
+
+
+def _running(
+    this_run: _Run, opened: D, f: Callable[..., None], args: tuple[Any, ...]
+) -> Iterator[D | None]:
     _use(opened, this_run.ended)
     try:
         started = closures.started = []
@@ -321,12 +361,11 @@ def run(f: Callable[..., None], *args: Any, driver: str | None = None) -> None:
             raise TypeError(f"run() calls a tamed function, which returns None, and not {result!r}")
         this_run.outstanding = len(started)
         del started
-        if this_run.outstanding:
-            opened.run()
+        yield opened if this_run.outstanding else None
         if this_run.error is not None:
             raise this_run.error
         if closures.alive:
-            warnings.warn(_listing("run() ends while"), BlockedWarning, stacklevel=2)
+            warnings.warn(listing("run() ends while"), BlockedWarning, stacklevel=5)
     finally:
         this_run.error = None  # or its traceback would hold this frame in a cycle
         _close(opened)
@@ -338,6 +377,7 @@ def _use(opened: Driver | None, on_end: Callable[[BaseException | None], None]) 
     closures.asleep = True
     closures.root_ended = on_end
     closures.wake_loop = closures.no_loop if opened is None else _wake
+    closures.clock = monotonic if opened is None else opened.clock
 
 
 def _wake() -> None:
@@ -346,7 +386,7 @@ def _wake() -> None:
         active.wake()
 
 
-def _listing(head: str) -> str:
+def listing(head: str) -> str:
     lines = [str(entry) for entry in closures.blocked()]
     others = len(closures.alive) - len(lines)
     lines = lines[:20] + (["…"] if len(lines) > 20 else [])

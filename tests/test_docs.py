@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TAME = (ROOT / "docs" / "tame.md").read_text()
+SIMULATION = (ROOT / "docs" / "simulation.md").read_text()
+COOKBOOK = (ROOT / "docs" / "cookbook.md").read_text()
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -20,7 +22,8 @@ BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 def programs() -> dict[str, tuple[str, str]]:
     """By the heading of the section: its program, and what it prints."""
     found = {}
-    for section in re.split(r"\n(?=##? )", f"{TAME}\n{README}"):
+    pages = f"{TAME}\n{SIMULATION}\n{COOKBOOK}\n{README}"
+    for section in re.split(r"\n(?=##? )", pages):
         blocks = BLOCK.findall(section)
         program = "\n\n".join(text for language, text in blocks if language == "python")
         printed = "".join(text for language, text in blocks if language == "text")
@@ -40,7 +43,7 @@ def test_a_section_is_a_program_that_prints_what_it_says(section: str, tmp_path:
 
 
 def test_the_tests_that_are_named_exist() -> None:
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", TAME)
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", TAME + SIMULATION)
     assert len(named) >= 30
     for file, test in named:
         sources = [path.read_text() for path in (ROOT / "tests").rglob(file)]
@@ -52,7 +55,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text()
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):
         if target.startswith("#"):
             assert target[1:] in anchors, target
         elif "://" not in target:

@@ -20,9 +20,9 @@ from knot.models.connection import (
     Server,
     begin,
     forget,
-    is_gone,
     peek,
     refuse,
+    report,
     settle,
     turn_away,
 )
@@ -95,8 +95,7 @@ def greet(
         with suppress(OSError):
             refuse(peer, server, BadRequest(400, "this port speaks HTTPS, and not HTTP"))
     except Exception as error:
-        if not is_gone(error):
-            log.exception("a connection ended with an error that is Knot's own")
+        report(error)
     finally:
         if not greeted:
             forget(peer, server)
@@ -149,8 +148,7 @@ def read_proxy_header(peer: Client, server: Server, done: Event[bool]) -> None:
     except ValueError as error:
         complain(peer.address, str(error))
     except Exception as error:
-        if not is_gone(error):
-            log.exception("a connection ended with an error that is Knot's own")
+        report(error)
     done.trigger(False)
 
 

@@ -44,6 +44,7 @@ from knot.models.connection import (
     name_of,
     parse,
     receive,
+    report,
     send,
     send_some,
     settle,
@@ -191,8 +192,7 @@ async def connection(peer: Client, server: Server) -> None:
             data = await peer.receive()
             obstacle = answer(peer, server, parse(peer, server, data)) if data else END
     except Exception as error:
-        if not is_gone(error):
-            log.exception("a connection ended with an error that is Knot's own")
+        report(error)
     finally:
         forget(peer, server)
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from math import ceil
 from time import time
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -433,6 +434,16 @@ def is_gone(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in GONE
 
 
+def report(error: Exception) -> None:
+    """Say that it has ended a connection, unless that is the client's doing."""
+    if is_gone(error):
+        return
+    if isinstance(error, OSError) and error.errno == errno.EIO:
+        log.error("a connection ended because a file could not be read: %s", error.strerror)
+    else:
+        log.exception("a connection ended with an error that is Knot's own")
+
+
 def forget(peer: Peer, server: Server) -> None:
     """The connection has ended."""
     peer.close()
@@ -585,7 +596,11 @@ def look(server: Server) -> None:
     One look at each of them is all that timeouts cost; a request costs an assignment.
     """
     limits = server.limits
-    most = {HEAD: limits.head / SWEEP, IDLE: limits.keep_alive / SWEEP, TAKING: limits.send / SWEEP}
+    most = {
+        HEAD: ceil(limits.head / SWEEP),
+        IDLE: ceil(limits.keep_alive / SWEEP),
+        TAKING: ceil(limits.send / SWEEP),
+    }
     for peer in list(server.peers):
         peer.age += 1
         if peer.age > most[peer.waits_for]:

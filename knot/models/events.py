@@ -41,6 +41,7 @@ from knot.models.connection import (
     look,
     name_of,
     receive,
+    report,
     send,
     send_some,
     settle,
@@ -196,8 +197,7 @@ def connection(peer: Client, server: Server) -> None:
             with twait:
                 wait_on_fd(peer, READ, mkevent())
     except Exception as error:
-        if not is_gone(error):
-            log.exception("a connection ended with an error that is Knot's own")
+        report(error)
     finally:
         forget(peer, server)
 

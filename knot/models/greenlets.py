@@ -43,6 +43,7 @@ from knot.models.connection import (
     look,
     name_of,
     receive,
+    report,
     send,
     send_some,
     settle,
@@ -160,8 +161,7 @@ def connection(peer: Client, server: Server) -> None:
             settle(peer)
             peer.readable()
     except Exception as error:
-        if not is_gone(error):
-            log.exception("a connection ended with an error that is Knot's own")
+        report(error)
     finally:
         forget(peer, server)
 

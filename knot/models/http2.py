@@ -6,7 +6,6 @@ connection reads, answers and writes between two waits is done by `step`.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import deque
 from functools import partial
@@ -21,8 +20,8 @@ from knot.models.connection import (
     TAKING,
     Unsent,
     forget,
-    is_gone,
     receive,
+    report,
     send_some,
     settle,
     warm,
@@ -47,7 +46,6 @@ DISK: Final = 0
 VERSION: Final = b"HTTP/2.0"
 """As nginx and Apache have it in their logs."""
 
-log = logging.getLogger("knot")
 
 Job = tuple[Stream, Later | Slice]
 """What a stream needs of a disk before it can go on."""
@@ -114,8 +112,7 @@ def connection(peer: Client, server: Server) -> None:
             with twait:
                 hang_up(peer, server.limits.linger, mkevent())
     except Exception as error:
-        if not is_gone(error):
-            log.exception("a connection ended with an error that is Knot's own")
+        report(error)
     finally:
         r.cancel()
         talk.streams.drop()

@@ -47,6 +47,7 @@ from knot.models.connection import (
     name_of,
     parse,
     receive,
+    report,
     send,
     send_some,
     settle,
@@ -163,8 +164,7 @@ def connection(peer: Client, server: Server) -> None:
                     return hang_up(peer, server.limits.linger)
                 obstacle = overcome(peer, server, obstacle)
     except Exception as error:
-        if not is_gone(error):
-            log.exception("a connection ended with an error that is Knot's own")
+        report(error)
     finally:
         with server.lock:  # else the sweep could cut what has got this descriptor's number since
             common.forget(peer, server)

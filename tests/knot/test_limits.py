@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -161,6 +162,20 @@ def test_a_client_that_takes_nothing_is_cut_off(root: Path, gone: threading.Even
                 until_closed(stalled)
 
     with_server(root, client, limits=limits(send=0.05))
+
+
+@pytest.mark.parametrize(("seconds", "looks"), [(0.5, 2), (1, 2), (1.5, 3), (3, 4)])
+def test_time_that_is_no_whole_number_of_seconds_is_given_in_full(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, looks: int
+) -> None:
+    """Found by `loadtest.simulate`.  The first look may come as soon as the client has come, so
+    the second is the first that can know that a part of a second has passed."""
+    ended: list[connections.Peer] = []
+    monkeypatch.setattr(connections, "cut", ended.append)
+    server: Any = SimpleNamespace(limits=Limits(head=seconds), peers={connections.Client(-1, "")})
+    for number in range(1, looks + 1):
+        connections.look(server)
+        assert bool(ended) == (number == looks)
 
 
 @pytest.mark.usefixtures("quick_sweeps")

@@ -418,6 +418,23 @@ def test_what_is_not_in_memory_yet_is_taken_there_later(
     assert site._free == IN_MEMORY * 3 - found.cost
 
 
+def test_a_disk_that_fails_later_is_told_as_one_that_fails_at_once(
+    root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by `loadtest.simulate`: the error came out of `find`, and ended the connection."""
+    errors = [11, 5, 5]
+
+    def failing(*_: object) -> int:
+        number = errors.pop(0)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "preadv", failing)
+    assert isinstance(site.find(b"/", 1), Representation)
+    assert site.find(b"/", 1) == Missing(503)
+    monkeypatch.undo()
+    assert content(site, b"/", 1) == b"home"
+
+
 def test_a_file_system_that_can_only_be_waited_for_is_read_all_the_same(
     root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
