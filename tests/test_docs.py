@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 TAME = (ROOT / "docs" / "tame.md").read_text()
 SIMULATION = (ROOT / "docs" / "simulation.md").read_text()
 COOKBOOK = (ROOT / "docs" / "cookbook.md").read_text()
+FEATURES = (ROOT / "docs" / "tame-features.md").read_text()
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -43,7 +44,7 @@ def test_a_section_is_a_program_that_prints_what_it_says(section: str, tmp_path:
 
 
 def test_the_tests_that_are_named_exist() -> None:
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", TAME + SIMULATION)
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", TAME + SIMULATION + FEATURES)
     assert len(named) >= 30
     for file, test in named:
         sources = [path.read_text() for path in (ROOT / "tests").rglob(file)]
