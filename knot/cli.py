@@ -366,6 +366,8 @@ def check(options: dict[str, Any]) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} needs --cert")
     if options["unix"] is not None and options["fd"] is not None:
         raise click.UsageError("--unix and --fd are two places to listen: choose one")
+    if options["redirect_http"] is not None and options["unix"] is not None:
+        raise click.UsageError("--redirect-http sends clients to a port, and --unix has none")
     if options["proxy_protocol"] and not options["trust"]:
         raise click.UsageError("--proxy-protocol needs --trust, with the networks of the proxies")
     if options["unix"] is not None:

@@ -472,6 +472,7 @@ def test_files_that_are_no_certificate_are_refused_in_a_sentence(
         (["--hsts", "5"], "--hsts needs --cert"),
         (["--redirect-http", "127.0.0.1:0"], "--redirect-http needs --cert"),
         (["--cert", "a", "--tls-self-signed"], "choose one"),
+        (["--cert", "a", "--redirect-http", "127.0.0.1:0", "--unix", "b"], "and --unix has none"),
         (["--cert", "a", "--model", "threads"], "HTTPS needs --model events"),
     ],
 )
