@@ -46,5 +46,30 @@ def translate(file: Path, output: Path | None) -> None:
         sys.exit(f"{output} cannot be written: {error.strerror}")
 
 
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+def doctor(files: tuple[Path, ...]) -> None:
+    """Look for mistakes in the tamed functions of FILES, without running them.
+
+    A directory stands for the modules below it.  The status is 1 if anything is found.
+    """
+    from tame.doctor import examine
+
+    number = 0
+    for file in files:
+        for module in sorted(file.rglob("*.py")) if file.is_dir() else [file]:
+            try:
+                findings = examine(module.read_text(encoding="utf-8-sig"), str(module))
+            except (SyntaxError, UnicodeDecodeError) as error:
+                click.echo(f"{module}: {error}")
+                number += 1
+                continue
+            for line, column, code, text in findings:
+                click.echo(f"{module}:{line}:{column}: {code} {text}")
+            number += len(findings)
+    if number:
+        sys.exit(1)
+
+
 if __name__ == "__main__":
     main(prog_name="tame")
