@@ -60,7 +60,7 @@ def connect(family: socket.AddressFamily, address: Address, done: Event[Stream])
 @tamed
 def accept(listener: Descriptor, done: Event[Stream]) -> None:
     """Trigger `done` with the next connection; the listener does not block.  Fails with `OSError`,
-    for want of a descriptor, say."""
+    for want of a descriptor, say, and with `EventDroppedError` if the listener is closed."""
     try:
         while True:
             if listener.fd < 0:
@@ -76,7 +76,7 @@ def accept(listener: Descriptor, done: Event[Stream]) -> None:
             with twait:
                 wait_on_fd(listener, READ, mkevent())
         os.set_blocking(fd, False)
-    except OSError as error:
+    except Exception as error:  # OSError, or EventDroppedError: the listener was closed
         done.fail(error)
     else:
         done.trigger(Stream(fd))
