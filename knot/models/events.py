@@ -14,7 +14,6 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from knot.limits import Limits
@@ -22,6 +21,7 @@ from knot.log import AccessLog
 from knot.models import connection as common
 from knot.models.arrival import Client, SecureClient, greet, introduce
 from knot.models.connection import (
+    DISK_THREADS,
     END,
     LINGER,
     LOG_DELAY,
@@ -50,7 +50,6 @@ from knot.models.connection import (
     warm,
     wind_up,
 )
-from knot.models.disk import Disk
 from knot.respond import Later, Responder
 from knot.signals import Signals
 from knot.site import Slice
@@ -71,6 +70,7 @@ from tame import (
     wait_on_fd,
 )
 from tame import run as run_loop
+from tame.threads import Pool
 
 if TYPE_CHECKING:
     from knot.tls import Certificates
@@ -93,7 +93,7 @@ class Server(common.Server):
         access_log: AccessLog | None = None,
     ) -> None:
         super().__init__(responder, limits, access_log)
-        self.disk = Disk()
+        self.disk = Pool(DISK_THREADS, "knot-disk")
         self.doors: list[Descriptor] = []
 
     @tamed
@@ -111,7 +111,6 @@ def serve(
     """Accept connections until `stop`, or for as long as the loop runs; with `certificates`, such
     as speak TLS."""
     if not server.doors:
-        server.disk.listen()
         sweep(server)
     if certificates is not None:
         renew(certificates)
@@ -217,7 +216,7 @@ def overcome(
         if isinstance(response, Later):
             while isinstance(response, Later):
                 with twait:
-                    server.disk.do(response.make, mkevent(made))
+                    server.disk.fork(mkevent(made), response.make)
                 response = response.then(made)
             unsent = send(peer, response)
         if unsent:
@@ -244,7 +243,7 @@ def send_rest(peer: Client, server: Server, unsent: Unsent, done: Event[()]) -> 
             piece = unsent[0]
             if isinstance(piece, Slice) and is_cold(piece):
                 with twait:
-                    server.disk.do(partial(warm, piece), mkevent(warmed))
+                    server.disk.fork(mkevent(warmed), warm, piece)
             send_some(peer, unsent)
     except EOFError:
         pass

@@ -129,7 +129,7 @@ def wait_for_disk(
     try:
         if isinstance(task, Slice):
             with twait:
-                server.disk.do(partial(reach, task), mkevent(made))
+                server.disk.fork(mkevent(made), reach, task)
             if made:
                 talk.streams.resume(stream)
             else:
@@ -137,7 +137,7 @@ def wait_for_disk(
         else:
             while isinstance(task, Later):
                 with twait:
-                    server.disk.do(task.make, mkevent(made))
+                    server.disk.fork(mkevent(made), task.make)
                 task = task.then(made)
             talk.streams.answer(stream, task)
         talk.jobs -= 1

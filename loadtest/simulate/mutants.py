@@ -60,8 +60,8 @@ BUGS: Final = [
     Bug(
         "an event is dropped that a disk's thread was to trigger",
         EVENTS,
-        "server.disk.do(response.make, mkevent(made))",
-        "[server.disk.do(response.make, Event()), mkevent(made)]",
+        "server.disk.fork(mkevent(made), response.make)",
+        "[server.disk.fork(Event(), response.make), mkevent(made)]",
     ),
     Bug(
         "idle connections have the time of unfinished requests",

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -74,15 +75,15 @@ class Found:
 
 
 class Disk:
-    """In place of `knot.models.disk`: jobs are done by and by, some at once, in any order."""
+    """In place of a pool of threads: jobs are done by and by, some at once, in any order."""
 
     def __init__(self, world: Simulation) -> None:
         self.world = world
         self.waiting: deque[Job] = deque()
         self.under_way: list[Job] = []
 
-    def do(self, job: Callable[[], Any], done: Event[Any]) -> None:
-        self.waiting.append((job, done))
+    def fork(self, done: Event[Any], f: Callable[..., Any], *args: Any) -> None:
+        self.waiting.append((partial(f, *args), done))
         self._begin()
 
     def _begin(self) -> None:
@@ -102,9 +103,6 @@ class Disk:
             done.fail(error)
         else:
             done.trigger(result)
-
-    def listen(self) -> None:
-        """The loop does not have to be told."""
 
     def close(self) -> None:
         self.waiting.clear()
@@ -195,7 +193,7 @@ def simulated(world: Simulation) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(world.in_place_of(*modules))
-        stack.enter_context(put(events, "Disk", lambda: Disk(world)))
+        stack.enter_context(put(events, "Pool", lambda *_: Disk(world)))
         stack.enter_context(put(secrets, "token_hex", lambda size: f"{size:x}" * 2 * size))
         for (module, name), value in SIZES.items():
             stack.enter_context(put(module, name, value))
@@ -265,7 +263,7 @@ def serve(world: Simulation, root: Path) -> Crowd:
         world.complain(f"run() ends with {error!r}")
     finally:
         os.close(signals.fd)
-        server.disk.close()
+        server.disk.close()  # type: ignore[attr-defined]  # it is the `Disk` above
         site.close()
     if cut and (cut[0] is None) != crowd.killed:
         world.complain(f"run() gives {cut[0]}")

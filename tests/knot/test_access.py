@@ -489,7 +489,6 @@ def test_only_what_was_asked_for_stands_in_front_of_the_site(site: Path) -> None
     def guarded(**options: object) -> Server:
         server = Server(responder)
         guard(server, Sites({"": Place(files, responder, None)}), NOTHING | options, None)
-        server.disk.close()
         return server
 
     bare = guarded()
