@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import heapq
-import linecache
 import os
 from collections.abc import Iterator
 from time import monotonic
@@ -50,7 +49,7 @@ def in_groups(groups: list[list[Closure]]) -> Iterator[str]:
     yield f"{'number':>9} {'longest':>11}"
     for group in groups[:GROUPS]:
         longest = now - min(closure.since for closure in group)
-        yield f"{len(group):9,} {longest:9.3f} s  {place(group[0])}: {statement(group[0])}"
+        yield f"{len(group):9,} {longest:9.3f} s  {place(group[0])}: {group[0].statement}"
     if len(groups) > GROUPS:
         yield f"{sum(map(len, groups[GROUPS:])):9,}              elsewhere"
 
@@ -83,10 +82,3 @@ def client(closure: Closure) -> str:
 
 def short(path: str) -> str:
     return path.removeprefix(ROOT)
-
-
-def statement(closure: Closure) -> str:
-    """What stands at the wait; of a block the first line in it."""
-    file, line = closure.code.co_filename, closure.line
-    text = linecache.getline(file, line).strip()
-    return linecache.getline(file, line + 1).strip() if text == "with twait:" else text

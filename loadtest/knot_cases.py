@@ -95,6 +95,18 @@ CASES: Final = (
         knot=("--log", "common", "--log-file", "{run}/access.log"),
         nginx={"access_log": "{run}/access.log common buffer=64k flush=1s"},
     ),
+    Case(
+        "1 KiB, kept alive, counted for --admin, beside none",
+        1.07,
+        knot=("--admin", "127.0.0.1:0"),
+        against=KEPT_ALIVE,
+    ),
+    Case(
+        "1 KiB, kept alive, --max-rate, beside none",
+        1.15,
+        knot=("--max-rate", "1000000"),
+        against=KEPT_ALIVE,
+    ),
     Case("1 KiB over TLS, kept alive", 1.0, tls=True),
     Case("100 KiB over TLS, kept alive", 1.0, "100k.bin", tls=True),
     Case(

@@ -83,6 +83,15 @@ class Closure:
     def place(self) -> str:
         return f"{self.code.co_filename}:{self.line}"
 
+    @property
+    def statement(self) -> str:
+        """What stands in the file at the wait; of a block the first line in it."""
+        import linecache  # programs that nobody looks at do without
+
+        file, line = self.code.co_filename, self.line
+        text = linecache.getline(file, line).strip()
+        return linecache.getline(file, line + 1).strip() if text == "with twait:" else text
+
     def callers(self) -> list[str]:
         """The tamed calls that led here, the nearest first, as ``file.py:12 in name``."""
         codes, offsets = self.chain[::2], self.chain[1::2]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
@@ -27,6 +28,9 @@ from tame.rendezvous import Block, Rendezvous
 
 MOST: Final = 200
 """Closures that are shown."""
+
+FUNCTIONS: Final = 20
+"""Functions that are shown, those with most closures."""
 
 DEEP: Final = 3
 """How deep containers are searched for events: a list of pairs is two."""
@@ -44,13 +48,16 @@ class Waiting:
     """File and line of the wait."""
     seconds: float
     """Since when."""
+    source: str = ""
+    """The statement, as it stands in the file."""
     events: list[str] = field(default_factory=list)
     """What its events are in the hands of, if that is no closure: a timer, a descriptor."""
     holders: list[Waiting] = field(default_factory=list)
     """Closures that have an event of its in a variable."""
 
     def __str__(self) -> str:
-        return f"{self.name} at {self.place}, for {self.seconds:.3f} s"
+        what = f": {self.source}" if self.source else ""
+        return f"{self.name} at {self.place}, for {self.seconds:.3f} s{what}"
 
 
 def blocked_tree() -> list[Waiting]:
@@ -63,7 +70,12 @@ def blocked_tree() -> list[Waiting]:
     now = closures.clock()
     runnable = set(closures.runnable)
     nodes = {
-        closure: Waiting(closure.code.co_qualname, closure.place, now - closure.since)
+        closure: Waiting(
+            closure.code.co_qualname,
+            closure.place,
+            now - closure.since,
+            closure.statement,
+        )
         for closure in closures.alive
         if closure not in runnable and closure is not closures.running
     }
@@ -197,6 +209,12 @@ def as_svg(tree: Iterable[Waiting]) -> str:
 # -- from a live program ---------------------------------------------------------------------------
 
 
+def by_function() -> Counter[str]:
+    """Blocked closures, by the names of their functions."""
+    now_blocked = closures.alive.keys() - {closures.running, *closures.runnable}
+    return Counter(closure.code.co_qualname for closure in now_blocked)
+
+
 def statistics() -> Mapping[str, int]:
     """What there is now: closures that are blocked, those that can go on, timers that are set, and
     descriptors that the kernel watches."""
@@ -210,9 +228,14 @@ def statistics() -> Mapping[str, int]:
 
 
 def report(frame: FrameType | None = None) -> str:
-    """All of it: the tree, the statistics, and where the program stands, if `frame` is given."""
+    """All of it: the statistics, the tree, and where the program stands, if `frame` is given."""
     counts = ", ".join(f"{number} {name}" for name, number in statistics().items())
-    parts = [f"tame: {counts}", show(blocked_tree())]
+    parts = [f"tame: {counts}"]
+    parts += [f"{number:8} {name}" for name, number in by_function().most_common(FUNCTIONS)]
+    if debugging is not None:
+        held = ", ".join(f"{name} {n}" for name, n in debugging.samples.most_common(FUNCTIONS))
+        parts.append(f"held the loop when it was looked at: {held or 'nobody'}")
+    parts.append(show(blocked_tree()))
     if frame is not None:
         parts += ["it is at:", "".join(traceback.format_stack(frame)).rstrip()]
     return "\n".join(part for part in parts if part)
@@ -236,8 +259,12 @@ TOO_LONG: Final = 0.05
 
 class Watchdog:
     """Tells of steps that hold the loop for too long, while they do, with the line that they are
-    at.  It costs two clock readings a turn; a program that is debugged has it (``TAME_DEBUG=1``).
+    at, and counts which functions it finds at work when it looks, every 25 ms.  It costs two clock
+    readings a turn; a program that is debugged has it (``TAME_DEBUG=1``).
     """
+
+    samples: Counter[str]
+    """How often each tamed function was found at work: its share of the loop's time."""
 
     def __init__(
         self, tell: Callable[[str], None] | None = None, too_long: float = TOO_LONG
@@ -245,6 +272,7 @@ class Watchdog:
         """`tell` is called on the watchdog's thread; by default standard error is written to."""
         self._tell = tell or (lambda text: print(text, file=sys.stderr, flush=True))
         self._too_long = too_long
+        self.samples = Counter()
         self._began: float | None = None
         self._told = False
         self._over = threading.Event()
@@ -269,6 +297,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(self._too_long / 2):
+            at_work = closures.running
+            if at_work is not None:
+                self.samples[at_work.code.co_qualname] += 1
             began = self._began
             if began is None or self._told or monotonic() - began < self._too_long:
                 continue
@@ -279,9 +310,17 @@ class Watchdog:
             self._tell(f"{held}; it is at:\n{stack}")
 
     def __enter__(self) -> Watchdog:
+        global debugging
+        debugging = self
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        global debugging
+        debugging = None
         self._over.set()
         self._thread.join()
+
+
+debugging: Watchdog | None = None
+"""The one of the program that runs."""

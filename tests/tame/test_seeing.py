@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tame import BlockedWarning, Event, mkevent, run, tamed, timer, twait
+from tame import BlockedWarning, Event, mkevent, run, seeing, tamed, timer, twait
 from tame.adapters import any_of, with_timeout
 from tame.seeing import (
     Waiting,
@@ -26,7 +26,7 @@ from tame.seeing import (
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{BlockedWarning.__module__}.BlockedWarning")
 
-PLACE = re.compile(r" at \S*test_seeing\.py:\d+, for \d+\.\d+ s")
+PLACE = re.compile(r" at \S*test_seeing\.py:\d+, for \d+\.\d+ s: .*")
 TIMER = re.compile(r"a timer in \d+\.\d+ s")
 
 
@@ -124,7 +124,7 @@ def test_a_picture_has_every_closure_and_an_arrow_for_every_wait() -> None:
 
 
 def test_graphviz_draws_it_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    tree = [Waiting('a "quoted" \\ name', "file.py:1", 1.0, ["a timer"])]
+    tree = [Waiting('a "quoted" \\ name', "file.py:1", 1.0, events=["a timer"])]
     drawn = "<svg/>"
 
     def drawing(command: list[str], **options: object) -> object:
@@ -178,7 +178,8 @@ def test_statistics_count_what_there_is() -> None:
 def test_a_report_has_all_of_it() -> None:
     (said,) = looked_at(lambda: report(sys._getframe()))
     assert said.startswith("tame: 5 blocked, ")
-    assert "query at" in said
+    assert "       2 query" in said
+    assert "timer(100, mkevent())" in said
     assert "it is at:" in said
 
 
@@ -227,7 +228,7 @@ def test_a_live_program_prints_it_on_a_signal(step: str, tmp_path: Path) -> None
                 break
         process.kill()
     assert said[0].startswith("tame: 1 blocked")
-    assert said[1].startswith("wait at ")
+    assert any(line.startswith("wait at ") for line in said)
     assert any("it is at:" in line for line in said)
 
 
@@ -261,5 +262,12 @@ def test_a_program_that_is_debugged_has_a_watchdog(
         while time.monotonic() < deadline:
             pass
 
+        while not (debugging := seeing.debugging) or not debugging.samples:
+            pass  # until it has been looked at
+        reports.append(report())
+
+    reports: list[str] = []
     run(main)
     assert "a step has held the loop for 0.05 s" in capsys.readouterr().err
+    assert re.search(r"held the loop when it was looked at: \S*main \d+", reports[0])
+    assert seeing.debugging is None
