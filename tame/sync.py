@@ -89,7 +89,8 @@ class Semaphore:
 class Lock:
     """One at a time, or several that share it; in the order in which they asked.
 
-    Who asks to share waits behind who has asked for it alone, so that nobody starves.
+    Who asks to share waits behind who has asked for it alone, so that nobody starves; if that one
+    has given up, until the next call of any kind.
     """
 
     def __init__(self) -> None:
