@@ -95,6 +95,12 @@ def base_of(target: Any, slots: tuple[Any, ...], do: Pass, site: Site) -> Any:
     return base
 
 
+def in_front(target: Event[*Ts], do: Callable[[], None]) -> Event[()]:
+    """An event without values that calls `do()`, which is to see to `target`."""
+    base: Event[()] = base_of(target, NO_VALUE, lambda *_: do(), caller())
+    return base
+
+
 def hand_on(target: Any, values: tuple[Any, ...]) -> None:
     target.trigger(*values)
 
@@ -113,14 +119,22 @@ def bind(target: Event[*Ts], *values: *Ts) -> Event[()]:
 
 
 def unblocker(target: Event[*Ts]) -> Event[()]:
-    """An event without values that ends the wait for `target`, whose slots stay as they are."""
+    """An event without values that ends the wait for `target`, whose slots stay as they are.
 
-    def unblock(target: Any, _: tuple[Any, ...]) -> None:
-        target._slots = ()
-        target.trigger()
-
+    So do those behind a `target` that is an adapter's base: nothing is mapped or gathered.
+    """
     base: Event[()] = base_of(target, NO_VALUE, unblock, caller())
     return base
+
+
+def unblock(target: Any, _: tuple[Any, ...]) -> None:
+    if isinstance(target, Shared):  # the base has values, so it is one of `any_of`
+        return unblock(target.target, NO_VALUE)
+    if target._slots:
+        target._slots = ()
+        if isinstance(target, Base):
+            target._pass = unblock
+    target.trigger()
 
 
 def map_event(target: Event[U], f: Callable[[T], U]) -> Event[T]:

@@ -59,8 +59,8 @@ def as_future(begin: Callable[[Event[T]], None]) -> asyncio.Future[T]:
     """Call `begin(event)`, and return a future with the value of `event`, for ``await``.
 
     What `event` fails with is the future's exception, `EventDroppedError` if it is dropped.  If the
-    future is cancelled, the event is forgotten: whoever triggers it then does nothing.  Raises
-    `LoopError` where Tame does not run.
+    future is cancelled, the event is forgotten: whoever triggers it then does nothing.  If Tame's
+    loop ends before, the exception is a `LoopError`.  Raises `LoopError` where Tame does not run.
 
         address = await as_future(lambda e: gethost_ev("example.org", e))
     """
@@ -81,6 +81,10 @@ def wait_for(
     try:
         begin(into(found, mkevent(r, None)))
         twait(r)
+    except GeneratorExit:
+        if not future.done():
+            future.set_exception(LoopError("Tame's loop has ended while a future waited for it"))
+        raise
     except Exception as error:
         if not future.done():
             future.set_exception(error)

@@ -7,7 +7,9 @@ import os
 import socket
 from typing import Any
 
+from tame.adapters import in_front
 from tame.drivers import READ, WRITE
+from tame.errors import TameError
 from tame.event import Event
 from tame.language import mkevent, tamed, tvars, twait
 from tame.loop import Descriptor, wait_on_fd
@@ -21,14 +23,15 @@ Address = tuple[Any, ...]
 @tamed
 def resolve(host: str, port: int, done: Event[list[tuple[socket.AddressFamily, Address]]]) -> None:
     """Trigger `done` with the addresses of a TCP service, the best first (RFC 6724), by the
-    system's own look-up on a thread.  Fails with `socket.gaierror`.
+    system's own look-up on a thread.  Fails with `socket.gaierror`, or with `UnicodeError` for
+    what is no name.
     """
     with tvars:
         found: list[Any]
     try:
         with twait:
             fork(mkevent(found), socket.getaddrinfo, host, port, 0, socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         done.fail(error)
     else:
         done.trigger([(family, address) for family, _, _, _, address in found])
@@ -36,7 +39,10 @@ def resolve(host: str, port: int, done: Event[list[tuple[socket.AddressFamily, A
 
 @tamed
 def connect(family: socket.AddressFamily, address: Address, done: Event[Stream]) -> None:
-    """Trigger `done` with a connection; fails with `OSError`."""
+    """Trigger `done` with a connection; fails with `OSError`.
+
+    If `done` is forgotten meanwhile, the connection is closed as soon as it is there.
+    """
     end = socket.socket(family, socket.SOCK_STREAM)
     end.setblocking(False)
     stream = Stream(end.detach())
@@ -54,29 +60,36 @@ def connect(family: socket.AddressFamily, address: Address, done: Event[Stream])
             raise
         done.fail(error)
     else:
-        done.trigger(stream)
+        if done.live:
+            done.trigger(stream)
+        else:
+            stream.close()
 
 
-@tamed
 def accept(listener: Descriptor, done: Event[Stream]) -> None:
     """Trigger `done` with the next connection; the listener does not block.  Fails with `OSError`,
-    for want of a descriptor, say, and with `EventDroppedError` if the listener is closed."""
+    for want of a descriptor, say, and with `EventDroppedError` if the listener is closed.
+
+    If `done` is forgotten, the connection is left for who accepts next.
+    """
+    if not done.live:
+        return
     try:
-        while True:
-            if listener.fd < 0:
-                raise OSError(errno.EBADF, "the listener is closed")
-            with socket.socket(fileno=listener.fd) as borrowed:
-                try:
-                    fd, _ = borrowed._accept()  # type: ignore[attr-defined]
-                    break
-                except BlockingIOError:
-                    pass
-                finally:
-                    borrowed.detach()
-            with twait:
-                wait_on_fd(listener, READ, mkevent())
+        if listener.fd < 0:
+            raise OSError(errno.EBADF, "the listener is closed")
+        with socket.socket(fileno=listener.fd) as borrowed:
+            try:
+                fd, _ = borrowed._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                fd = -1
+            finally:
+                borrowed.detach()
+        if fd < 0:
+            # In front of `done`, so that it holds the listener only while that is waited for.
+            wait_on_fd(listener, READ, in_front(done, lambda: accept(listener, done)))
+            return
         os.set_blocking(fd, False)
-    except Exception as error:  # OSError, or EventDroppedError: the listener was closed
+    except (OSError, TameError) as error:  # TameError: somebody else waits for the listener
         done.fail(error)
     else:
         done.trigger(Stream(fd))
@@ -102,11 +115,15 @@ class Stream:
     @tamed
     def read(self, most: int, done: Event[bytes]) -> None:
         """Trigger `done` with what comes next, at most so many bytes, none at the end.  Fails with
-        `OSError`."""
+        `OSError`.
+
+        If `done` is forgotten, the bytes are left for who reads next.
+        """
+        data: bytes | None = None
         with twait:
             self._reading.acquire(mkevent())
         try:
-            while True:
+            while done.live:
                 try:
                     data = os.read(self.descriptor.fd, most)
                     break
@@ -117,13 +134,17 @@ class Stream:
         except Exception as error:
             done.fail(error)
         else:
-            done.trigger(data)
+            if data is not None:
+                done.trigger(data)
         finally:
             self._reading.release()
 
     @tamed
     def write(self, data: bytes, done: Event[()]) -> None:
-        """Trigger `done` when all of `data` has been taken.  Fails with `OSError`."""
+        """Trigger `done` when all of `data` has been taken.  Fails with `OSError`.
+
+        It is written whether or not `done` is forgotten: half of it would be worse.
+        """
         with twait:
             self._writing.acquire(mkevent())
         try:

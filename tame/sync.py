@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from tame.errors import LoopError
 from tame.event import Event
@@ -20,11 +20,38 @@ from tame.language import mkevent, tamed, tvars, twait
 from tame.rendezvous import Rendezvous
 
 T = TypeVar("T")
+Q = TypeVar("Q")
 
-Waiting = deque[Event[()]]
+FEW: Final = 64
+"""Who waits up to this number is not looked at again until it is their turn."""
 
 
-def first_live(queue: deque[Event[*tuple[()]]]) -> Event[()] | None:
+class Waiting(deque[Q]):
+    """Who waits, in the order in which they came.
+
+    Those that have been forgotten would stay behind one that goes on waiting.  Sweeping when the
+    queue has doubled since the last sweep costs a constant share of each.
+    """
+
+    def __init__(self, live: Callable[[Q], bool]) -> None:
+        super().__init__()
+        self._live = live
+        self._sweep_at = FEW
+
+    def append(self, entry: Q) -> None:
+        if len(self) >= self._sweep_at:
+            kept = [one for one in self if self._live(one)]
+            self.clear()
+            self.extend(kept)
+            self._sweep_at = max(FEW, 2 * len(kept))
+        super().append(entry)
+
+
+def is_live(event: Event[*tuple[Any, ...]]) -> bool:
+    return event.live
+
+
+def first_live(queue: Waiting[Event[()]]) -> Event[()] | None:
     """The first event of the queue that somebody still waits for; those before it are let go."""
     while queue:
         event = queue.popleft()
@@ -38,10 +65,12 @@ class Semaphore:
 
     def __init__(self, permits: int) -> None:
         self._permits = permits
-        self._waiting: Waiting = deque()
+        self._waiting: Waiting[Event[()]] = Waiting(is_live)
 
     def acquire(self, done: Event[()]) -> None:
         """Trigger `done` when there is a permit; it is the caller's until `release`."""
+        if not done.live:
+            return
         if self._permits > 0 and not self._waiting:
             self._permits -= 1
             done.trigger()
@@ -60,13 +89,14 @@ class Semaphore:
 class Lock:
     """One at a time, or several that share it; in the order in which they asked.
 
-    Who asks to share waits behind who has asked for it alone, so that nobody starves.
+    Who asks to share waits behind who has asked for it alone, so that nobody starves; if that one
+    has given up, until the next call of any kind.
     """
 
     def __init__(self) -> None:
         self._holders = 0
         """-1 for one that has it alone."""
-        self._waiting: deque[tuple[Event[()], bool]] = deque()
+        self._waiting: Waiting[tuple[Event[()], bool]] = Waiting(lambda entry: entry[0].live)
 
     def acquire(self, done: Event[()]) -> None:
         """Trigger `done` when nobody else has it; until `release`."""
@@ -101,7 +131,7 @@ class Condition:
     """Closures that wait until something may have changed; what, is theirs to look at."""
 
     def __init__(self) -> None:
-        self._waiting: Waiting = deque()
+        self._waiting: Waiting[Event[()]] = Waiting(is_live)
 
     def wait(self, done: Event[()]) -> None:
         self._waiting.append(done)
@@ -114,7 +144,8 @@ class Condition:
 
     def notify_all(self) -> None:
         """Wake those that wait now."""
-        waiting, self._waiting = self._waiting, deque()
+        waiting = list(self._waiting)
+        self._waiting.clear()
         for event in waiting:
             event.trigger()
 
@@ -128,8 +159,8 @@ class Channel(Generic[T]):
     def __init__(self, room: int = 0) -> None:
         self._room = room
         self._values: deque[T] = deque()
-        self._getters: deque[Event[T]] = deque()
-        self._putters: deque[tuple[T, Event[()]]] = deque()
+        self._getters: Waiting[Event[T]] = Waiting(is_live)
+        self._putters: Waiting[tuple[T, Event[()]]] = Waiting(lambda entry: entry[1].live)
 
     def __len__(self) -> int:
         """Values that lie there."""
@@ -172,8 +203,10 @@ def window(
     `done` when all have happened: the pipeline of the paper's `multidns_win`.
 
     The first that fails or is dropped fails `done`; nothing more is started then, and those that
-    are under way are forgotten.
+    are under way are forgotten.  Raises `ValueError` for a size below one.
     """
+    if size < 1:
+        raise ValueError(f"a window of {size} lets nothing through: one at a time at least")
     with tvars:
         r = Rendezvous[None]()
         outstanding = 0

@@ -12,7 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 from tame import loop
@@ -30,10 +31,11 @@ MOST: Final = 16
 """Threads of the pool that `fork` takes, by default."""
 
 PATIENCE: Final = 1.0
-"""Seconds in which a thread has to end when its pool is closed."""
+"""Seconds in which all threads of a pool together have to end when the loop does."""
 
 Job = tuple[Event[Any], Callable[..., Any], tuple[Any, ...]]
 Outcome = tuple[Event[Any], Any, BaseException | None]
+Start = Callable[[Event[Any]], None]
 
 log = logging.getLogger("tame")
 
@@ -41,107 +43,140 @@ log = logging.getLogger("tame")
 class Pool:
     """Threads for calls that block, started when there are any and at most so many.
 
-    They end when no call is under way.  They are daemons, too: if the loop ends before, they are
-    waited for, for a second, and what they come to is let go.
+    They end when no call is under way.  If the loop ends before, calls that have not begun are let
+    go, and those that have are waited for, for `PATIENCE` seconds altogether.  One that takes
+    longer goes on, on a daemon thread, and what it comes to is let go.
     """
 
     def __init__(self, most: int = MOST, name: str = "tame") -> None:
         self._most = most
         self._name = name
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._outcomes: deque[Outcome] = deque()
-        self._requests: deque[Callable[[], None]] = deque()
-        """What threads want done on the loop's."""
-        self._threads: list[threading.Thread] = []
-        self._under_way = 0
-        self._bell: Descriptor | None = None
+        self._crew: Crew | None = None
 
     def fork(self, event: Event[T], f: Callable[..., T], *args: Any) -> None:
         """Call `f(*args)` on a thread, and trigger `event` with its result, or fail it with its
-        exception, on the loop's thread.
+        exception (`SystemExit`, too), on the loop's thread.
 
         An event that is forgotten meanwhile stops no call; its result is let go.  Where no thread
         can be started at all, the call is made here.  Raises `LoopError` outside `run`.
         """
         if loop.active is None:
             raise LoopError("fork() needs a running loop: call it inside tame.run(f)")
-        self._under_way += 1
-        if self._bell is None:
-            self._bell = Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-            self._listen(self._bell)
-        if self._under_way > len(self._threads) and len(self._threads) < self._most:
-            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        if self._crew is None:
+            self._crew = Crew(self._most, self._name)
+            self._listen(self._crew)
+        self._crew.take((event, f, args))
+
+    @tamed
+    def _listen(self, crew: Crew) -> None:
+        """While anything is under way: a program that waits for nothing else is not stuck then, and
+        is stuck otherwise."""
+        try:
+            while True:
+                with twait:
+                    wait_on_fd(crew.bell, READ, mkevent())
+                crew.hear()
+                if not crew.under_way:
+                    break
+        finally:
+            self._crew = None
+            crew.end()
+
+
+class Crew:
+    """The threads of a pool from its first call to its last, and what lies between them and the
+    loop.  The next run has another one: a thread that was left over rings no bell there."""
+
+    def __init__(self, most: int, name: str) -> None:
+        self.most = most
+        self.name = name
+        self.jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self.outcomes: deque[Outcome] = deque()
+        self.requests: deque[tuple[Start, Answer]] = deque()
+        """What threads wait for."""
+        self.threads: list[threading.Thread] = []
+        self.under_way = 0
+        self.ended = False
+        self.lock = threading.Lock()
+        """Nobody rings when the bell is closed: its number may mean another file by then."""
+        self.bell = Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+
+    def take(self, job: Job) -> None:
+        self.under_way += 1
+        if self.under_way > len(self.threads) and len(self.threads) < self.most:
+            thread = threading.Thread(target=self.serve, name=self.name, daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:  # there are too many on this machine
                 log.warning("cannot start a thread: %s", error)
             else:
-                self._threads.append(thread)
-        self._jobs.put((event, f, args))
-        if not self._threads:
-            self._jobs.put(None)
-            self._work()
+                self.threads.append(thread)
+        self.jobs.put(job)
+        if not self.threads:
+            self.jobs.put(None)
+            self.work()
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+    def serve(self) -> None:
+        """A thread."""
+        working.crew = self
+        self.work()
+
+    def work(self) -> None:
+        while (job := self.jobs.get()) is not None:
             event, f, args = job
             result: Any = None
             caught: BaseException | None = None
-            working.pool = self
             try:
                 result = f(*args)
-            except Exception as error:
+            except BaseException as error:  # a thread that ended would leave the others' calls
                 caught = error
-            self._outcomes.append((event, result, caught))
+            self.outcomes.append((event, result, caught))
             del job, event, f, args, result, caught  # an idle thread holds on to nothing
             self.ring()
-        working.pool = None
 
-    def ring(self) -> None:
-        """Have the loop look at what threads have left for it."""
-        bell = self._bell
-        if bell is not None and bell.fd >= 0:
-            with suppress(OSError):  # it was closed at this moment
-                os.eventfd_write(bell.fd, 1)
+    def ring(self) -> bool:
+        """Have the loop look at what a thread has left for it; whether it still can."""
+        with self.lock:
+            if not self.ended:
+                os.eventfd_write(self.bell.fd, 1)
+            return not self.ended
 
-    def ask(self, request: Callable[[], None]) -> None:
-        """Have it done on the loop's thread; called on one of the pool's."""
-        self._requests.append(request)
-        self.ring()
+    def ask(self, start: Start, answer: Answer) -> None:
+        """Have `start` called on the loop's thread; called on one of the crew's."""
+        self.requests.append((start, answer))
+        if not self.ring():
+            answer.refuse()
 
-    @tamed
-    def _listen(self, bell: Descriptor) -> None:
-        """While anything is under way: a program that waits for nothing else is not stuck then, and
-        is stuck otherwise."""
-        try:
-            while self._under_way:
-                with twait:
-                    wait_on_fd(bell, READ, mkevent())
-                os.eventfd_read(bell.fd)
-                while self._requests:
-                    self._requests.popleft()()
-                while self._outcomes:
-                    self._under_way -= 1
-                    event, result, error = self._outcomes.popleft()
-                    if event.live:
-                        tell(event, result, error)
-                    del event, result, error
-        finally:
-            self._end()
-            self._bell = None
-            bell.close()
+    def hear(self) -> None:
+        """On the loop's thread: do what the threads want done."""
+        os.eventfd_read(self.bell.fd)
+        while self.requests:
+            wait_for(*self.requests.popleft())
+        while self.outcomes:
+            self.under_way -= 1
+            event, result, error = self.outcomes.popleft()
+            if event.live:
+                tell(event, result, error)
+            del event, result, error
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Nothing is under way any more, or the loop ends.  No thread is kept: one that might do
         something would hide that a program is stuck."""
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            thread.join(PATIENCE)
-        self._threads.clear()
-        self._under_way = 0
-        self._outcomes.clear()
-        self._requests.clear()
+        with self.lock:
+            self.ended = True
+            self.bell.close()
+        for _, answer in self.requests:
+            answer.refuse()
+        with suppress(Empty):
+            while True:
+                self.jobs.get_nowait()
+        for _ in self.threads:
+            self.jobs.put(None)
+        latest = monotonic() + PATIENCE
+        for thread in self.threads:
+            thread.join(max(0.0, latest - monotonic()))
+        self.requests.clear()
+        self.outcomes.clear()
 
 
 def tell(event: Event[Any], result: Any, error: BaseException | None) -> None:
@@ -152,9 +187,9 @@ def tell(event: Event[Any], result: Any, error: BaseException | None) -> None:
 
 
 class Working(threading.local):
-    """The pool whose thread this is."""
+    """The crew whose thread this is."""
 
-    pool: Pool | None = None
+    crew: Crew | None = None
 
 
 working: Final = Working()
@@ -171,6 +206,10 @@ class Answer:
         self.error: BaseException | None = None
         self.come = threading.Event()
 
+    def refuse(self) -> None:
+        self.error = LoopError("the loop has ended while a thread waited for an event")
+        self.come.set()
+
 
 def wait_in_thread(start: Callable[[Event[T]], None]) -> T:
     """On a thread of `fork`: have `start(event)` called on the loop's, and block this thread until
@@ -183,11 +222,11 @@ def wait_in_thread(start: Callable[[Event[T]], None]) -> T:
     and `LoopError` if the loop ends meanwhile, or on any other thread: nothing would keep the loop
     running for that one.
     """
-    pool = working.pool
-    if pool is None:
+    crew = working.crew
+    if crew is None:
         raise LoopError("only a thread of fork() can wait for an event: elsewhere there is twait")
     answer = Answer()
-    pool.ask(lambda: wait_for(start, answer))
+    crew.ask(start, answer)
     answer.come.wait()
     if answer.error is not None:
         raise answer.error
@@ -203,7 +242,7 @@ def wait_for(start: Callable[[Event[T]], None], answer: Answer) -> None:
         start(into(answer.values, mkevent(r, None)))
         twait(r)
     except GeneratorExit:
-        answer.error = LoopError("the loop has ended while a thread waited for an event")
+        answer.refuse()
         raise
     except Exception as error:
         answer.error = error

@@ -385,3 +385,39 @@ def test_adapters_compose() -> None:
     with pytest.warns(match="still blocked"):
         run(main)
     assert found == [4]
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_an_adapter_can_be_unblocked(name: str) -> None:
+    """Whatever stands behind it: its slots stay as they are."""
+    adapt, _, _ = ADAPTED[name]
+    seen: list[int] = []
+
+    @tamed
+    def main() -> None:
+        x = -1
+        with twait:
+            base = adapt(mkevent(x))
+            unblocker(base).trigger()
+        seen.append(x)
+        assert not base.live
+
+    run(main)
+    assert seen == [7 if name == "bind" else -1]
+
+
+def test_what_has_a_time_limit_or_is_gathered_can_be_unblocked() -> None:
+    values: list[str] = []
+
+    @tamed
+    def main() -> None:
+        ok: bool | None = None
+        word: str | None = "as it was"
+        with twait:
+            unblocker(add_timeout(mkevent(ok, word), 60)).trigger()
+            unblocker(into(values, mkevent())).trigger()
+            for one in all_of(mkevent(), 2):
+                unblocker(one).trigger()
+        assert (ok, word, values) == (None, "as it was", [])
+
+    run(main)

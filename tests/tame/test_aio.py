@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from tame import Event, LoopError, mkevent, run, tamed, timer, tvars, twait
+from tame import BlockedWarning, Event, LoopError, mkevent, run, tamed, timer, tvars, twait
 from tame.aio import as_future, run_inside, start
 
 USER: ContextVar[str] = ContextVar("user", default="nobody")
@@ -237,3 +237,27 @@ def test_outside_of_tame_no_event_can_be_awaited() -> None:
             run(lambda: None)
 
     asyncio.run(program())
+
+
+def test_a_future_that_is_awaited_when_tame_ends_is_told_so() -> None:
+    kept: list[Event[int]] = []
+
+    async def client() -> None:
+        with pytest.raises(LoopError, match="has ended"):
+            await as_future(kept.append)
+
+    async def program() -> None:
+        clients: list[asyncio.Task[None]] = []
+
+        @tamed
+        def main() -> None:
+            clients.append(asyncio.create_task(client()))
+            with twait:
+                timer(0.001, mkevent())
+
+        with pytest.warns(BlockedWarning):
+            await run_inside(main)
+        await asyncio.wait_for(clients[0], 10)
+
+    asyncio.run(program())
+    kept.clear()

@@ -10,7 +10,19 @@ import sys
 
 import pytest
 
-from tame import Descriptor, Event, EventDroppedError, mkevent, run, tamed, timer, tvars, twait
+from tame import (
+    Descriptor,
+    Event,
+    EventDroppedError,
+    Rendezvous,
+    mkevent,
+    run,
+    tamed,
+    timer,
+    tvars,
+    twait,
+)
+from tame.adapters import with_timeout
 from tame.drivers import DRIVERS
 from tame.net import Address, Stream, accept, connect, resolve
 from tame.process import at_signal, child_exit
@@ -195,3 +207,97 @@ def test_a_signal_is_waited_for_and_its_handler_is_there_again() -> None:
 
     run(main)
     assert signal.getsignal(signal.SIGUSR2) is before
+
+
+# -- who has given up ------------------------------------------------------------------------------
+
+
+def test_a_read_that_was_given_up_takes_no_bytes() -> None:
+    received: list[bytes] = []
+
+    @tamed
+    def main() -> None:
+        with tvars:
+            data = b""
+        left, right = socket.socketpair()
+        left.setblocking(False)
+        stream = Stream(left.detach())
+        try:
+            with twait:
+                stream.read(10, with_timeout(0, mkevent(data)))
+        except TimeoutError:
+            right.send(b"kept")
+        with twait:
+            stream.read(10, mkevent(data))
+        received.append(data)
+        stream.close()
+        right.close()
+
+    run(main)
+    assert received == [b"kept"]
+
+
+def test_a_connection_that_was_given_up_is_left_for_who_accepts_next() -> None:
+    received: list[bytes] = []
+
+    @tamed
+    def main() -> None:
+        with tvars:
+            stream: Stream
+            data: bytes
+        listener, port = listening()
+        for _ in range(2):
+            try:
+                with twait:
+                    accept(listener, with_timeout(0, mkevent(stream)))
+            except TimeoutError:
+                received.append(b"late")
+        with twait:
+            accept(listener, mkevent(stream))
+            client = socket.create_connection(("127.0.0.1", port))
+        client.send(b"taken")
+        with twait:
+            stream.read(10, mkevent(data))
+        received.append(data)
+        stream.close()
+        client.close()
+        listener.close()
+
+    run(main)
+    assert received == [b"late", b"late", b"taken"]
+
+
+def test_a_connection_that_is_made_too_late_is_closed() -> None:
+    received: list[bytes] = []
+
+    @tamed
+    def main() -> None:
+        with tvars:
+            stream: Stream
+            data: bytes
+        r = Rendezvous[None]()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            connect(socket.AF_INET, listener.getsockname(), mkevent(r, None, stream))
+            r.cancel()
+            end, _ = listener.accept()
+        end.setblocking(False)
+        other = Stream(end.detach())
+        with twait:
+            other.read(10, with_timeout(10, mkevent(data)))
+        received.append(data)
+        other.close()
+
+    run(main)
+    assert received == [b""]
+
+
+def test_a_name_that_cannot_be_one_is_told_to_who_waits() -> None:
+    @tamed
+    def main() -> None:
+        with tvars:
+            found: Addresses
+        with twait:
+            resolve("a" * 64 + ".example", 80, mkevent(found))
+
+    with pytest.raises(UnicodeError):
+        run(main)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tame import Event, LoopError, mkevent, run, tamed, timer, twait
+from tame import Event, LoopError, Rendezvous, mkevent, run, tamed, timer, twait
 from tame.adapters import with_timeout
 from tame.sync import Channel, Condition, Lock, Semaphore, window
 
@@ -268,3 +270,47 @@ def test_a_window_over_nothing_ends_at_once() -> None:
             window(3, [], lambda item, done: done.trigger(), mkevent())
 
     run(main)
+
+
+def forgotten() -> Event[()]:
+    r = Rendezvous[None]()
+    event = mkevent(r)
+    r.cancel()
+    return event
+
+
+def test_who_has_given_up_before_asking_gets_no_permit() -> None:
+    permits = Semaphore(1)
+    permits.acquire(forgotten())
+    seen = Event[()]()
+    permits.acquire(seen)
+    assert not seen.live
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Condition().wait,
+        Semaphore(0).acquire,
+        Channel[int]().get,
+        partial(Channel[int]().put, 1),
+    ],
+)
+def test_who_has_given_up_leaves_nothing_behind(ask: Callable[[Event[()]], None]) -> None:
+    """Even behind one that goes on waiting."""
+    first = Event[()]()
+    ask(first)
+    gone = []
+    for _ in range(1000):
+        event = forgotten()
+        gone.append(weakref.ref(event))
+        ask(event)
+        del event
+    assert sum(ref() is not None for ref in gone) < 200
+    assert first.live
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_window_has_room_for_one_at_least(size: int) -> None:
+    with pytest.raises(ValueError, match="one at a time at least"):
+        window(size, [1], lambda item, event: event.trigger(), Event())

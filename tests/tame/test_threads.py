@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 import weakref
+from collections.abc import Callable
 
 import pytest
 
-from tame import DeadlockError, Event, LoopError, mkevent, run, tamed, timer, tvars, twait
+from tame import (
+    BlockedWarning,
+    DeadlockError,
+    Event,
+    LoopError,
+    mkevent,
+    run,
+    tamed,
+    timer,
+    tvars,
+    twait,
+)
 from tame.adapters import bind
 from tame.drivers import DRIVERS
 from tame.threads import Pool, fork, wait_in_thread
@@ -255,3 +269,128 @@ def test_a_program_that_is_stuck_after_a_call_is_told_so() -> None:
     with pytest.raises(DeadlockError):
         run(main)
     assert not [thread for thread in threading.enumerate() if thread.name == "tame"]
+
+
+def test_what_ends_a_thread_ends_no_pool() -> None:
+    """`sys.exit` in a call, say."""
+    pool = Pool(1)
+    said: list[str] = []
+    results: list[int] = []
+
+    @tamed
+    def main() -> None:
+        result = 0
+        try:
+            with twait:
+                pool.fork(mkevent(result), sys.exit, "enough")
+        except SystemExit as error:
+            said.append(str(error))
+        with twait:
+            pool.fork(mkevent(result), int, "7")
+        results.append(result)
+
+    run(main)
+    assert (said, results) == (["enough"], [7])
+
+
+def stuck_at_the_end(pool: Pool, number: int, call: Callable[[], object]) -> list[threading.Thread]:
+    """A run that ends while so many calls are under way; their threads."""
+    threads: list[threading.Thread] = []
+
+    def begin() -> object:
+        threads.append(threading.current_thread())
+        return call()
+
+    @tamed
+    def wait_for_ever() -> None:
+        with tvars:
+            nothing: object
+        with twait:
+            for _ in range(number):
+                pool.fork(mkevent(nothing), begin)
+
+    @tamed
+    def main() -> None:
+        wait_for_ever()
+        while len(threads) < number:
+            with twait:
+                timer(0.001, mkevent())
+
+    with pytest.warns(BlockedWarning):
+        run(main)
+    return threads
+
+
+def test_many_threads_that_do_not_end_are_waited_for_no_longer_than_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tame.threads.PATIENCE", 0.2)
+    go = threading.Event()
+    began = time.monotonic()
+    stuck_at_the_end(Pool(16), 16, go.wait)
+    assert time.monotonic() - began < 16 * 0.2
+    go.set()
+
+
+def test_a_call_of_an_earlier_run_is_no_business_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tame.threads.PATIENCE", 0.0)
+    pool, go = Pool(2), threading.Event()
+    results: list[str] = []
+
+    def last() -> str:
+        go.set()
+        for thread in left_over:
+            thread.join()
+        return "last"
+
+    @tamed
+    def main() -> None:
+        result = ""
+        with twait:
+            pool.fork(mkevent(result), last)
+        results.append(result)
+
+    left_over = stuck_at_the_end(pool, 2, go.wait)
+    run(main)
+    assert results == ["last"]
+
+
+def test_a_thread_that_asks_when_the_loop_has_ended_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tame.threads.PATIENCE", 0.0)
+    pool, go = Pool(1), threading.Event()
+    said: list[str] = []
+
+    def late() -> None:
+        go.wait()
+        try:
+            wait_in_thread(lambda event: event.trigger(1))
+        except LoopError as error:
+            said.append(str(error))
+
+    left_over = stuck_at_the_end(pool, 1, late)
+    go.set()
+    for thread in left_over:
+        thread.join(10)
+    assert "the loop has ended" in said[0]
+
+
+def test_where_no_thread_can_be_started_none_can_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop's own would wait for itself."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+
+    @tamed
+    def main() -> None:
+        result = 0
+        with twait:
+            fork(mkevent(result), lambda: wait_in_thread(lambda event: event.trigger(1)))
+
+    with pytest.raises(LoopError, match="only a thread of fork"):
+        run(main)

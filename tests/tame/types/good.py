@@ -23,6 +23,22 @@ from tame import (
     twait,
     wait_on_fd,
 )
+from tame.adapters import (
+    add_timeout,
+    all_of,
+    any_of,
+    at_trigger,
+    bind,
+    into,
+    map_event,
+    unblocker,
+    with_timeout,
+)
+from tame.aio import as_future, run_inside, start
+from tame.net import Address, Stream, accept, connect, resolve
+from tame.process import at_signal, child_exit
+from tame.sync import Channel, Condition, Lock, Semaphore, window
+from tame.threads import fork, wait_in_thread
 
 T = TypeVar("T")
 
@@ -128,3 +144,61 @@ def program() -> None:
     run(Server().serve, 0, Event())
     assert_type(blocked(), list[Blocked])
     on_error(lambda error, what, callers: print(error, what, *callers))
+
+
+def adapters(
+    n: Event[()], i: Event[int], both: Event[int, str], ok: Event[bool, int | None]
+) -> None:
+    assert_type(bind(both, 1, "one"), Event[()])
+    assert_type(unblocker(both), Event[()])
+    assert_type(with_timeout(1, both), Event[int, str])
+    assert_type(any_of(both, 2), list[Event[int, str]])
+    assert_type(all_of(n, 2), list[Event[()]])
+    wants_int(add_timeout(ok, 1))
+    lengths: Event[str] = map_event(i, len)
+    lengths.trigger("four")
+    values: list[int] = []
+    wants_int(into(values, n))
+    at_trigger(both, n)
+
+
+@tamed
+def coordination(n: Event[()]) -> None:
+    with tvars:
+        s: str
+        channel = Channel[str](2)
+    with twait:
+        Lock().acquire(mkevent())
+        Lock().acquire_shared(with_timeout(1, mkevent()))
+        Semaphore(1).acquire(mkevent())
+        Condition().wait(mkevent())
+        channel.put("one", mkevent())
+        channel.get(mkevent(s))
+        window(3, range(10), lambda item, e: bind(e).trigger(), n)
+
+
+async def coroutine() -> str:
+    await run_inside(wants_int, Event[int]())
+    assert_type(await as_future(wants_int), int)
+    return ""
+
+
+@tamed
+def surroundings(listener: Descriptor) -> None:
+    with tvars:
+        i: int
+        s: str
+        data: bytes
+        stream: Stream
+        found: list[tuple[socket.AddressFamily, Address]]
+    with twait:
+        fork(mkevent(i), len, "four")
+        fork(mkevent(i), lambda: wait_in_thread(wants_int))
+        start(coroutine(), mkevent(s))
+        resolve("localhost", 80, mkevent(found))
+        accept(listener, mkevent(stream))
+        connect(socket.AF_INET, ("127.0.0.1", 80), mkevent(stream))
+        stream.read(10, mkevent(data))
+        stream.write(data, mkevent())
+        child_exit(1, mkevent(i))
+        at_signal(1, mkevent())

@@ -7,6 +7,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tame import READ, Event, Rendezvous, mkevent, on_error, run, tamed, timer, twait, wait_on_fd
+from tame.adapters import (
+    add_timeout,
+    all_of,
+    any_of,
+    at_trigger,
+    bind,
+    into,
+    map_event,
+    with_timeout,
+)
+from tame.aio import as_future, start
+from tame.sync import Channel, Lock, window
+from tame.threads import fork
 
 
 class Box:
@@ -141,3 +154,34 @@ def program() -> None:
     run(wants_int, Event[int](), driver=1)  # E: arg-type
     on_error(print)
     on_error(lambda error: None)  # E: arg-type misc
+
+
+def adapters(n: Event[()], i: Event[int], both: Event[int, str]) -> None:
+    bind(both, 1)  # E: misc
+    bind(both, "one", 1)  # E: misc
+    wants_nothing(with_timeout(1, both))  # E: arg-type
+    wants_both(any_of(i, 2)[0])  # E: arg-type
+    all_of(i, 2)  # E: arg-type
+    add_timeout(i, 1)  # E: arg-type
+    map_event(i, str)  # E: arg-type
+    wants_int(map_event(i, len))  # E: arg-type
+    into([""], n).trigger(1)  # E: arg-type
+    at_trigger(n, i)  # E: arg-type
+
+
+def coordination(n: Event[()], i: Event[int]) -> None:
+    Lock().acquire(i)  # E: arg-type
+    Channel[int](1).put("one", n)  # E: arg-type
+    Channel[str](1).get(i)  # E: arg-type
+    window(3, [1], lambda item, e: item.upper(), n)  # E: attr-defined
+    window(3, [1], lambda item, e: e.trigger(), i)  # E: arg-type
+
+
+async def coroutine() -> str:
+    number: str = await as_future(wants_int)  # E: arg-type
+    return number
+
+
+def surroundings(i: Event[int]) -> None:
+    fork(i, str)  # E: arg-type
+    start(coroutine(), i)  # E: misc
