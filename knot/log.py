@@ -212,19 +212,29 @@ class AccessLog:
     def close(self, timeout: float = 2.0) -> None:
         """Write what is pending, but give up after `timeout` seconds."""
         self.flush()
-        if self._thread is None:
+        if self._thread is None and self._work.empty():
             return
         self._give(None)
+        if self._thread is None:
+            log.error("the access log has no thread: its last lines are lost")
+            return
         self._thread.join(timeout)
         if self._thread.is_alive():
             self._given_up = True  # the descriptor's number may soon be that of another file
             log.error("nothing reads the access log: its last lines are lost")
 
     def _give(self, work: Batch | str | None) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
-            self._thread.start()
         self._work.put(work)
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="access log", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # there are too many on this machine
+                if not self._failing:
+                    self._failing = True
+                    log.error("the access log has to wait: %s", error)
+            else:
+                self._thread = thread
 
     # -- in the thread ---------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from email.utils import formatdate
 from fnmatch import translate
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import count
 from typing import Any, Final, NamedTuple, Protocol
 
 from knot import listing
@@ -60,6 +61,8 @@ PREFLIGHT: Final = (
     b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n"
     b"Access-Control-Allow-Headers: *, Authorization\r\nAccess-Control-Max-Age: 86400\r\n"
 )
+
+_turns: Final = count(1)
 
 FIELD: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
 OWN: Final = {
@@ -171,6 +174,9 @@ class Responder:
         self._prepared: dict[Request | BadRequest, Response] = {}
         self.second = 0
         self._until = 0
+        self.turn = 0
+        """Another one in each second, also in one that a clock which was set back has again: the
+        site must not take what it looked at the first time for looked at."""
 
     def respond(self, request: Request | BadRequest, now: float) -> Response | Later:
         """The answer to `request` at the time `now`, in seconds since the epoch."""
@@ -205,13 +211,13 @@ class Responder:
             request = Request(b"", b"", keep_alive=False)
         return Answer(self, request).refusal(status, fields, why)
 
-    def keep(self, request: Request, response: Response, second: int) -> None:
-        """Keep what was made in `second` for equal requests, unless there could be too many of
+    def keep(self, request: Request, response: Response, turn: int) -> None:
+        """Keep what was made in that `turn` for equal requests, unless there could be too many of
         those, or too long ones."""
         asked = len(request.target)
         for name, value in request.fields:
             asked += len(name) + len(value)
-        if asked > LONGEST_PREPARED or second != self.second:
+        if asked > LONGEST_PREPARED or turn != self.turn:
             return
         prepared = self._prepared
         if request in prepared:
@@ -223,6 +229,7 @@ class Responder:
 
     def _begin(self, second: int) -> None:
         self.second, self._until = second, second + 1
+        self.turn = next(_turns)
         self._prepared.clear()
         self._free = self.room
 
@@ -235,6 +242,7 @@ class Answer:
         self._site = responder.site
         self._rules = responder.rules
         self._second = responder.second
+        self._turn = responder.turn
         self._request = request
         self._fields = joined(request.fields)
 
@@ -245,12 +253,12 @@ class Answer:
                 return self.options()
             return self.refusal(405, b"Allow: %b\r\n" % METHODS)
         path, query = split_target(self._request.target)
-        found = self._site.find(path, self._second)
+        found = self._site.find(path, self._turn)
         if isinstance(found, Representation):
             chosen = self.choose(found)
             response = self.selected(chosen)
             if b"range" not in self._fields and not chosen.is_cold:
-                self._keep(self._request, response, self._second)
+                self._keep(self._request, response, self._turn)
             return response
         if isinstance(found, Moved):
             return self.refusal(301, b"Location: %b%b\r\n" % (found.path.encode(), query))
@@ -258,7 +266,7 @@ class Answer:
             return self.folder(found)
         response = self.refusal(found.status)
         if found.status == 404:
-            self._keep(self._request, response, self._second)
+            self._keep(self._request, response, self._turn)
         return response
 
     def choose(self, found: Representation) -> Representation:
@@ -266,7 +274,7 @@ class Answer:
         value = self._fields.get(b"accept-encoding")
         codings = acceptable(value) if value and found.varies else ()
         if codings:
-            copies = self._site.copies(found, self._second)
+            copies = self._site.copies(found, self._turn)
             for coding in codings:
                 if coding in copies:
                     return copies[coding]
@@ -351,7 +359,7 @@ class Answer:
             return self.response(200, fields, kind, [page])
 
         def then(response: Response) -> Response:
-            self._keep(self._request, response, self._second)
+            self._keep(self._request, response, self._turn)
             return response
 
         return Later(make, then)
@@ -362,7 +370,7 @@ class Answer:
         if status == 503:
             field += b"Retry-After: 5\r\n"
         if status == 404:
-            found = self._site.find(NOT_FOUND, self._second)
+            found = self._site.find(NOT_FOUND, self._turn)
             if isinstance(found, Representation):
                 return self.response(404, field, found.type, [found.slice(0, found.size)])
         phrase = HTTPStatus(status).phrase

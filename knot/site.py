@@ -39,7 +39,12 @@ ENTRY: Final = 1024
 OPEN_FILES: Final = 256
 """Descriptors that the cache of a site holds at most, if it is the only one."""
 
-BUSY: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
+BUSY: Final = {
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO,
+    errno.ESTALE, errno.ETIMEDOUT,  # of network file systems
+    errno.EBADMSG, errno.EUCLEAN, errno.EREMOTEIO, errno.ENODATA,  # of disks that have lost bytes
+}  # fmt: skip
+"""What says nothing of whether there is such a file: 503, for a 404 would be remembered."""
 
 # The standard library's table, not the machine's: a site is the same wherever it is served.
 _table = mimetypes.MimeTypes(filenames=()).types_map[True]
@@ -287,7 +292,8 @@ class Site:
         self._top.close()
 
     def find(self, path: bytes, second: int) -> Found:
-        """What the absolute `path` of a URL, percent-encoded, stands for in this `second`."""
+        """What the absolute `path` of a URL, percent-encoded, stands for in this `second`: a number
+        that is another in each, and none of which comes again."""
         # A raw path with a % in it may also be the name of another file.
         found = self._cache.get(path) if b"%" not in path else None
         if found is None:

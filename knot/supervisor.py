@@ -20,6 +20,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -71,29 +72,29 @@ class Worker:
     """A process, from its start to its end."""
 
     def __init__(self, listeners: Sequence[socket.socket], *, counted: bool) -> None:
-        self.shared = Shared.new() if counted else None
-        """What it has done, if somebody wants to know."""
-        own, other = asking.pair()
-        counts = -1 if self.shared is None else self.shared.fd
-        fds = [other.fileno(), counts, *(listener.fileno() for listener in listeners)]
-        try:
-            self.process = subprocess.Popen(  # noqa: S603  (it is this program)
-                [sys.executable, "-m", "knot.cli", *sys.argv[1:]],
-                pass_fds=[fd for fd in fds if fd >= 0],
-                env={**os.environ, WORKER: ",".join(map(str, fds))},
-                process_group=0,  # a Ctrl-C is the supervisor's, who tells the workers
-            )
-        except BaseException:
-            own.close()
+        with ExitStack() as undo:
+            self.shared = Shared.new() if counted else None
+            """What it has done, if somebody wants to know."""
             if self.shared is not None:
-                self.shared.close()
-            raise
-        finally:
-            other.close()
+                undo.callback(self.shared.close)
+            own, other = asking.pair()
+            undo.enter_context(own)
+            counts = -1 if self.shared is None else self.shared.fd
+            fds = [other.fileno(), counts, *(listener.fileno() for listener in listeners)]
+            with other:
+                self.process = subprocess.Popen(  # noqa: S603  (it is this program)
+                    [sys.executable, "-m", "knot.cli", *sys.argv[1:]],
+                    pass_fds=[fd for fd in fds if fd >= 0],
+                    env={**os.environ, WORKER: ",".join(map(str, fds))},
+                    process_group=0,  # a Ctrl-C is the supervisor's, who tells the workers
+                )
+            undo.callback(self.process.wait)
+            undo.callback(self.process.kill)
+            self.end = Descriptor(os.pidfd_open(self.process.pid))
+            """Readable when it has ended."""
+            undo.pop_all()
         self.line = Line(own.detach())
         """Readable when it is ready, or has ended before; then for questions."""
-        self.end = Descriptor(os.pidfd_open(self.process.pid))
-        """Readable when it has ended."""
         self.began = monotonic()
         self.ready = False
         self.must_reopen = False

@@ -12,11 +12,12 @@ import asyncio
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeVar
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
 
 from knot.limits import Limits
 from knot.log import AccessLog
@@ -119,6 +120,63 @@ class Client(common.Client):
         super().close()
 
 
+class Disk:
+    """Threads for what would stop the loop, started when there are any jobs for them.
+
+    They are daemons: those of an executor Python joins before it exits, and a disk that does not
+    answer would keep the process from its end.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
+        self._jobs = SimpleQueue()
+        self._threads = 0
+        self._under_way = 0
+
+    async def do(self, job: Callable[[], T]) -> T:
+        """What `job` returns, or raises."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._under_way += 1
+        try:
+            if self._under_way > self._threads and self._threads < DISK_THREADS:
+                self._start_thread()
+            if not self._threads:
+                return job()
+            self._jobs.put((job, done))
+            return await done
+        finally:
+            self._under_way -= 1
+
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._work, name="knot-disk", daemon=True).start()
+        except RuntimeError as error:  # there are too many on this machine
+            log.warning("cannot start a thread to wait for the disk: %s", error)
+        else:
+            self._threads += 1
+
+    def _work(self) -> None:
+        while (entry := self._jobs.get()) is not None:
+            job, done = entry
+            try:
+                tell = partial(done.set_result, job())
+            except Exception as error:
+                tell = partial(done.set_exception, error)
+            with suppress(RuntimeError):  # the loop has ended
+                done.get_loop().call_soon_threadsafe(if_awaited, done, tell)
+            del entry, job, done, tell  # an idle thread holds on to nothing
+
+    def close(self) -> None:
+        """End the threads; one whose disk does not answer is left to itself."""
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+
+def if_awaited(done: asyncio.Future[T], tell: Callable[[], object]) -> None:
+    if not done.done():
+        tell()
+
+
 class Server(common.Server):
     """What all the connections share."""
 
@@ -129,11 +187,8 @@ class Server(common.Server):
         access_log: AccessLog | None = None,
     ) -> None:
         super().__init__(responder, limits, access_log)
-        self.disk = ThreadPoolExecutor(DISK_THREADS, "knot-disk")
+        self.disk = Disk()
         self.tasks: set[asyncio.Task[None]] = set()
-
-    async def on_disk(self, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.disk, job)
 
     def flush_later(self) -> None:
         assert self.log is not None
@@ -205,7 +260,7 @@ async def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle
     response = obstacle.response
     if isinstance(response, Later):
         while isinstance(response, Later):
-            response = response.then(await server.on_disk(response.make))
+            response = response.then(await server.disk.do(response.make))
         unsent = send(peer, response)
     if unsent:
         await send_rest(peer, server, unsent)
@@ -223,7 +278,7 @@ async def send_rest(peer: Client, server: Server, unsent: Unsent) -> None:
             await peer.writable()
             piece = unsent[0]
             if isinstance(piece, Slice) and is_cold(piece):
-                await server.on_disk(partial(warm, piece))
+                await server.disk.do(partial(warm, piece))
             send_some(peer, unsent)
     except EOFError:
         pass
@@ -273,7 +328,7 @@ async def main(
         os.close(fd)
         for task in list(server.tasks):
             await ended(task)
-        server.disk.shutdown(wait=False)
+        server.disk.close()
 
 
 async def stop_told(signals: Signals, heard: asyncio.Event) -> None:

@@ -30,7 +30,7 @@ from knot.request import (
     TalkativeParser,
 )
 from knot.respond import Later, Responder, Response, length_of
-from knot.site import Bytes, Slice, read_now
+from knot.site import BUSY, Bytes, Slice, read_now
 
 if TYPE_CHECKING:
     from knot.rates import Crowd
@@ -438,7 +438,7 @@ def report(error: Exception) -> None:
     """Say that it has ended a connection, unless that is the client's doing."""
     if is_gone(error):
         return
-    if isinstance(error, OSError) and error.errno == errno.EIO:
+    if isinstance(error, OSError) and error.errno in BUSY:
         log.error("a connection ended because a file could not be read: %s", error.strerror)
     else:
         log.exception("a connection ended with an error that is Knot's own")

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import gevent
 import gevent.event
@@ -68,6 +69,8 @@ READ: Final = 1
 WRITE: Final = 2
 """As libev counts them."""
 
+T = TypeVar("T")
+
 log = logging.getLogger("knot")
 
 
@@ -116,6 +119,16 @@ class Server(common.Server):
         self.disk = get_hub().threadpool
         self.disk.maxsize = DISK_THREADS
         self.connections = Group()
+
+    def on_disk(self, job: Callable[[], T]) -> T:
+        """What `job` returns, or raises, done on a thread."""
+        try:
+            done = self.disk.spawn(job)
+        except RuntimeError as error:  # there are too many on this machine
+            log.warning("cannot start a thread to wait for the disk: %s", error)
+            return job()
+        found: T = done.get()
+        return found
 
     def flush_later(self) -> None:
         assert self.log is not None
@@ -174,7 +187,7 @@ def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle | Non
     response = obstacle.response
     if isinstance(response, Later):
         while isinstance(response, Later):
-            response = response.then(server.disk.apply(response.make))
+            response = response.then(server.on_disk(response.make))
         unsent = send(peer, response)
     if unsent:
         send_rest(peer, server, unsent)
@@ -192,7 +205,7 @@ def send_rest(peer: Client, server: Server, unsent: Unsent) -> None:
             peer.writable()
             piece = unsent[0]
             if isinstance(piece, Slice) and is_cold(piece):
-                server.disk.apply(partial(warm, piece))
+                server.on_disk(partial(warm, piece))
             send_some(peer, unsent)
     except EOFError:
         pass

@@ -23,7 +23,6 @@ from knot.models import connection as common
 from knot.models.connection import (
     END,
     FULL,
-    IDLE,
     LINGER,
     LOG_DELAY,
     NOTHING,
@@ -117,8 +116,8 @@ def accept_for_each(listener: socket.socket, server: Server) -> None:
             start_new_thread(connection, (peer, server))
         except RuntimeError as error:
             log.warning("cannot start a thread for a connection: %s", error)
-            fd, peer.fd = peer.fd, -1
-            with server.lock:
+            with server.lock:  # which the sweep has, too, while it looks at each of them
+                fd, peer.fd = peer.fd, -1
                 common.forget(peer, server)
             turn_away(fd, peer.address, server, FULL)
 
@@ -172,8 +171,8 @@ def connection(peer: Client, server: Server) -> None:
 
 def exchange(peer: Client, server: Server) -> Obstacle | None:
     """Wait for what the client asks, and answer what can be answered without waiting again."""
-    if server.stopping and peer.waits_for == IDLE:
-        return END  # it may have become idle after `wind_up` has looked
+    if server.stopping and peer.waits_for != TAKING and peer.parser is None:
+        return END  # it may have come, or become idle, after `wind_up` has looked
     data = os.read(peer.fd, READ_SIZE)
     if not data:
         return END

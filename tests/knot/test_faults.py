@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from serving import Model, answers, connect, get, serving, until_closed, with_server
 
-from knot import AccessLog, Site, listing
+from knot import AccessLog, Limits, Site, listing
 from knot.models import connection as common
 from knot.respond import http_date
 
@@ -100,7 +100,7 @@ def test_who_cannot_be_accepted_is_accepted_later(
     assert len(caplog.records) == 3
 
 
-@pytest.mark.parametrize("number", [*NO_ROOM, errno.EIO], ids=named)
+@pytest.mark.parametrize("number", [*NO_ROOM, errno.EIO, errno.ESTALE, errno.ENODATA], ids=named)
 def test_a_file_that_cannot_be_opened_now_is_there_later(
     root: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -250,24 +250,91 @@ def test_a_file_that_changes_under_a_transfer_is_whole_or_cut(root: Path, how: s
 # -- a thread that does not start ------------------------------------------------------------------
 
 
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_where_no_thread_starts_the_disk_is_waited_for(
-    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    root: Path, model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Slow is better than nothing: whoever comes next would have been waiting, too."""
     started = threading.Thread.start
 
     def start(thread: threading.Thread) -> None:
         if thread.name == "knot-disk":
-            raise RuntimeError("can't start new thread")
+            no_thread()
         started(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
+    if model.name == "greenlets":
+        monkeypatch.setattr("gevent.threadpool.start_new_thread", no_thread)
 
     def client(port: int) -> list[int]:
         return [status(ask(port, b"/folder/")) for _ in range(3)]
 
     assert with_server(root, client, listing=True) == [200, 200, 200]
+    if model.name != "threads":
+        assert "cannot start a thread to wait for the disk" in caplog.text
     caplog.clear()  # its error holds the directory
+
+
+def test_a_thread_that_cannot_be_started_for_a_client_is_a_503(
+    root: Path, model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is let go under the lock: the sweep must not cut what has got its number meanwhile."""
+    if model.name != "threads" or model.pool:
+        return  # no other needs a thread for a client
+    from knot.models import threads
+
+    start, forget = threads.start_new_thread, common.forget
+    failures = 1
+    locked: list[bool] = []
+
+    def sometimes(*arguments: Any) -> int:
+        nonlocal failures
+        failures -= 1
+        return no_thread() if failures >= 0 else start(*arguments)  # type: ignore[return-value]
+
+    def watched(peer: common.Peer, server: Any) -> None:
+        locked.append(server.lock._is_owned())
+        forget(peer, server)
+
+    monkeypatch.setattr(threads, "start_new_thread", sometimes)
+    monkeypatch.setattr(common, "forget", watched)
+
+    def client(port: int) -> list[int]:
+        return [status(ask(port)) for _ in range(2)]
+
+    assert with_server(root, client) == [503, 200]
+    assert all(locked)
+    assert "cannot start a thread for a connection" in caplog.text
+    caplog.clear()  # its error holds the connection
+
+
+def test_who_comes_at_the_moment_of_the_stop_and_is_silent_holds_up_no_end(
+    root: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By threads, one may be accepted just before the door is shut, and be known just after."""
+    if model.name != "threads":
+        return  # the others accept nobody between the signal and the end
+    from knot.models import threads
+
+    theirs, ours = socket.socketpair()
+
+    def wind_up(server: Any) -> None:
+        common.wind_up(server)
+        late = threads.Client(ours.detach(), "")
+        server.peers.add(late)
+        threads.start_new_thread(threads.connection, (late, server))
+
+    left: list[int] = []
+    monkeypatch.setattr(threads, "wind_up", wind_up)
+    monkeypatch.setattr(
+        threads, "cut_all", lambda server: left.append(len(server.peers)) or common.cut_all(server)
+    )
+    with theirs:
+        with_server(root, ask, grace=5, limits=Limits(head=1000))
+    assert left == [0]
 
 
 # -- a clock that jumps ----------------------------------------------------------------------------

@@ -398,6 +398,46 @@ def test_a_full_disk_is_reported_once_and_its_losses_when_there_is_room(
     assert targets([line]) == [10]
 
 
+def test_without_a_thread_lines_wait_for_one(
+    tmp_path: Path, messages: SimpleQueue[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine had too many when the first line came."""
+    path = tmp_path / "access.log"
+    fd = open_log(str(path))
+    log = AccessLog("common", fd)
+    with monkeypatch.context() as crowded:
+        crowded.setattr(threading.Thread, "start", no_thread)
+        for record in numbered(1, 2, 3):
+            log.add(record)
+            log.flush()
+    log.add(*numbered(4))
+    log.flush()
+    ended(log)
+    os.close(fd)
+    assert targets(path.read_bytes().splitlines()) == [1, 2, 3, 4]
+    assert "has to wait" in messages.get_nowait().getMessage()
+    with pytest.raises(Empty):
+        messages.get_nowait()
+
+
+def test_without_a_thread_the_end_says_that_lines_are_lost(
+    tmp_path: Path, messages: SimpleQueue[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = open_log(str(tmp_path / "access.log"))
+    log = AccessLog("common", fd)
+    with monkeypatch.context() as crowded:
+        crowded.setattr(threading.Thread, "start", no_thread)
+        log.add(RECORD)
+        ended(log)
+    os.close(fd)
+    assert "has to wait" in messages.get_nowait().getMessage()
+    assert "its last lines are lost" in messages.get_nowait().getMessage()
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_what_is_lost_at_the_end_is_announced_at_the_end(
     tmp_path: Path, messages: SimpleQueue[logging.LogRecord]
 ) -> None:

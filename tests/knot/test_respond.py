@@ -200,6 +200,25 @@ def test_dates_are_those_of_their_second() -> None:
     assert http_date(0) == b"Thu, 01 Jan 1970 00:00:00 GMT"
 
 
+def test_a_second_that_comes_again_is_another_one(tmp_path: Path) -> None:
+    """The clock was set back: what was looked at in the first one has changed since."""
+    file = tmp_path / "file"
+    site = Site(tmp_path)
+    responder = Responder(site)
+
+    def content(path: bytes, now: int) -> bytes:
+        response = responder.respond(Request(b"GET", path), now)
+        assert isinstance(response, Response)
+        return response.data.rpartition(b"\r\n\r\n")[2]
+
+    file.write_text("before")
+    assert content(b"/file", NOW) == b"before"
+    content(b"/", NOW - 1)
+    file.write_text("after it was set back")
+    assert content(b"/file", NOW) == b"after it was set back"
+    site.close()
+
+
 # -- what whoever serves the site wants ----------------------------------------------------------
 
 

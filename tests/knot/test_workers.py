@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -18,6 +19,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from serving import KNOT, plain_environment, serving
+
+from knot.supervisor import Worker
 
 TWO = ("--workers", "2")
 
@@ -127,6 +130,23 @@ def test_a_worker_that_dies_is_replaced(site: Path) -> None:
         after = children(process.pid)
         assert victim not in after
         assert before - {victim} < after
+
+
+def test_a_worker_that_cannot_be_watched_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor is left for it: it must not go on where nobody knows of it."""
+    before = children(os.getpid())
+
+    def exhausted(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", exhausted)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        opened = len(os.listdir("/proc/self/fd"))
+        for counted in (False, True):
+            with pytest.raises(OSError, match="Too many open files"):
+                Worker([listener], counted=counted)
+        assert len(os.listdir("/proc/self/fd")) == opened
+    assert children(os.getpid()) == before
 
 
 def test_twenty_reloads_cost_no_request(site: Path, tmp_path: Path) -> None:
