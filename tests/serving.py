@@ -12,7 +12,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -149,10 +149,13 @@ SERVING = re.compile(r"Serving .* at (\S+?)(?:, \d+ workers?)? \(Ctrl-C stops\)\
 
 @contextmanager
 def serving(
-    *arguments: str, listens: tuple[str, ...] = ("--port", "0"), **options: Any
+    *arguments: str,
+    listens: tuple[str, ...] = ("--port", "0"),
+    knot: Sequence[str] = KNOT,
+    **options: Any,
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """``knot serve``: the process, and the address that it printed."""
-    command = [*KNOT, "serve", *arguments, *listens]
+    command = [*knot, "serve", *arguments, *listens]
     environment = plain_environment() | options.pop("env", {})
     process = subprocess.Popen(
         command,
