@@ -151,11 +151,16 @@ def test_a_disk_that_fails_in_the_middle_of_a_file_cuts_the_connection(
 # -- a disk that hangs -----------------------------------------------------------------------------
 
 HANGING = """
+import os
 import threading
 from knot import listing
 from knot.cli import main
 
-listing.read_directory = lambda *_: threading.Event().wait()
+def hang(*_):
+    os.write(1, b"it hangs\\n")
+    threading.Event().wait()
+
+listing.read_directory = hang
 main(prog_name="knot")
 """
 
@@ -165,6 +170,8 @@ def test_a_disk_that_hangs_stops_neither_the_others_nor_the_end(root: Path, mode
     hanging = [sys.executable, "-c", HANGING]
     with serving(str(root), *options, knot=hanging) as (process, url), connect(port_of(url)) as it:
         it.sendall(get(b"/folder/"))
+        assert process.stdout
+        assert process.stdout.readline() == "it hangs\n"
         assert status(ask(port_of(url))) == 200
         process.terminate()
         _, said = process.communicate(timeout=20)
