@@ -19,9 +19,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
+import pytest
+
 from knot import AccessLog, FieldRules, Limits, Responder, Site
 from knot.signals import Signals
 from knot.sockets import listen
+from tame.drivers import DRIVERS
 
 T = TypeVar("T")
 
@@ -45,8 +48,34 @@ class Model(NamedTuple):
         return {"pool": self.pool} if self.pool else {}
 
 
+MODELS = {
+    **{f"events on {driver}": Model("events", driver) for driver in DRIVERS},
+    "threads": Model("threads"),
+    "threads in a pool": Model("threads", pool=4),
+    "asyncio": Model("asyncio"),
+    "greenlets": Model("greenlets"),
+}
+
 model = Model()
-"""The fixture of this name sets it."""
+"""What `chosen` sets."""
+
+
+@contextmanager
+def chosen(found: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
+    """Have `with_server` and ``knot serve`` use this model."""
+    if found.driver == "uvloop":
+        pytest.importorskip("uvloop", reason="uvloop is not installed; asyncio stands in for it")
+    if found.name == "greenlets":
+        pytest.importorskip("gevent", reason="gevent is not installed")
+    monkeypatch.setenv("KNOT_MODEL", found.name)
+    if found.driver:
+        monkeypatch.setenv("TAME_DRIVER", found.driver)
+    if found.pool:
+        monkeypatch.setenv("KNOT_THREADS", str(found.pool))
+    monkeypatch.setattr(sys.modules[__name__], "model", found)
+    yield found
+    if found.name == "greenlets":
+        import_module("gevent").get_hub().destroy(destroy_loop=True)
 
 
 def with_server(
