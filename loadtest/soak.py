@@ -1,10 +1,11 @@
 """`make soak`: Knot with workers for as long as you like, while all that can happen to it happens.
 
 Clients ask for files that are replaced under them, on kept connections and new ones, whole files,
-parts, compressed ones, and whether they have changed.  Every 20 s the workers are renewed, every
-30 s one is killed.  Each answer must be one whole version of its file, and the same tag must always
-mean the same bytes.  In the end: no wrong byte, no failed request but those of killed workers, and
-neither memory nor descriptors have grown.
+parts, compressed ones, and whether they have changed.  Every 20 s the workers are renewed; every
+30 s one is killed, and the root, a symbolic link, is switched to another directory.  Each answer
+must be one whole version of its file, and the same tag must always mean the same bytes.  In the
+end: no wrong byte, no failed request but those of killed workers, and neither memory nor
+descriptors have grown.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +44,11 @@ REPLACED: Final = 0.02
 """Seconds between two files that are replaced."""
 RENEWED: Final = 20.0
 KILLED: Final = 30.0
+SWITCHED: Final = 30.0
+"""Seconds between two switches of the root to a new directory."""
+FOLLOWED: Final = 5.0
+"""Seconds after a switch until every worker must serve the new directory: the promise is 2, and the
+clients take a core."""
 BLAMED: Final = 2.0
 """Seconds after a worker was killed in which a broken connection was its."""
 WARM: Final = 15.0
@@ -73,7 +80,11 @@ class Site:
     """The files, one of which has a new version every now and then."""
 
     root: Path
+    """A symbolic link to a directory beside it."""
     versions: dict[str, int] = field(default_factory=dict)
+    switches: int = 0
+    switched: tuple[float, dict[str, int]] = (0.0, {})
+    """When the link was switched last, in monotonic seconds, and the versions of then."""
 
     def replace(self, name: str) -> None:
         version = self.versions.get(name, 0) + 1
@@ -81,6 +92,20 @@ class Site:
         new.write_bytes(content(name, version))
         new.rename(self.root / name)
         self.versions[name] = version
+
+    def switch(self) -> None:
+        """Switch to a copy that has the same times, as a deployment does; the old one goes."""
+        old = self.root.resolve()
+        new = self.root.with_name(f"release{self.switches + 1}")
+        shutil.copytree(old, new)
+        link = self.root.with_name("next")
+        link.symlink_to(new.name)
+        link.rename(self.root)
+        shutil.rmtree(old)
+        for name in self.versions:
+            self.replace(name)
+        self.switches += 1
+        self.switched = time.monotonic(), dict(self.versions)
 
 
 # -- who asks -----------------------------------------------------------------------------------
@@ -116,9 +141,13 @@ def version_in(name: str, body: bytes) -> int:
     return int(head[2])
 
 
-def ask(client: HTTPConnection, numbers: random.Random, seen: Seen, own: dict[str, str]) -> None:
+def ask(
+    client: HTTPConnection, numbers: random.Random, seen: Seen, own: dict[str, str], site: Site
+) -> None:
     """One request of some kind; `own` has the tags that this client knows."""
     name = name_of(numbers.randrange(FILES))
+    switched, versions = site.switched
+    lowest = versions.get(name, 0) if time.monotonic() > switched + FOLLOWED else 0
     kind = numbers.choice(("whole", "whole", "changed", "part", "gzip", "head"))
     tag = own.get(name)
     fields = {}
@@ -147,13 +176,17 @@ def ask(client: HTTPConnection, numbers: random.Random, seen: Seen, own: dict[st
         version = version_in(name, body)
         if body != content(name, version):
             raise Wrong(f"{name}: not the bytes of version {version}")
+        if version < lowest:
+            raise Wrong(f"{name}: version {version}, of a directory that was switched away")
         seen.meet(name, found, version)
         if response.headers["Content-Encoding"] is None:
             own[name] = found
     seen.answers[f"{kind} {response.status}"] += 1
 
 
-def be_client(number: int, port: int, seed: int, seen: Seen, over: threading.Event) -> None:
+def be_client(
+    number: int, port: int, seed: int, seen: Seen, site: Site, over: threading.Event
+) -> None:
     numbers = random.Random(seed * 1000 + number)
     own: dict[str, str] = {}
     while not over.is_set():
@@ -162,7 +195,7 @@ def be_client(number: int, port: int, seed: int, seen: Seen, over: threading.Eve
             for _ in range(numbers.randrange(1, KEPT)):
                 if over.is_set():
                     break
-                ask(client, numbers, seen, own)
+                ask(client, numbers, seen, own, site)
         except Wrong as error:
             seen.wrong.append(str(error))
         except (OSError, HTTPException) as error:
@@ -191,7 +224,7 @@ def descriptors(pid: int) -> int:
 
 @dataclass
 class Torment:
-    """Replaces files, renews workers and kills them, until it is over."""
+    """Replaces files, switches the root, renews workers and kills them, until it is over."""
 
     process: subprocess.Popen[str]
     site: Site
@@ -202,6 +235,7 @@ class Torment:
     def go_on(self, seconds: float) -> None:
         began = time.monotonic()
         renew, kill = began + RENEWED, began + KILLED
+        switch = began + SWITCHED / 2
         while (now := time.monotonic()) < began + seconds:
             self.site.replace(name_of(self.numbers.randrange(FILES)))
             if now >= renew:
@@ -213,6 +247,9 @@ class Torment:
                 os.kill(self.numbers.choice(workers), signal.SIGKILL)
                 self.kills.append(now)
                 kill += KILLED
+            if now >= switch:
+                self.site.switch()
+                switch += SWITCHED
             time.sleep(REPLACED)
 
 
@@ -223,7 +260,8 @@ def main(minutes: float, seed: int) -> None:
     """Serve, ask, replace, renew and kill; fail if any answer was wrong or anything has grown."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory, "site")
-        root.mkdir()
+        Path(directory, "release0").mkdir()
+        root.symlink_to("release0")
         site = Site(root)
         for number in range(FILES):
             site.replace(name_of(number))
@@ -250,7 +288,7 @@ def soak(process: subprocess.Popen[str], site: Site, seconds: float, seed: int) 
         return 1
     port, seen, over = int(found[1]), Seen(), threading.Event()
     threads = [
-        threading.Thread(target=be_client, args=(number, port, seed, seen, over))
+        threading.Thread(target=be_client, args=(number, port, seed, seen, site, over))
         for number in range(CLIENTS)
     ]
     for thread in threads:
@@ -301,6 +339,7 @@ def judge(seen: Seen, torment: Torment, before: Use, after: Use) -> int:
         ("answers", sum(seen.answers.values())),
         ("versions that were served", len(seen.tags)),
         ("files replaced", sum(torment.site.versions.values())),
+        ("switches of the root", torment.site.switches),
         ("renewals of all workers", torment.renewals),
         ("workers killed", len(torment.kills)),
         ("requests that killed workers had", len(seen.broken) - len(unexplained)),
