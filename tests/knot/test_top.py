@@ -292,8 +292,9 @@ def until(terminal: int, text: str, seen: str = "") -> str:
 def rest(terminal: int) -> str:
     """What it shows until its programs have ended."""
     seen = b""
+    give_up = monotonic() + PATIENCE
     try:
-        while select.select([terminal], [], [], PATIENCE)[0]:
+        while select.select([terminal], [], [], max(0, give_up - monotonic()))[0]:
             seen += os.read(terminal, 1 << 16)
     except OSError:
         return seen.decode()
