@@ -190,6 +190,13 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
 @option("--cors", is_flag=True, show_default=False, help="Let scripts of every site read it.")
 @option("--cache-size", default="64M", type=Size(), help="Memory for files.")
 @option(
+    "--shared-tags",
+    is_flag=True,
+    show_default=False,
+    help="Make the ETag of a large file of its size and modification time alone, for several"
+    " machines with the same files; trusts that new content has another size or time.",
+)
+@option(
     "--head-timeout",
     default=DEFAULTS.head,
     type=Seconds(),
@@ -467,6 +474,8 @@ def serve_here(
         server = model.Server(sites[""].responder, limits, log, **pool)
         port = None if redirect is None else listener.getsockname()[1]
         guard(server, sites, options, port)
+        for place in sites.values():
+            server.watched += [place.site.sweep, place.responder.sweep]
         secure = (
             {} if certificates is None else {"certificates": certificates, "redirect": redirect}
         )

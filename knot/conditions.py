@@ -21,11 +21,12 @@ TAG: Final = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 """An entity tag (section 8.8.3), which may have commas in it."""
 
 
-def evaluate(fields: Fields, etag: bytes, modified: int) -> int | None:
+def evaluate(fields: Fields, etag: bytes, modified: int | None) -> int | None:
     """The status that the conditions of a GET or HEAD lead to, None to go on.
 
-    `etag` is the representation's strong tag with its quotes, `modified` in whole seconds since
-    the epoch.  The order is that of section 13.2.2.
+    `etag` is the representation's tag with its quotes, `modified` its modification date in whole
+    seconds since the epoch; None if it has none, and then conditions on dates are ignored (13.1.3,
+    13.1.4).  The order is that of section 13.2.2.
     """
     if b"if-match" in fields:
         met = check_if_match(fields[b"if-match"], etag)
@@ -42,40 +43,41 @@ def evaluate(fields: Fields, etag: bytes, modified: int) -> int | None:
 
 def check_if_match(value: bytes, etag: bytes) -> bool:
     """True if one of the tags is the representation's, by strong comparison (13.1.1)."""
-    return value.strip() == b"*" or etag in TAG.findall(value)
+    return value.strip() == b"*" or (etag.startswith(b'"') and etag in TAG.findall(value))
 
 
 def check_if_none_match(value: bytes, etag: bytes) -> bool:
     """True if none of the tags is the representation's, by weak comparison (13.1.2)."""
     if value.strip() == b"*":
         return False
+    etag = etag.removeprefix(b"W/")
     return etag not in (tag.removeprefix(b"W/") for tag in TAG.findall(value))
 
 
-def check_if_modified_since(value: bytes, modified: int) -> bool:
-    """True if it was modified after that date, or if that is none (13.1.3)."""
+def check_if_modified_since(value: bytes, modified: int | None) -> bool:
+    """True if it was modified after that date, or if either is unknown (13.1.3)."""
     date = parse_http_date(value)
-    return date is None or modified > date
+    return date is None or modified is None or modified > date
 
 
-def check_if_unmodified_since(value: bytes, modified: int) -> bool:
-    """True if it was not modified after that date, or if that is none (13.1.4)."""
+def check_if_unmodified_since(value: bytes, modified: int | None) -> bool:
+    """True if it was not modified after that date, or if either is unknown (13.1.4)."""
     date = parse_http_date(value)
-    return date is None or modified <= date
+    return date is None or modified is None or modified <= date
 
 
-def range_applies(fields: Fields, etag: bytes, modified: int) -> bool:
+def range_applies(fields: Fields, etag: bytes, modified: int | None) -> bool:
     """Whether the Range field counts: without an If-Range, or with one that fits (13.1.5).
 
-    A tag is compared strongly, a date exactly.
+    A tag is compared strongly, a date exactly; `modified` is as in `evaluate`.
     """
     value = fields.get(b"if-range")
     if value is None:
         return True
     value = value.strip()
     if value.endswith(b'"'):
-        return value == etag
-    return parse_http_date(value) == modified
+        return value == etag and etag.startswith(b'"')
+    return modified is not None and parse_http_date(value) == modified
 
 
 # -- dates ---------------------------------------------------------------------------------------

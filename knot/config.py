@@ -23,7 +23,7 @@ HOSTS: Final = "hosts"
 
 OF_A_HOST: Final = (
     "directory", "listing", "hidden", "follow_symlinks", "clean_urls", "spa", "mime",
-    "cache_control", "header", "cors", "auth", "cert", "key",
+    "cache_control", "header", "cors", "auth", "cert", "key", "shared_tags",
 )  # fmt: skip
 """Options that a host may have of its own."""
 

@@ -14,11 +14,12 @@ from _blake2 import blake2b  # `hashlib` has it, too, and brings OpenSSL, 3.7 Mi
 from binascii import Error, a2b_base64
 from collections.abc import Callable, Mapping
 from threading import Event, Semaphore
+from time import time
 from typing import Final, NamedTuple
 
 import bcrypt
 
-from knot.site import stamp_of
+from knot.stamps import stamp_of
 
 MOST_RIGHT: Final = 16_384
 MOST_WRONG: Final = 4096
@@ -91,8 +92,7 @@ class Passwords:
         """
         self.path = path
         self._turns = turns
-        self._stamp = stamp_of(os.stat(path))
-        self._users = read_users(path)
+        self._read()
         self._looked = 0.0
         self._refused = ""
         self._keyed = blake2b(digest_size=16, key=os.urandom(32))
@@ -115,17 +115,21 @@ class Passwords:
             return
         self._looked = now
         try:
-            stamp = stamp_of(os.stat(self.path))
-            if stamp == self._stamp and not self._refused:
+            if self._settled and stamp_of(os.stat(self.path)) == self._stamp and not self._refused:
                 return
-            self._users = read_users(self.path)
+            self._read()
         except (OSError, ValueError) as error:
             why = f"{self.path}: {error.strerror}" if isinstance(error, OSError) else str(error)
             if why != self._refused:
                 log.error("the changed passwords cannot be used: %s; the old ones stay", why)
             self._refused = why
             return
-        self._stamp, self._refused = stamp, ""
+        self._refused = ""
+
+    def _read(self) -> None:
+        now, stamp = time(), stamp_of(os.stat(self.path))  # both of before
+        self._users = read_users(self.path)
+        self._stamp, self._settled = stamp, stamp.is_settled(now)
 
     def known(self, credentials: bytes) -> Outcome | None:
         """What a check has found before; None if one is needed.

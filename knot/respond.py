@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from email.utils import formatdate
 from fnmatch import translate
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from itertools import count
 from typing import Any, Final, NamedTuple, Protocol
@@ -17,7 +17,7 @@ from knot.conditions import NOT_MODIFIED, evaluate, range_applies
 from knot.encodings import acceptable
 from knot.ranges import Range, content_range, parse_range, part_heads
 from knot.request import ACCEPT, BadRequest, Request, joined
-from knot.site import CACHE_SIZE, Bytes, Folder, Found, Moved, Representation, Slice
+from knot.site import CACHE_SIZE, Bytes, Folder, Found, Missing, Moved, Representation, Slice
 
 METHODS: Final = b"GET, HEAD, OPTIONS"
 
@@ -53,6 +53,10 @@ MOST_PREPARED: Final = 4096
 LONGEST_PREPARED: Final = 1024
 """How many answers are kept for equal requests, and how long a request may be, in bytes."""
 
+DATED: Final = 2
+"""Seconds, counted from the beginning of the one in which a file was modified, until that date is
+a strong validator: no later change has it, not even by a clock that lags behind (8.8.2.2)."""
+
 FROM_FILES: Final = (200, 206, 304)
 """Answers that a file is needed for, or what is known of one."""
 
@@ -86,6 +90,10 @@ class Finder(Protocol):
     def find(self, path: bytes, second: int) -> Found: ...
     def copies(self, found: Representation, second: int) -> Mapping[bytes, Representation]: ...
     def compressed(self, found: Representation, coding: bytes) -> Representation | None: ...
+    def read(self, cold: Representation) -> Representation | Missing: ...
+    def replace(
+        self, found: Representation, cold: Representation, read: Representation
+    ) -> None: ...
 
 
 class Response(NamedTuple):
@@ -172,6 +180,8 @@ class Responder:
         self.room = room
         self._free = room
         self._prepared: dict[Request | BadRequest, Response] = {}
+        self._of_open_files: dict[Request | BadRequest, Response] = {}
+        """Those with bytes that are still to be read, from a file that may change meanwhile."""
         self.second = 0
         self._until = 0
         self.turn = 0
@@ -184,6 +194,10 @@ class Responder:
             prepared = self._prepared.get(request)
             if prepared is not None:
                 return prepared
+            if self._of_open_files:
+                prepared = self._of_open_files.get(request)
+                if prepared is not None and is_current(prepared):  # for 1 µs; the bytes cost 100
+                    return prepared
         else:
             self._begin(int(now))
         if isinstance(request, BadRequest):
@@ -219,18 +233,26 @@ class Responder:
             asked += len(name) + len(value)
         if asked > LONGEST_PREPARED or turn != self.turn:
             return
-        prepared = self._prepared
+        opened = response.rest and isinstance(response.rest[0], Slice)
+        prepared = self._of_open_files if opened else self._prepared
         if request in prepared:
-            return
+            self._free += cost(prepared.pop(request))
         prepared[request] = response
         self._free -= cost(response)
         while self._free < 0 or len(prepared) > MOST_PREPARED:
             self._free += cost(prepared.pop(next(iter(prepared))))
 
+    def sweep(self) -> None:
+        """Once a second or so: let go of open files."""
+        while self._of_open_files:
+            _, response = self._of_open_files.popitem()
+            self._free += cost(response)
+
     def _begin(self, second: int) -> None:
         self.second, self._until = second, second + 1
         self.turn = next(_turns)
         self._prepared.clear()
+        self._of_open_files.clear()
         self._free = self.room
 
 
@@ -255,11 +277,7 @@ class Answer:
         path, query = split_target(self._request.target)
         found = self._site.find(path, self._turn)
         if isinstance(found, Representation):
-            chosen = self.choose(found)
-            response = self.selected(chosen)
-            if b"range" not in self._fields and not chosen.is_cold:
-                self._keep(self._request, response, self._turn)
-            return response
+            return self.represent(found)
         if isinstance(found, Moved):
             return self.refusal(301, b"Location: %b%b\r\n" % (found.path.encode(), query))
         if isinstance(found, Folder):
@@ -268,6 +286,29 @@ class Answer:
         if found.status == 404:
             self._keep(self._request, response, self._turn)
         return response
+
+    def represent(self, found: Representation) -> Response | Later:
+        """The answer to a GET or HEAD whose target is a file."""
+        chosen = self.choose(found)
+        if chosen.is_cold:  # its tag is that of its bytes
+            return Later(partial(self._site.read, chosen), partial(self.warmed, found, chosen))
+        return self.kept(chosen)
+
+    def kept(self, chosen: Representation) -> Response:
+        response = self.selected(chosen)
+        if b"range" not in self._fields:
+            self._keep(self._request, response, self._turn)
+        return response
+
+    def warmed(
+        self, found: Representation, cold: Representation, read: Representation | Missing
+    ) -> Response | Later:
+        if isinstance(read, Missing):
+            return self.refusal(read.status)
+        self._site.replace(found, cold, read)
+        if cold is found:
+            return self.represent(read)
+        return self.kept(read)  # not chosen again: it could be forgotten by now, and cold for ever
 
     def choose(self, found: Representation) -> Representation:
         """Of a file and its compressed copies what the client likes best (section 12.5.3)."""
@@ -285,16 +326,17 @@ class Answer:
         return found
 
     def selected(self, found: Representation) -> Response:
-        """The answer to a GET or HEAD whose target has a representation."""
-        about = b"Last-Modified: %b\r\nETag: %b\r\n%b%b" % (
-            http_date(min(found.modified, self._second)),  # never later than the Date (8.8.2.1)
+        """The answer that has this representation, or a part of it, unless a condition fails."""
+        modified = found.modified if 0 < found.modified <= self._second - DATED else None
+        about = b"%bETag: %b\r\n%b%b" % (
+            b"" if modified is None else b"Last-Modified: %b\r\n" % http_date(modified),
             found.etag,
             VARY if found.varies else b"",
             self._rules.cache_control(found.name),
         )
         fields = self._fields
         if fields:
-            status = evaluate(fields, found.etag, found.modified)
+            status = evaluate(fields, found.etag, modified)
             if status == NOT_MODIFIED:  # section 15.4.5
                 return self.response(304, about)
             if status is not None:
@@ -302,16 +344,16 @@ class Answer:
         about += b"Accept-Ranges: bytes\r\n"
         if found.coding:
             about += b"Content-Encoding: %b\r\n" % found.coding
-        ranges = self.wanted_ranges(found) if b"range" in fields else None
+        ranges = self.wanted_ranges(found, modified) if b"range" in fields else None
         if ranges is None:
             return self.response(200, about, found.type, [found.slice(0, found.size)])
         return self.partial(found, about, ranges)
 
-    def wanted_ranges(self, found: Representation) -> list[Range] | None:
+    def wanted_ranges(self, found: Representation, modified: int | None) -> list[Range] | None:
         """What a Range field asks for; None if it is not to count (section 14.2)."""
         if self._request.method != b"GET":
             return None
-        if not range_applies(self._fields, found.etag, found.modified):
+        if not range_applies(self._fields, found.etag, modified):
             return None
         return parse_range(self._fields[b"range"], found.size)
 
@@ -418,6 +460,12 @@ def cost(response: Response) -> int:
     for piece in response.rest:
         bytes_held += OPEN_FILE if isinstance(piece, Slice) else len(piece)
     return bytes_held
+
+
+def is_current(response: Response) -> bool:
+    """Whether the file is as it was, of which an answer is that was kept."""
+    piece = response.rest[0]
+    return isinstance(piece, Slice) and piece.file.is_unchanged
 
 
 def length_of(piece: Bytes | memoryview | Slice) -> int:

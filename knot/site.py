@@ -12,14 +12,17 @@ import errno
 import mimetypes
 import os
 import re
+from _blake2 import blake2b  # `hashlib` has it, too, and brings OpenSSL, 3.7 MiB
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
+from time import time
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from knot.beneath import Directory, real_path
 from knot.encodings import SUFFIXES, compress, compressible, may_have_copies
+from knot.stamps import Stamp, stamp_of
 
 INDEX: Final = b"index.html"
 
@@ -38,6 +41,12 @@ ENTRY: Final = 1024
 
 OPEN_FILES: Final = 256
 """Descriptors that the cache of a site holds at most, if it is the only one."""
+
+SWEPT: Final = 64
+"""Open files that one `Site.sweep` looks at: all of them within four."""
+
+ATTEMPTS: Final = 3
+"""How often a small file is read that changes meanwhile."""
 
 BUSY: Final = {
     errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO,
@@ -85,13 +94,22 @@ IN_UTF_8: Final = {"application/json", "application/manifest+json", "image/svg+x
 class File:
     """An open file; it is closed when the last user lets go of it."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("fd", "mode", "stamp")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        status = os.fstat(fd)
+        self.mode = status.st_mode
+        self.stamp = stamp_of(status)
+        """When it was opened."""
 
     def __del__(self) -> None:
         os.close(self.fd)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether it is as it was when it was opened."""
+        return stamp_of(os.fstat(self.fd)) == self.stamp
 
 
 class Slice(NamedTuple):
@@ -105,8 +123,6 @@ class Slice(NamedTuple):
 Bytes = bytes | bytearray
 """Content in memory, which nobody changes; to read it as `bytes` would be to copy it."""
 
-Stamp = tuple[int, int, int, int]
-
 
 class Representation:
     """A file as it was at one moment: what HTTP says of it, and its bytes or where they are.
@@ -116,7 +132,7 @@ class Representation:
 
     __slots__ = (
         "coding", "compressed", "content", "copies", "cost", "etag", "file", "modified", "name",
-        "path", "second", "size", "stamp", "type", "varies",
+        "path", "second", "settled", "size", "stamp", "type", "varies",
     )  # fmt: skip
 
     def __init__(
@@ -124,34 +140,36 @@ class Representation:
         name: bytes,
         stamp: Stamp,
         kind: bytes,
-        file: File | None,
-        content: Bytes | None = None,
+        content: File | Bytes,
+        etag: bytes,
         coding: bytes = b"",
+        settled: bool = False,
     ) -> None:
         self.name = name
         """Below the site's directory."""
-        self.file = file
+        self.file = content if isinstance(content, File) else None
         """None if all of it is in memory: a descriptor for each small file would be too many."""
-        self.content = content
+        self.content = None if isinstance(content, File) else content
         self.type = kind
         """Media type with its parameters, as in ``Content-Type``."""
         self.coding = coding
         """The content coding (RFC 9110, section 8.4.1), empty for none."""
-        self.size = stamp[2] if content is None else len(content)
+        self.size = stamp.size if isinstance(content, File) else len(content)
         """In bytes."""
-        self.modified = second_of(stamp[3])
-        """In seconds since the epoch, as ``Last-Modified`` has it."""
-        self.etag = b'"%x-%x%b"' % (stamp[3], stamp[2], coding and b"-" + coding)
-        """Strong: the time is in ns, and bytes that change within one tick of the file system's
-        clock change the content only of a file that is still being written."""
+        self.modified = second_of(stamp.modified)
+        """In seconds since the epoch."""
+        self.etag = etag
+        """The entity tag with its quotes (section 8.8.3); empty while it `is_cold`."""
         self.stamp = stamp
+        self.settled = settled
+        """Whether an equal stamp proves that the file is still the same."""
         self.varies = may_have_copies(kind)
         """Whether a client with another ``Accept-Encoding`` may get other bytes."""
         self.copies: dict[bytes, Representation] | None = None
         """Those that were compressed beforehand, by coding; None if that is not known yet."""
         self.compressed: dict[bytes, Representation | None] = {}
         """Those that were compressed here."""
-        self.cost = ENTRY if content is None else ENTRY + self.size
+        self.cost = ENTRY if self.content is None else ENTRY + self.size
         """Bytes of the cache's budget that it takes."""
         self.path: bytes | None = None
         """What the cache has it under; None if it is not there."""
@@ -170,15 +188,33 @@ class Representation:
         assert self.file is not None
         return Slice(self.file, start, stop)
 
-    def load(self) -> None:
-        """Take it into memory if it is small and in the kernel's."""
-        if self.file is None or self.size > IN_MEMORY:
-            return
-        content = read_now(self.file.fd, self.size)
-        if len(content) == self.size and stamp_of(os.fstat(self.file.fd)) == self.stamp:
-            self.content = content
-            self.file = None
-            self.cost += self.size
+
+def read_whole(file: File, wait: bool) -> tuple[Stamp, Bytes | None]:
+    """A file and its stamp before it was read; None if it is too large for the memory, or if it
+    would have to be waited for and nobody is to `wait`.
+
+    One that changes all the time is taken as it was read last, and not for settled: it has another
+    stamp by then.
+    """
+    stamp, content = file.stamp, None
+    for _ in range(ATTEMPTS):
+        if stamp.size > IN_MEMORY:
+            return stamp, None
+        before = stamp
+        content = read(file.fd, stamp.size) if wait else read_now(file.fd, stamp.size)
+        if len(content) < stamp.size and not wait:
+            return stamp, None
+        stamp = stamp_of(os.fstat(file.fd))
+        if stamp == before:
+            break
+    return before, content
+
+
+def read(fd: int, size: int) -> bytearray:
+    """So many bytes of a file, or fewer if it ends before."""
+    buffer = bytearray(size)
+    del buffer[os.preadv(fd, [buffer], 0) :]
+    return buffer
 
 
 def read_now(fd: int, size: int, start: int = 0) -> bytearray:
@@ -201,9 +237,47 @@ def second_of(time: int) -> int:
     return min(max(time // 10**9, 0), LAST_SECOND)
 
 
-def stamp_of(status: os.stat_result) -> Stamp:
-    """What tells one state of a file from another."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def etag_of(content: Bytes, coding: bytes = b"") -> bytes:
+    """A strong tag: that of the very bytes, so that every machine has the same, also after a
+    `touch`."""
+    digest = blake2b(content, digest_size=16).hexdigest().encode()
+    return coded(b'"%b"' % digest, coding)
+
+
+def etag_by_stamp(stamp: Stamp, settled: bool, shared: bool) -> bytes:
+    """Of a file that is not in memory.  A `shared` tag is the same on every machine that has the
+    file with the same size and modification time.
+
+    A file that may still change under its stamp has a weak tag that nothing else will ever match.
+    """
+    if not settled:
+        return b'W/"%b"' % os.urandom(16).hex().encode()
+    # The inode tells files apart whose times come from elsewhere, and is nobody's business.
+    parts = stamp[2:4] if shared else stamp[1:]
+    digest = blake2b(repr(tuple(parts)).encode(), digest_size=16).hexdigest().encode()
+    return b'"%b"' % digest
+
+
+def coded(etag: bytes, coding: bytes) -> bytes:
+    """The tag of the same file as the form of another in that coding."""
+    return b'%b-%b"' % (etag[:-1], coding) if etag and coding else etag
+
+
+def is_fresh(copy: Stamp, original: Stamp) -> bool:
+    """Whether a copy that was compressed beforehand is not older than the file itself.
+
+    `tar`, `zip` and many others leave times of whole seconds; of one second there is no telling.
+    """
+    if copy.modified % 10**9 == 0:
+        return copy.modified // 10**9 >= original.modified // 10**9
+    return copy.modified >= original.modified
+
+
+def missing(error: OSError) -> Missing:
+    """What a failed system call says of the file."""
+    if error.errno in BUSY:
+        return Missing(503)
+    return Missing(403 if error.errno in (errno.EACCES, errno.EPERM) else 404)
 
 
 class Moved(NamedTuple):
@@ -246,6 +320,7 @@ class Site:
         types: Mapping[str, str] | None = None,
         withheld: Iterable[str | os.PathLike[str]] = (),
         open_files: int = OPEN_FILES,
+        shared_tags: bool = False,
     ) -> None:
         """Raises `OSError` if `directory` is none, or unreadable, `ValueError` for a bad type.
 
@@ -254,7 +329,8 @@ class Site:
         ``/about`` is also ``about.html``; with `spa` a path without a file is the index of the
         root, if its last segment has no dot; `listing` gives directories without an index.
         `types` are media types by suffix, as ``{".foo": "text/x-foo"}``; `withheld` are files
-        that are served under no name; `open_files` is how many the cache holds open at most.
+        that are served under no name; `open_files` is how many the cache holds open at most;
+        with `shared_tags` the tags of large files are made of size and modification time alone.
         """
         self.directory = Path(directory)
         self.hidden = hidden
@@ -271,6 +347,9 @@ class Site:
         self._open_files: dict[bytes, Representation] = {}  # those of them, likewise
         self._size = self._free = cache_size
         self._most_open = open_files
+        self._unswept: list[bytes] = []  # paths of open files
+        self._with_open_copies: dict[bytes, Representation] = {}  # by name
+        self._shared_tags = shared_tags
         self.opened = 0
         """How often a file or a directory had to be, because the cache did not have it."""
         self.misses = 0
@@ -289,6 +368,7 @@ class Site:
     def close(self) -> None:
         self._cache.clear()
         self._open_files.clear()
+        self._with_open_copies.clear()
         self._top.close()
 
     def find(self, path: bytes, second: int) -> Found:
@@ -304,23 +384,31 @@ class Site:
                 return Moved(quote(b"/" + name))
             path = b"/" + name  # of the many spellings the cache has this one
             found = self._cache.get(path)
-        if found is not None and self._is_current(path, found, second):
-            return found
-        return self._find_anew(path[1:], second)
+        if found is not None:
+            if self._is_current(path, found, second):
+                return found
+            self._forget(found)
+        return self._find_anew(path[1:], second, found)
 
     def copies(self, found: Representation, second: int) -> Mapping[bytes, Representation]:
         """Those files beside `found` that are its compressed forms, by coding.
 
-        One that is older than the file itself is none: somebody forgot to make it anew.
+        One that is older than the file itself is none: somebody forgot to make it anew.  Nor is an
+        empty one: its making has failed.
         """
-        if found.copies is None:
-            found.copies = {}
+        copies = found.copies
+        if copies is None or any(
+            copy.file is not None and not copy.file.is_unchanged for copy in copies.values()
+        ):
+            copies = found.copies = {}
             if found.varies:
                 for coding, suffix in SUFFIXES.items():
                     copy = self._copy(found, found.name + suffix, coding, second)
                     if copy is not None:
-                        found.copies[coding] = copy
-        return found.copies
+                        copies[coding] = copy
+                        if copy.file is not None:
+                            self._with_open_copies[found.name] = found
+        return copies
 
     def _copy(
         self, found: Representation, name: bytes, coding: bytes, second: int
@@ -328,9 +416,14 @@ class Site:
         if b"/" + name not in self._cache and not self._exists(name):
             return None
         copy = self.find_file(name, second)
-        if copy is None or copy.modified < found.modified:
+        if copy is None or not is_fresh(copy.stamp, found.stamp):
             return None
-        return Representation(found.name, copy.stamp, found.type, copy.file, copy.content, coding)
+        if found.size and not copy.size:
+            return None
+        content = copy.file if copy.content is None else copy.content
+        assert content is not None
+        etag = coded(copy.etag, coding)
+        return Representation(found.name, copy.stamp, found.type, content, etag, coding)
 
     def _exists(self, name: bytes) -> bool:
         try:
@@ -347,7 +440,8 @@ class Site:
             content = compress(found.content, coding)
             copy = None
             if content is not None:
-                copy = Representation(found.name, found.stamp, found.type, None, content, coding)
+                etag = etag_of(content, coding)
+                copy = Representation(found.name, found.stamp, found.type, content, etag, coding)
             path = self._forget(found)
             found.compressed[coding] = copy
             found.cost += copy.cost if copy is not None else 0
@@ -360,18 +454,62 @@ class Site:
         found = self.find(b"/" + quote(name).encode(), second)
         return found if isinstance(found, Representation) and found.name == name else None
 
-    def _find_anew(self, name: bytes, second: int) -> Found:
+    def read(self, cold: Representation) -> Representation | Missing:
+        """What `is_cold`, from the disk: for a thread that may wait.  Then `replace` it."""
+        assert cold.file is not None
+        try:
+            file = File(os.dup(cold.file.fd))
+            return self._represent(cold.name, file, cold.type, cold.coding, wait=True)
+        except OSError as error:
+            return missing(error)
+
+    def replace(self, found: Representation, cold: Representation, read: Representation) -> None:
+        """Put what was `read` in the place of what was `cold`: `found` itself, or a copy of it."""
+        if cold is found:
+            path = self._forget(found)
+            read.second = found.second
+            if path is not None:
+                self._keep(path, read)
+        elif found.copies is not None and found.copies.get(cold.coding) is cold:
+            found.copies[cold.coding] = read
+
+    def sweep(self) -> None:
+        """Once a second or so: close files that their names do not lead to any more, which would
+        take up the disk for as long as nobody asks for them."""
+        for found in self._with_open_copies.values():
+            found.copies = None
+        self._with_open_copies.clear()
+        paths = self._unswept or list(self._open_files)
+        self._unswept = paths[SWEPT:]
+        for path in paths[:SWEPT]:
+            opened = self._open_files.get(path)
+            if opened is not None and not self._is_there(opened):
+                self._forget(opened)
+
+    def _is_there(self, found: Representation) -> bool:
+        """Whether its name leads to a file with the same stamp."""
+        try:
+            return stamp_of(os.stat(found.name, dir_fd=self._top.fd)) == found.stamp
+        except OSError:
+            return False
+
+    def _find_anew(self, name: bytes, second: int, old: Representation | None) -> Found:
+        """Open it; `old` is what the cache had, and was not sure of."""
         if not self.hidden and is_hidden(name):
             return Missing(404)
         try:
             found = self._open(name)
         except OSError as error:
-            if error.errno in BUSY:
-                return Missing(503)
-            found = Missing(403 if error.errno in (errno.EACCES, errno.EPERM) else 404)
+            found = missing(error)
+            if found.status == 503:
+                return found
         else:
             self.opened += 1
         if isinstance(found, Representation):
+            if old is not None and is_same(old, found):
+                old.settled = found.settled  # and what was compressed of it stays
+                old.copies = None
+                found = old
             found.second = second
             self._keep(b"/" + name, found)
         elif found == Missing(404) and self._spa and b"." not in name.rpartition(b"/")[2]:
@@ -381,25 +519,16 @@ class Site:
     def _is_current(self, path: bytes, found: Representation, second: int) -> bool:
         """Whether the file is still what it was; looked at once a second."""
         if found.second != second:
-            try:
-                status = os.stat(found.name, dir_fd=self._top.fd)
-            except OSError:
-                status = None
-            self._forget(found)
-            if status is None or stamp_of(status) != found.stamp:
+            if not (found.settled and self._is_there(found)):
                 return False
             if path[1:] + b".html" == found.name and self._exists(path[1:]):
                 return False  # a clean URL, whose file has come since
             found.second = second
             found.copies = None
-            self._keep(path, found)  # as the one used last
-        if found.is_cold:
             self._forget(found)
-            try:
-                found.load()
-            except OSError:
-                return False  # to open it anew tells why it cannot be read
-            self._keep(path, found)
+            self._keep(path, found)  # as the one used last
+        elif found.file is not None:  # whose bytes are those of now, and not of the last look
+            return not found.is_cold and found.file.is_unchanged
         return True
 
     def _keep(self, path: bytes, found: Representation) -> None:
@@ -432,9 +561,8 @@ class Site:
             if self._clean_urls and name and not name.endswith(b"/"):
                 return self._open_file(name + b".html")
             raise
-        status = os.fstat(file.fd)
-        if not S_ISDIR(status.st_mode):
-            return self._opened(name, file, status)
+        if not S_ISDIR(file.mode):
+            return self._opened(name, file)
         if name and not name.endswith(b"/"):
             return Moved(quote(b"/" + name + b"/"))
         try:
@@ -445,18 +573,30 @@ class Site:
             raise
 
     def _open_file(self, name: bytes) -> Representation | Missing:
-        file = File(self._top.open(name))
-        return self._opened(name, file, os.fstat(file.fd))
+        return self._opened(name, File(self._top.open(name)))
 
-    def _opened(self, name: bytes, file: File, status: os.stat_result) -> Representation | Missing:
-        stamp = stamp_of(status)
-        if not S_ISREG(status.st_mode) or name.endswith(b"/"):
+    def _opened(self, name: bytes, file: File) -> Representation | Missing:
+        if not S_ISREG(file.mode) or name.endswith(b"/"):
             return Missing(404)
         if self.withheld and real_path(file.fd) in self.withheld:
             return Missing(404)
-        found = Representation(name, stamp, self.media_type(name), file)
-        found.load()
-        return found
+        return self._represent(name, file, self.media_type(name))
+
+    def _represent(
+        self, name: bytes, file: File, kind: bytes, coding: bytes = b"", wait: bool = False
+    ) -> Representation:
+        """With the bytes if they are to be in memory, and nobody has to `wait` for them."""
+        now = time()  # before anything is read that may change after it
+        stamp, content = read_whole(file, wait)
+        settled = stamp.is_settled(now)
+        if content is not None:
+            etag = etag_of(content, coding)
+            return Representation(name, stamp, kind, content, etag, coding, settled)
+        etag = b""
+        if stamp.size > IN_MEMORY:
+            file.stamp = stamp
+            etag = coded(etag_by_stamp(stamp, settled, self._shared_tags), coding)
+        return Representation(name, stamp, kind, file, etag, coding, settled)
 
     def media_type(self, name: bytes) -> bytes:
         """The media type that the end of a file's name stands for (RFC 9110, section 8.3)."""
@@ -465,6 +605,11 @@ class Site:
             suffix = b""
         found = self._types.get(suffix)
         return self._types.get(suffix.lower(), OTHER_TYPE) if found is None else found
+
+
+def is_same(old: Representation, new: Representation) -> bool:
+    """Whether a file in memory has the bytes that it had, and the same name and times."""
+    return old.name == new.name and old.stamp == new.stamp and old.etag == new.etag != b""
 
 
 def full_type(kind: str) -> bytes:

@@ -96,6 +96,7 @@ def open_site(
             types={"." + suffix.lstrip("."): kind for suffix, kind in given["mime"]},
             withheld=withheld,
             open_files=max(OPEN_FILES // number, 1),
+            shared_tags=given["shared_tags"],
         )
     except OSError as error:
         raise ValueError(

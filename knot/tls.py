@@ -15,10 +15,13 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+from _blake2 import blake2b
 from collections.abc import Sequence
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final
+
+from knot.stamps import Stamp, stamp_of
 
 RECORD: Final = 16 * 1024
 """Bytes of content in a record at most (RFC 8446, section 5.1)."""
@@ -199,9 +202,6 @@ class Channel:
 # -- what the server shows -----------------------------------------------------------------------
 
 
-Stamp = tuple[tuple[int, int], ...]
-
-
 class Certificate:
     """A chain of certificates with its key, in files of PEM, and a context that shows it."""
 
@@ -216,7 +216,9 @@ class Certificate:
         self.context.set_alpn_protocols(list(protocols))
         self.names: list[str] = []
         """Hosts that it is for, in lower case; ``*.`` stands for one label."""
-        self.stamp: Stamp = ()
+        self._stamps: list[Stamp] = []
+        self._content: list[bytes] = []  # hashes of it
+        self._settled = False
         self.load()
 
     @property
@@ -225,10 +227,8 @@ class Certificate:
 
     def load(self) -> None:
         """Show from now on, to whoever connects, what stands in the files."""
-        stamp = self.look()
-        for file in self.files:
-            with open(file, "rb"):
-                pass  # for an error that names the file
+        now, stamps = time(), self._look()
+        content = self._hashes()  # also for an error that names the file
         try:
             # First elsewhere: a pair that does not fit would leave half of it behind.
             for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
@@ -236,12 +236,30 @@ class Certificate:
         except ssl.SSLError as error:
             raise ValueError(why_not(self, error)) from None
         self.names = host_names(self.chain)
-        self.stamp = stamp
+        self._stamps, self._content = stamps, content
+        self._settled = all(stamp.is_settled(now) for stamp in stamps)
 
-    def look(self) -> Stamp:
-        """What tells one state of the files from another.  Raises `OSError`."""
-        found = [os.stat(file) for file in self.files]
-        return tuple((status.st_ino, status.st_mtime_ns) for status in found)
+    def has_changed(self) -> bool:
+        """Whether the files are others than those that were loaded.  Raises `OSError`."""
+        now, stamps = time(), self._look()
+        if stamps != self._stamps:
+            return True
+        if not self._settled:
+            with suppress(PermissionError):  # whoever reads a key may have given up the right to
+                if self._hashes() != self._content:
+                    return True
+            self._settled = all(stamp.is_settled(now) for stamp in stamps)
+        return False
+
+    def _look(self) -> list[Stamp]:
+        return [stamp_of(os.stat(file)) for file in self.files]
+
+    def _hashes(self) -> list[bytes]:
+        hashes = []
+        for name in self.files:
+            with open(name, "rb") as file:
+                hashes.append(blake2b(file.read(), digest_size=16).digest())
+        return hashes
 
 
 def no_password() -> str:
@@ -315,7 +333,7 @@ class Certificates:
         self._look_at = monotonic() + LOOK
         for certificate in self._all:
             try:
-                if certificate.look() == certificate.stamp:
+                if not certificate.has_changed():
                     continue
                 certificate.load()
             except (OSError, ValueError) as error:

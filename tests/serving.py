@@ -95,7 +95,9 @@ def with_server(
     listener = listener or listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     site = Site(root, **options)
-    server = model.module.Server(Responder(site, rules), limits, log, **model.options)
+    responder = Responder(site, rules)
+    server = model.module.Server(responder, limits, log, **model.options)
+    server.watched += [site.sweep, responder.sweep]
     signals = Signals()
 
     def work() -> None:

@@ -188,6 +188,24 @@ BUGS: Final = [
         "",
     ),
     Bug(
+        "a file that may change unseen has a strong tag",
+        "site.py",
+        "    if not settled:\n        return b'W/",
+        "    if False:\n        return b'W/",
+    ),
+    Bug(
+        "a date is told while another version may have it, too",
+        "respond.py",
+        "DATED: Final = 2",
+        "DATED: Final = 1",
+    ),
+    Bug(
+        "a file that changes is sent under the tag that it had",
+        "site.py",
+        "return not found.is_cold and found.file.is_unchanged",
+        "return not found.is_cold",
+    ),
+    Bug(
         "a changed file is noticed two seconds late",
         "site.py",
         "if found.second != second:",
@@ -241,8 +259,8 @@ BUGS: Final = [
     Bug(
         "an answer to If-Modified-Since is a second out",
         "conditions.py",
-        "return date is None or modified > date",
-        "return date is None or modified >= date",
+        "return date is None or modified is None or modified > date",
+        "return date is None or modified is None or modified >= date",
     ),
 ]
 

@@ -23,22 +23,23 @@ from time import perf_counter
 from typing import Any, Final
 from unittest.mock import patch
 
-from knot import Limits, Responder, Site
+from knot import Limits, Responder, Site, stamps
 from knot import respond as responding
 from knot import site as sites
 from knot.models import connection as connections
 from knot.models import events
 from knot.models.connection import DISK_THREADS
 from knot.signals import Signals
+from knot.stamps import Stamp
 from loadtest.simulate.clients import DISK, MOMENT, Crowd, Peers, visit
-from loadtest.simulate.truth import Files
+from loadtest.simulate.truth import LARGE, Files
 from tame import Event, Rendezvous, mkevent, now, on_error, tamed, timer, twait
 from tame import closure as closures
 from tame.simulation import Simulation
 from tame.streams import Faults
 
 SIZES: Final = {
-    (sites, "IN_MEMORY"): 8_000,
+    (sites, "IN_MEMORY"): LARGE,
     (sites, "OPEN_FILES"): 3,
     (responding, "JOINED"): 2_000,
     (connections, "WHOLE"): 4_000,
@@ -58,6 +59,11 @@ EXPECTED: Final = {"sweep", "crowd_around", "come_and_go", "Server.flush_later"}
 
 
 Job = tuple[Callable[[], Any], Event[Any]]
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """With the virtual time that the file has from `Files` in place of that of the real inode."""
+    return stamps.stamp_of(status)._replace(changed=status.st_mtime_ns)
 
 
 @dataclass
@@ -195,6 +201,7 @@ def simulated(world: Simulation) -> Iterator[None]:
         stack.enter_context(world.in_place_of(*modules))
         stack.enter_context(put(events, "Pool", lambda *_: Disk(world)))
         stack.enter_context(put(secrets, "token_hex", lambda size: f"{size:x}" * 2 * size))
+        stack.enter_context(put(sites, "stamp_of", stamp_of))
         for (module, name), value in SIZES.items():
             stack.enter_context(put(module, name, value))
         stack.callback(on_error, on_error(report))
@@ -240,7 +247,9 @@ def serve(world: Simulation, root: Path) -> Crowd:
     site = Site(root, cache_size=random.choice((0, 20_000, 1_000_000)), listing=True)
     log: Any = random.choice((None, Log()))
     limits = new_limits(world)
-    server = events.Server(Responder(site), limits, log)
+    responder = Responder(site)
+    server = events.Server(responder, limits, log)
+    server.watched += [site.sweep, responder.sweep]
     peers = Peers(world, limits.connections)
     server.peers = peers  # type: ignore[assignment]
     listener: Any = world.listen()

@@ -8,10 +8,11 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate, parsedate_to_datetime
-from hashlib import shake_128
+from hashlib import blake2b, shake_128
 from math import inf
 from pathlib import Path
 from random import Random
@@ -44,6 +45,12 @@ TYPES: Final = {
 LISTED: Final = {"one.txt": b"1", "two.txt": b"22", "ten.bin": b"0123456789"}
 """A directory without an index, which stays as it is."""
 
+LARGE: Final = 8_000
+"""Bytes from which on the tag of a file is made of what the file system says of it."""
+
+YOUNG: Final = 2.1
+"""Virtual seconds in which such a file may still change unseen, and so has a weak tag."""
+
 EARLY: Final = formatdate(0, usegmt=True)
 LATE: Final = formatdate(2**32, usegmt=True)
 
@@ -58,13 +65,32 @@ class Version:
     since: float
     """In virtual seconds."""
     until: float = inf
+    inode: int = 0
 
     @property
     def modified(self) -> int:
         return self.time // 10**9
 
+    @property
+    def is_large(self) -> bool:
+        return len(self.content) > LARGE
+
     def tag(self, coding: str = "") -> str:
-        return f'"{self.time:x}-{len(self.content):x}{coding and "-" + coding}"'
+        """Of its bytes, or of a large file's inode, size and times, of which the simulation has
+        one."""
+        data = self.content
+        if self.is_large:
+            data = repr((self.inode, len(data), self.time, self.time)).encode()
+        elif coding:
+            data = zlib.compress(data, 6, wbits=31)
+        return f'"{blake2b(data, digest_size=16).hexdigest()}{coding and "-" + coding}"'
+
+    def may_be_weak(self, since: float) -> bool:
+        """Whether it can have been young at any moment from `since` on, or in that second."""
+        return self.is_large and since - self.since < YOUNG + 1
+
+    def may_be_strong(self, now: float) -> bool:
+        return not self.is_large or now - self.since >= YOUNG
 
     @property
     def date(self) -> str:
@@ -92,6 +118,7 @@ class Files:
         self.remove(name)
         version = self._new(name)
         self._put(self.root / ".new", version.content, version.time)
+        version.inode = os.stat(self.root / ".new").st_ino
         os.rename(self.root / ".new", self.root / name)
         self.versions[name].append(version)
 
@@ -215,6 +242,8 @@ class Outcome:
     body: bytes | None = None
     range: str | None = None
     version: Version | None = None
+    date: str | None = None
+    """When it was modified, as far as the answer says so."""
 
 
 def may_be(ask: Ask, answer: Answer, files: Files) -> str:
@@ -230,35 +259,49 @@ def may_be(ask: Ask, answer: Answer, files: Files) -> str:
     if coding and coding not in ask.fields.get("Accept-Encoding", ""):
         return f"coding {coding}, which was not asked for"
     codings = {coding, "gzip"} if "Accept-Encoding" in ask.fields else {coding}
+    second = seconds(answer.fields["date"])
     possible = [
-        outcome(ask, version, coding)
+        outcome(ask, version, coding, second, weak)
         for version in files.current(ask.name, float(int(ask.sent)))
         for coding in sorted(codings)
+        for weak in (False, True)
+        if version is None
+        or (version.may_be_weak(ask.sent) if weak else version.may_be_strong(files.clock()))
     ]
     reasons = [differs(ask, answer, expected) for expected in possible]
     return "" if not all(reasons) else " / ".join(dict.fromkeys(reasons))
 
 
-def outcome(ask: Ask, version: Version | None, coding: str) -> Outcome:
-    """RFC 9110, sections 13.2.2 and 14.2, for a file in that state."""
+WEAK: Final = "weak"
+"""A tag that no client can have from elsewhere."""
+
+
+def outcome(
+    ask: Ask, version: Version | None, coding: str, second: int, weak: bool = False
+) -> Outcome:
+    """RFC 9110, sections 13.2.2 and 14.2, for a file in that state, and an answer of that
+    second."""
     if version is None:
         return Outcome(404)
-    tag, fields = version.tag(coding), ask.fields
+    tag, fields = WEAK if weak else version.tag(coding), ask.fields
+    # Another version may yet have the same date until that second has been over for one.
+    modified = version.modified if version.modified + 2 <= second else None
+    date = None if modified is None else version.date
     if "If-Match" in fields:
         if fields["If-Match"] not in ("*", tag):
             return Outcome(412)
-    elif version.modified > seconds(fields.get("If-Unmodified-Since", LATE)):
+    elif modified is not None and modified > seconds(fields.get("If-Unmodified-Since", LATE)):
         return Outcome(412)
     if "If-None-Match" in fields:
         if tag in fields["If-None-Match"] or fields["If-None-Match"] == "*":
             return Outcome(304, tag)
-    elif version.modified <= seconds(fields.get("If-Modified-Since", EARLY)):
+    elif modified is not None and modified <= seconds(fields.get("If-Modified-Since", EARLY)):
         return Outcome(304, tag)
-    whole = Outcome(200, tag, version.content, version=version)
+    whole = Outcome(200, tag, version.content, version=version, date=date)
     size = len(version.content)
     if not ask.ranges or ask.method != "GET" or not size:
         return whole
-    if fields.get("If-Range", tag) not in (tag, version.date):
+    if "If-Range" in fields and fields["If-Range"] not in ("" if weak else tag, date):
         return whole
     spans = []
     for first, last in ask.ranges:
@@ -273,13 +316,13 @@ def outcome(ask: Ask, version: Version | None, coding: str) -> Outcome:
     if len(spans) == 1:
         [(start, stop)] = spans
         place = f"bytes {start}-{stop - 1}/{size}"
-        return Outcome(206, tag, version.content[start:stop], place, version)
+        return Outcome(206, tag, version.content[start:stop], place, version, date)
     parts = [
         b"Content-Range: bytes %d-%d/%d\r\n\r\n%b"
         % (start, stop - 1, size, version.content[start:stop])
         for start, stop in spans
     ]
-    return Outcome(206, tag, b"|".join(parts), "several", version)
+    return Outcome(206, tag, b"|".join(parts), "several", version, date)
 
 
 def differs(ask: Ask, answer: Answer, expected: Outcome) -> str:
@@ -287,7 +330,8 @@ def differs(ask: Ask, answer: Answer, expected: Outcome) -> str:
     fields = answer.fields
     if answer.status != expected.status:
         return f"status {answer.status}, not {expected.status}"
-    if fields.get("etag") != expected.tag:
+    tag = fields.get("etag", "")
+    if (WEAK if tag.startswith('W/"') else tag or None) != expected.tag:
         return f"tag {fields.get('etag')}, not {expected.tag}"
     several = expected.range == "several"
     if fields.get("content-range") != (None if several else expected.range):
@@ -297,8 +341,8 @@ def differs(ask: Ask, answer: Answer, expected: Outcome) -> str:
         return ""
     if ("content-encoding" in fields) != ('-gzip"' in (expected.tag or "")):
         return "the tag is that of another coding"
-    if fields.get("last-modified") != version.date:
-        return f"modified {fields.get('last-modified')}, not {version.date}"
+    if fields.get("last-modified") != expected.date:
+        return f"modified {fields.get('last-modified')}, not {expected.date}"
     assert ask.name is not None
     assert expected.body is not None
     if not several and fields.get("content-type") != TYPES[ask.name.rpartition(".")[2]]:

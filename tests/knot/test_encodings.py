@@ -559,7 +559,6 @@ LENGTHS = [
     (IN_MEMORY + 1, IN_MEMORY + 2),
     (IN_MEMORY + 2, IN_MEMORY + 1),
     (300, 300),
-    (300, 0),
     (0, 300),
 ]
 

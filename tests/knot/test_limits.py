@@ -172,7 +172,8 @@ def test_time_that_is_no_whole_number_of_seconds_is_given_in_full(
     the second is the first that can know that a part of a second has passed."""
     ended: list[connections.Peer] = []
     monkeypatch.setattr(connections, "cut", ended.append)
-    server: Any = SimpleNamespace(limits=Limits(head=seconds), peers={connections.Client(-1, "")})
+    peers = {connections.Client(-1, "")}
+    server: Any = SimpleNamespace(limits=Limits(head=seconds), peers=peers, watched=[])
     for number in range(1, looks + 1):
         connections.look(server)
         assert bool(ended) == (number == looks)
@@ -266,6 +267,9 @@ def cold_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def unless_cold(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
         if offset >= 0 and flags & os.RWF_NOWAIT and place(fd) not in warm:
             raise BlockingIOError
+        if offset >= 0 and not flags:
+            waited.append(threading.current_thread().name)
+            warm.add(place(fd))
         return preadv(fd, buffers, offset, flags)
 
     def waiting(fd: int, count: int, offset: int) -> bytes:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
 from threading import Semaphore, Thread
+from time import time
 
 import bcrypt
 import pytest
@@ -164,6 +166,53 @@ def test_a_clock_that_is_set_back_does_not_stop_the_looking(
     file.write_bytes(b"carol:%b\n" % hashed(b"x"))
     passwords.look(1e3)
     assert ask(passwords, basic(b"carol", b"x"))
+
+
+def test_a_file_of_equal_size_and_time_is_another(
+    file: Path, passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `tar`, `cp -p` and `unzip` leave it: the old password stayed valid."""
+    monkeypatch.setattr(module, "time", lambda: time() + 3600)
+    passwords = Passwords(str(file), Semaphore(2))
+    before = file.stat()
+    content = file.read_bytes().replace(ALICE, hashed(b"other", b"2y"))
+    for number, way in enumerate((file.write_bytes, beside(file)), 1):
+        way(content)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert file.stat().st_size == before.st_size
+        passwords.look(100.0 * number)
+        assert ask(passwords, basic(b"alice", b"wonder")) is (number == 2)
+        content = content.replace(read_users(str(file))[b"alice"], ALICE)
+
+
+def beside(file: Path) -> Callable[[bytes], object]:
+    """A way to write it: a new file takes the place of the old one."""
+
+    def write(content: bytes) -> None:
+        new = file.with_name("new")
+        new.write_bytes(content)
+        new.replace(file)
+
+    return write
+
+
+def test_a_file_is_read_again_until_an_equal_stamp_proves_that_it_is_the_same(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have changed twice within one tick of the file system's clock."""
+    read: list[str] = []
+
+    def noted(path: str) -> dict[bytes, bytes]:
+        read.append(path)
+        return read_users(path)
+
+    monkeypatch.setattr(module, "read_users", noted)
+    ahead = 0.0
+    monkeypatch.setattr(module, "time", lambda: time() + ahead)
+    passwords = Passwords(str(file), Semaphore(2))
+    for ahead, times in ((1.0, 2), (-9.0, 3), (3.0, 4), (4.0, 4), (5.0, 4)):
+        passwords.look(1000 + ahead)
+        assert len(read) == times
 
 
 def test_a_file_that_has_become_bad_changes_nothing_and_is_told_once(

@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
+from time import time
 from typing import Any
 from urllib.parse import quote_from_bytes
 
@@ -14,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from knot import beneath
+from knot import site as sites
 from knot.beneath import Directory
 from knot.site import (
     IN_MEMORY,
@@ -299,13 +301,19 @@ def site(root: Path) -> Iterator[Site]:
     site.close()
 
 
+@pytest.fixture
+def old_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that is written is an hour old, so that an equal stamp proves an equal file."""
+    monkeypatch.setattr(sites, "time", lambda: time() + 3600)
+
+
 def content(site: Site, path: bytes, second: int) -> bytes | None:
     found = site.find(path, second)
     return found.content if isinstance(found, Representation) else None
 
 
 def test_a_file_is_opened_once_and_looked_at_once_a_second(
-    site: Site, monkeypatch: pytest.MonkeyPatch, resolver: str
+    site: Site, old_files: None, monkeypatch: pytest.MonkeyPatch, resolver: str
 ) -> None:
     calls: list[str] = []
 
@@ -347,19 +355,27 @@ def test_a_file_that_changes_is_seen_in_the_next_second(root: Path, site: Site) 
     assert site.find(b"/", 5) == Missing(404)
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_kept_in_memory(
-    root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("changes", [1, 2, 100])
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    root: Path, site: Site, old_files: None, monkeypatch: pytest.MonkeyPatch, changes: int
 ) -> None:
-    read = os.preadv
+    """One that changes all the time is taken as it is, and looked at again a second later."""
+    read, reads = os.preadv, []
 
     def torn(fd: int, buffers: list[bytearray], offset: int, flags: int) -> int:
-        (root / "index.html").write_text("HOME")
-        return read(fd, buffers, offset, flags)
+        count = read(fd, buffers, offset, flags)
+        reads.append(bytes(buffers[0]))
+        if len(reads) <= changes:
+            (root / "index.html").write_text(f"changed {len(reads):03}")
+        return count
 
     monkeypatch.setattr(os, "preadv", torn)
-    assert content(site, b"/", 1) is None
+    assert content(site, b"/", 1) == reads[-1]
+    assert len(reads) == min(changes + 1, 3)
+    assert content(site, b"/", 2) == (root / "index.html").read_bytes() or changes == 100
+    changes = 0
+    assert content(site, b"/", 3) == (root / "index.html").read_bytes()
     monkeypatch.undo()
-    assert content(site, b"/", 2) == b"HOME"
 
 
 def test_the_cache_keeps_to_its_budget_and_what_was_used_last(root: Path, site: Site) -> None:
@@ -383,7 +399,9 @@ def test_a_file_larger_than_the_whole_cache_is_served_all_the_same(root: Path) -
     site.close()
 
 
-def test_a_large_file_is_kept_open_and_not_in_memory(root: Path, site: Site) -> None:
+def test_a_large_file_is_kept_open_and_not_in_memory(
+    root: Path, site: Site, old_files: None
+) -> None:
     (root / "large").write_bytes(b"x" * (IN_MEMORY + 1))
     found = site.find(b"/large", 1)
     assert isinstance(found, Representation)
@@ -404,18 +422,29 @@ def test_so_many_files_are_kept_open_and_no_more(root: Path, site: Site) -> None
 def test_what_is_not_in_memory_yet_is_taken_there_later(
     root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cold(*_: object) -> int:
-        raise BlockingIOError
-
-    monkeypatch.setattr(os, "preadv", cold)
+    monkeypatch.setattr(sites, "read_now", lambda *_: b"")
     found = site.find(b"/", 1)
     assert isinstance(found, Representation)
     assert found.is_cold
     assert isinstance(found.slice(0, 4), Slice)
+    assert found.etag == b""
+    read = site.read(found)
+    assert isinstance(read, Representation)
+    assert read.content == b"home"
+    site.replace(found, found, read)
+    assert site.find(b"/", 1) is read
+    assert site._free == IN_MEMORY * 3 - read.cost
+    assert len(site._open_files) == 0
+
+
+def test_what_is_in_memory_meanwhile_is_taken_from_there(
+    root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites, "read_now", lambda *_: b"")
+    assert isinstance(found := site.find(b"/", 1), Representation)
+    assert found.is_cold
     monkeypatch.undo()
-    assert site.find(b"/", 1) is found
-    assert found.content == b"home"
-    assert site._free == IN_MEMORY * 3 - found.cost
+    assert content(site, b"/", 1) == b"home"
 
 
 def test_a_disk_that_fails_later_is_told_as_one_that_fails_at_once(

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPSConnection
 from pathlib import Path
+from time import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,7 +29,8 @@ from knot import Responder, Site
 from knot.access import Entrance
 from knot.redirect import Redirect, host_name
 from knot.request import Request
-from knot.tls import LOOK, RECORD, Certificates, Channel
+from knot.stamps import stamp_of
+from knot.tls import LOOK, RECORD, Certificate, Certificates, Channel
 
 AUTHORITY = trustme.CA()
 OTHER = trustme.CA()
@@ -305,6 +307,55 @@ def test_a_renewed_certificate_is_shown_without_a_restart(
     assert through(certificates)["serialNumber"] != old["serialNumber"]
     names = through(certificates, "new.example")["subjectAltName"]
     assert ("DNS", "new.example") in names
+
+
+def test_a_renewed_certificate_of_equal_size_and_time_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `tar` and `cp -p` leave it, in the same file; whether its time has passed or not."""
+    caplog.set_level(logging.WARNING)
+    for number, ahead in enumerate((0.0, 3600.0)):
+        clock = [0.0]
+        monkeypatch.setattr("knot.tls.monotonic", lambda clock=clock: clock[0])
+        monkeypatch.setattr("knot.tls.time", lambda ahead=ahead: time() + ahead)
+        chain, key = write_pair(tmp_path / f"{number}", "localhost")
+        certificates = Certificates([(chain, key)])
+        old = through(certificates)
+        times = [(file, os.stat(file)) for file in (chain, key)]
+        for source in write_pair(tmp_path / f"new {number}", "localhost"):
+            target = tmp_path / f"{number}" / Path(source).name
+            target.write_bytes(Path(source).read_bytes())
+        for file, status in times:
+            os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        stamps = [stamp_of(os.stat(file)) for file in (chain, key)]
+        if number == 0:  # nor does the stamp of a coarse file system tell them apart
+            monkeypatch.setattr(certificates._all[0], "_stamps", stamps)
+        clock[0] += LOOK
+        certificates.look()
+        assert through(certificates)["serialNumber"] != old["serialNumber"]
+    said = len(caplog.records)
+    for _ in range(3):
+        clock[0] += LOOK
+        certificates.look()
+    assert len(caplog.records) == said == 2
+
+
+def test_a_key_that_cannot_be_read_any_more_is_not_taken_for_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was made a moment before `--user` gave up the right to read it."""
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    clock = [0.0]
+    monkeypatch.setattr("knot.tls.monotonic", lambda: clock[0])
+    certificates = Certificates([write_pair(tmp_path / "one", "localhost")])
+    monkeypatch.setattr(Certificate, "_hashes", denied)
+    for _ in range(3):
+        clock[0] += LOOK
+        certificates.look()
+    assert not caplog.records
 
 
 def test_a_renewed_certificate_that_is_broken_changes_nothing_and_is_told_once(
