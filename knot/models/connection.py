@@ -205,6 +205,10 @@ class Server:
         """Called when nobody is served any more."""
         self.when_deserted: list[Callable[[], object]] = []
         """Called when the last client has gone."""
+        self.watched: list[Callable[[], object]] = []
+        """Called every `SWEEP` seconds."""
+        self.has_all: Callable[[], bool] = lambda: True
+        """Whether all that is to be served is there."""
 
     def new_parser(self) -> RequestParser:
         if self.log is not None and self.log.wants_more:
@@ -595,6 +599,8 @@ def look(server: Server) -> None:
 
     One look at each of them is all that timeouts cost; a request costs an assignment.
     """
+    for call in server.watched:
+        call()
     limits = server.limits
     most = {
         HEAD: ceil(limits.head / SWEEP),
