@@ -168,7 +168,12 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     show_default=False,
     help="Let symbolic links lead out of DIR.",
 )
-@option("--clean-urls", is_flag=True, show_default=False, help="Serve about.html as /about, too.")
+@option(
+    "--clean-urls",
+    is_flag=True,
+    show_default=False,
+    help="Serve about.html as /about, and redirect /about.html and /about/ there.",
+)
 @option(
     "--spa",
     is_flag=True,

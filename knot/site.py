@@ -362,7 +362,9 @@ class Site:
     def _lose(self, why: str) -> None:
         if why == self._lost:
             return
-        log.error("cannot serve %s: %s; until that is mended, the answer is 503", self.directory, why)
+        log.error(
+            "cannot serve %s: %s; until that is mended, the answer is 503", self.directory, why
+        )
         self._lost = why
         self._forget_all()
 
