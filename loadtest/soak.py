@@ -2,9 +2,10 @@
 
 Clients ask for files that are replaced under them, on kept connections and new ones, whole files,
 parts, compressed ones, and whether they have changed.  Every 20 s the workers are renewed, every
-30 s one is killed.  Each answer must be one whole version of its file, and the same tag must always
-mean the same bytes.  In the end: no wrong byte, no failed request but those of killed workers, and
-neither memory nor descriptors have grown.
+30 s one is killed, and every 30 s the link to the site's directory is switched to a copy of it, and
+the old one removed.  Each answer must be one whole version of its file, and the same tag must
+always mean the same bytes.  In the end: no wrong byte, no failed request but those of killed
+workers, and neither memory nor descriptors have grown.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +44,7 @@ REPLACED: Final = 0.02
 """Seconds between two files that are replaced."""
 RENEWED: Final = 20.0
 KILLED: Final = 30.0
+SWITCHED: Final = 30.0
 BLAMED: Final = 2.0
 """Seconds after a worker was killed in which a broken connection was its."""
 WARM: Final = 15.0
@@ -70,10 +73,26 @@ def content(name: str, version: int) -> bytes:
 
 @dataclass
 class Site:
-    """The files, one of which has a new version every now and then."""
+    """The files, one of which has a new version every now and then, in a directory that has one."""
 
     root: Path
+    """A symbolic link to the directory."""
     versions: dict[str, int] = field(default_factory=dict)
+    switches: int = -1
+
+    def switch(self) -> None:
+        """Put a copy of the directory in its place."""
+        self.switches += 1
+        new, old = self.root.with_name(f"release{self.switches}"), self.root.resolve()
+        if self.root.is_symlink():
+            shutil.copytree(self.root, new)
+        else:
+            new.mkdir()
+        link = self.root.with_name("new")
+        link.symlink_to(new.name)
+        link.rename(self.root)
+        if old != self.root:
+            shutil.rmtree(old)
 
     def replace(self, name: str) -> None:
         version = self.versions.get(name, 0) + 1
@@ -191,7 +210,7 @@ def descriptors(pid: int) -> int:
 
 @dataclass
 class Torment:
-    """Replaces files, renews workers and kills them, until it is over."""
+    """Replaces files and their directory, renews workers and kills them, until it is over."""
 
     process: subprocess.Popen[str]
     site: Site
@@ -201,7 +220,7 @@ class Torment:
 
     def go_on(self, seconds: float) -> None:
         began = time.monotonic()
-        renew, kill = began + RENEWED, began + KILLED
+        renew, kill, switch = began + RENEWED, began + KILLED, began + SWITCHED / 2
         while (now := time.monotonic()) < began + seconds:
             self.site.replace(name_of(self.numbers.randrange(FILES)))
             if now >= renew:
@@ -213,6 +232,9 @@ class Torment:
                 os.kill(self.numbers.choice(workers), signal.SIGKILL)
                 self.kills.append(now)
                 kill += KILLED
+            if now >= switch:
+                self.site.switch()
+                switch += SWITCHED
             time.sleep(REPLACED)
 
 
@@ -223,8 +245,8 @@ def main(minutes: float, seed: int) -> None:
     """Serve, ask, replace, renew and kill; fail if any answer was wrong or anything has grown."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory, "site")
-        root.mkdir()
         site = Site(root)
+        site.switch()
         for number in range(FILES):
             site.replace(name_of(number))
         command = [sys.executable, "-m", "knot.cli", "serve", str(root), "--port", "0"]
@@ -301,6 +323,7 @@ def judge(seen: Seen, torment: Torment, before: Use, after: Use) -> int:
         ("answers", sum(seen.answers.values())),
         ("versions that were served", len(seen.tags)),
         ("files replaced", sum(torment.site.versions.values())),
+        ("directories put in the place of the site's", torment.site.switches),
         ("renewals of all workers", torment.renewals),
         ("workers killed", len(torment.kills)),
         ("requests that killed workers had", len(seen.broken) - len(unexplained)),
