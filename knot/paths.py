@@ -24,9 +24,12 @@ REFRESH: Final = 0.5
 def absolute(path: Path) -> bytes:
     """`path` from the root of the file system: the current directory may be removed later.
 
-    Dot segments stay, since ``link/..`` need not be where the link is.
+    Dot segments stay, since ``link/..`` need not be where the link is.  An empty path is an
+    `OSError`, and not the current directory: it comes of a variable that is not set.
     """
     name = os.fsencode(path)
+    if not name:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "")
     return name if os.path.isabs(name) else os.path.join(os.getcwdb(), name)
 
 
@@ -87,7 +90,7 @@ class Withheld:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._paths = [absolute(path) for path in paths]
+        self._paths = [absolute(path) for path in paths if os.fsencode(path)]
         self._places = self._resolved()
         self._refreshed = monotonic()
         self.changed: list[Callable[[], object]] = []

@@ -59,3 +59,5 @@ def test_a_relative_path_is_one_of_the_directory_at_the_start(
     monkeypatch.chdir(place)
     assert absolute("a/../b") == os.fsencode(place) + b"/a/../b"
     assert absolute(b"/a") == b"/a"
+    with pytest.raises(FileNotFoundError):
+        absolute("")

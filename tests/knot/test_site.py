@@ -178,6 +178,8 @@ def test_a_site_that_is_no_directory_is_an_error(root: Path) -> None:
     for name in ("index.html", "nothing"):
         with pytest.raises(OSError, match=name):
             Site(root / name)
+    with pytest.raises(FileNotFoundError):
+        Site("")
 
 
 # -- options -------------------------------------------------------------------------------------
