@@ -56,6 +56,9 @@ class Entrance:
         if passwords is None or isinstance(request, BadRequest) or self._is_preflight(request):
             return self._answer(request, now)
         passwords.look(now)
+        if not passwords.are_there:
+            why = "the passwords cannot be read at the moment"
+            return self._responder.refuse(request, now, 503, why=why)
         credentials = credentials_of(request)
         outcome = passwords.known(credentials)
         if outcome is not None:

@@ -3,7 +3,7 @@
     /metrics    counts, in Prometheus's text format
     /blocked    what every connection waits for
     /health     200 as long as the loop turns
-    /ready      200 while new connections are accepted, 503 when not any more, or not yet
+    /ready      200 while new connections are accepted and all sites are there, else 503
 
 It is small on purpose: one request on a connection, a few connections at a time.
 """
@@ -73,7 +73,7 @@ class Subject(Protocol):
         """Resident bytes of one of them."""
 
     def ready(self) -> bool:
-        """Whether all that is to serve does, and goes on."""
+        """Whether all that is to serve does, has what it serves, and goes on."""
 
     def refresh(self, done: Event[()]) -> None:
         """Make the counts those of now, as far as that can be done soon."""
@@ -100,7 +100,7 @@ class Alone:
         return resident(os.pread(self._statm, 100, 0))
 
     def ready(self) -> bool:
-        return not self._server.stopping
+        return not self._server.stopping and self._server.has_all()
 
     def refresh(self, done: Event[()]) -> None:
         done.trigger()

@@ -16,6 +16,8 @@ from stat import S_ISDIR, S_ISREG
 from typing import Final
 
 OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+PLACE: Final = os.O_PATH | os.O_CLOEXEC
+"""A descriptor of where something is, for which search permission on the way is enough."""
 
 SYS_OPENAT2: Final = 437  # on every architecture
 RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -29,52 +31,97 @@ NOT_FOR_US: Final = {
     errno.E2BIG,
 }
 
-Open = Callable[[int, bytes], int]
+Open = Callable[[int, bytes, int], int]
+"""From a directory, a name and flags to a descriptor."""
 
 
 class Directory:
-    """A directory, open, and what lies in it."""
+    """A directory, and what lies in it.
 
-    def __init__(self, path: str | os.PathLike[str], *, follow_symlinks: bool = False) -> None:
+    It need not be readable, as nothing lists it here: search permission is enough.
+    """
+
+    def __init__(self, path: str | bytes, *, follow_symlinks: bool = False) -> None:
         """With `follow_symlinks` a link may lead out of it.  Raises `OSError`."""
-        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.path = real_path(self.fd)
-        """Where it really is."""
+        self.fd = os.open(path, PLACE | os.O_DIRECTORY)
+        status = os.fstat(self.fd)
+        self.identity = status.st_dev, status.st_ino
+        """Of no other directory as long as this one is open."""
         self._follow = follow_symlinks
         self._openat2 = None if follow_symlinks else _openat2()
+
+    @property
+    def path(self) -> bytes:
+        """Where it really is now: it may be moved while it is open."""
+        return real_path(self.fd)
 
     def close(self) -> None:
         os.close(self.fd)
 
     def open(self, name: bytes) -> int:
-        """Open `name`, which has no dot segments, for reading.  Raises `OSError`."""
-        name = name or b"."
+        """Open the file `name`, which has no dot segments, for reading.
+
+        Raises `OSError`: `IsADirectoryError` for a directory in here.
+        """
         if self._openat2 is not None:
             # To open a device could set it to work, and a FIFO would let its writer go on.  Who
             # puts one there at this very moment gets just that.
-            check_mode(os.stat(name, dir_fd=self.fd).st_mode)
+            mode = os.stat(name, dir_fd=self.fd).st_mode
+            if S_ISDIR(mode):
+                os.close(self.open_directory(name))  # it may lie outside
+            check_mode(mode)
             try:
-                return self._openat2(self.fd, name)
+                return self._openat2(self.fd, name, OPEN)
             except OSError as error:
                 if error.errno not in NOT_FOR_US:
                     raise
-        place = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self.fd)
+        place = self._resolve(name, PLACE)
         try:
             check_mode(os.fstat(place).st_mode)
-            if not (self._follow or self.contains(real_path(place))):
-                raise OSError(errno.ENOENT, "it lies outside the directory")
             return os.open(b"/proc/self/fd/%d" % place, OPEN)
         finally:
             os.close(place)
 
+    def open_directory(self, name: bytes) -> int:
+        """Open the directory `name` as a place: to read it takes another descriptor.  Raises
+        `OSError`."""
+        name = name or b"."
+        if self._openat2 is not None:
+            try:
+                return self._openat2(self.fd, name, PLACE | os.O_DIRECTORY)
+            except OSError as error:
+                if error.errno not in NOT_FOR_US:
+                    raise
+        return self._resolve(name, PLACE | os.O_DIRECTORY)
+
+    def _resolve(self, name: bytes, flags: int) -> int:
+        place = os.open(name, flags, dir_fd=self.fd)
+        if self._follow or self.contains(real_path(place)):
+            return place
+        os.close(place)
+        raise OSError(errno.ENOENT, "it lies outside the directory")
+
     def contains(self, path: bytes) -> bool:
         """Whether the real `path` is that of the directory or of something below it."""
-        return path == self.path or path.startswith(self.path.rstrip(b"/") + b"/")
+        own = self.path
+        return path == own or path.startswith(own.rstrip(b"/") + b"/")
+
+
+def read_permission(place: int) -> None:
+    """Raises `OSError` if the directory at `place` cannot be read although its mode lets this
+    process do so: a sandbox does not cover it, nor what lies in it."""
+    try:
+        os.close(os.open(b".", OPEN | os.O_DIRECTORY, dir_fd=place))
+    except PermissionError:
+        if os.access(b".", os.R_OK, dir_fd=place):
+            raise
 
 
 def check_mode(mode: int) -> None:
-    """Raises `OSError` for what is neither a file nor a directory."""
-    if not (S_ISREG(mode) or S_ISDIR(mode)):
+    """Raises `OSError` for what is not a file."""
+    if S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "a directory")
+    if not S_ISREG(mode):
         raise OSError(errno.ENOENT, "neither a file nor a directory")
 
 
@@ -94,8 +141,11 @@ def _openat2() -> Open:
             ("resolve", ctypes.c_uint64),
         )
 
-    how = How(OPEN, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
-    pointer, size = ctypes.byref(how), ctypes.sizeof(how)
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+    pointers = {
+        flags: ctypes.pointer(How(flags, 0, resolve)) for flags in (OPEN, PLACE | os.O_DIRECTORY)
+    }
+    size = ctypes.sizeof(How)
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     syscall.argtypes = (
         ctypes.c_long,
@@ -106,8 +156,8 @@ def _openat2() -> Open:
     )
     syscall.restype = ctypes.c_long
 
-    def openat2(directory: int, name: bytes) -> int:
-        fd = syscall(SYS_OPENAT2, directory, name, pointer, size)
+    def openat2(directory: int, name: bytes, flags: int) -> int:
+        fd = syscall(SYS_OPENAT2, directory, name, pointers[flags], size)
         if fd < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))

@@ -38,6 +38,7 @@ from knot.limits import Limits
 from knot.log import FORMATS, AccessLog, open_log
 from knot.models import MODELS
 from knot.models.connection import Server
+from knot.paths import grants
 from knot.signals import Signals
 from knot.sites import Sites, guard, open_sites
 from knot.sockets import inherited
@@ -167,7 +168,12 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     show_default=False,
     help="Let symbolic links lead out of DIR.",
 )
-@option("--clean-urls", is_flag=True, show_default=False, help="Serve about.html as /about, too.")
+@option(
+    "--clean-urls",
+    is_flag=True,
+    show_default=False,
+    help="Serve about.html as /about, and redirect /about.html and /about/ there.",
+)
 @option(
     "--spa",
     is_flag=True,
@@ -474,8 +480,7 @@ def serve_here(
         server = model.Server(sites[""].responder, limits, log, **pool)
         port = None if redirect is None else listener.getsockname()[1]
         guard(server, sites, options, port)
-        for place in sites.values():
-            server.watched += [place.site.sweep, place.responder.sweep]
+        sites.watch(server)
         secure = (
             {} if certificates is None else {"certificates": certificates, "redirect": redirect}
         )
@@ -523,7 +528,7 @@ def set_out(
     if admin is not None or (post is not None and post.counts >= 0):
         count(server, sites, admin, post)
     if options["sandbox"] and not any(place.site.follow_symlinks for place in sites.values()):
-        places: dict[str | bytes, int] = {place.site.root: service.READ for place in sites.values()}
+        places: dict[str | bytes, int] = {}
         for path, right in (
             (options["log_file"], service.WRITE),
             (options["unix"], service.REMOVE),
@@ -531,11 +536,11 @@ def set_out(
             if path is not None:
                 place = os.path.dirname(os.path.abspath(path))
                 places[place] = places.get(place, 0) | right
-        renewed = [] if certificates is None else certificates.directories
-        for place in sites.values():
-            renewed += [] if place.passwords is None else place.passwords.directories
-        for where in renewed:
-            places[where] = places.get(where, 0) | service.READ
+        followed = [path for place in sites.values() for path in place.paths]
+        followed += [] if certificates is None else certificates.files
+        for path in followed:
+            for where in grants(path):
+                places[where] = places.get(where, 0) | service.READ
         service.confine(places)
     if post is None:
         say_so(directory, listener, options, admin)
@@ -561,6 +566,8 @@ def count(server: Server, sites: Sites, admin: socket | None, post: workers.Post
 
         stats.report(counter, shared)
         server.ended = write
+        for place in sites.values():
+            place.site.changed.append(write)
         process = f"worker {os.getpid()}"
         asking.attend(
             post.supervisor,

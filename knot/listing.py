@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from stat import S_ISDIR, S_ISREG
 from time import gmtime, strftime
@@ -96,7 +97,8 @@ def read_directory(
     root: bytes,
     withheld: Container[bytes] = (),
 ) -> list[Entry]:
-    """What an open directory has that a client may ask for: directories first, then files.
+    """What the directory at a place (O_PATH) has that a client may ask for: directories first,
+    then files.
 
     Symbolic links that lead out of `root`, a real path, are left out unless `follow_symlinks`, and
     so are the files whose real paths are `withheld`.
@@ -104,7 +106,7 @@ def read_directory(
     """
     entries = []
     here = os.readlink(b"/proc/self/fd/%d" % fd)
-    with os.scandir(fd) as found:
+    with opened(fd) as readable, os.scandir(readable) as found:
         for file in found:
             if file.name.startswith(".") and not hidden:
                 continue
@@ -127,6 +129,15 @@ def read_directory(
                     Entry(file.name, False, status.st_size, second_of(status.st_mtime_ns))
                 )
     return sorted(entries, key=in_order)
+
+
+@contextmanager
+def opened(place: int) -> Iterator[int]:
+    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def leads_into(directory: int, name: str, root: bytes) -> bool:

@@ -19,6 +19,8 @@ from typing import Final, NamedTuple
 
 import bcrypt
 
+from knot.paths import absolute, reason
+from knot.site import BUSY
 from knot.stamps import stamp_of
 
 MOST_RIGHT: Final = 16_384
@@ -90,9 +92,11 @@ class Passwords:
 
         Raises `OSError` if the file cannot be read, `ValueError` if it is no such file.
         """
-        self.path = path
+        self.path = os.fsdecode(absolute(path))
         self._turns = turns
         self._read()
+        self.are_there = True
+        """Whether the file can be read: if not, whom it would let in is not known."""
         self._looked = 0.0
         self._refused = ""
         self._keyed = blake2b(digest_size=16, key=os.urandom(32))
@@ -100,17 +104,12 @@ class Passwords:
         self._wrong: dict[bytes, Outcome] = {}
         self._under_way: dict[bytes, Check] = {}
 
-    @property
-    def directories(self) -> list[str]:
-        """Where a changed file will come from: the one named, and where a link leads to now."""
-        return [
-            os.path.dirname(os.path.abspath(self.path)),
-            os.path.dirname(os.path.realpath(self.path)),
-        ]
-
     def look(self, now: float) -> None:
-        """Now and then: read the file anew if it has changed.  What cannot be used changes nothing,
-        and is told once.  `now` is in seconds, of any clock."""
+        """Now and then: read the file if it has changed.  `now` is in seconds, of any clock.
+
+        Content that cannot be used changes nothing.  While the file is gone or may not be read,
+        nobody is let in: it may have been taken away for just that.  Either is logged once.
+        """
         if abs(now - self._looked) < LOOK:
             return
         self._looked = now
@@ -119,12 +118,18 @@ class Passwords:
                 return
             self._read()
         except (OSError, ValueError) as error:
-            why = f"{self.path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            why = str(error)
+            if isinstance(error, OSError):
+                why = f"{self.path}: {reason(error, self.path)}"
+                self.are_there &= error.errno in BUSY
             if why != self._refused:
-                log.error("the changed passwords cannot be used: %s; the old ones stay", why)
+                then = "the old ones stay" if self.are_there else "nobody is let in"
+                log.error("the changed passwords cannot be used: %s; %s", why, then)
             self._refused = why
             return
-        self._refused = ""
+        if not self.are_there:
+            log.warning("the passwords in %s can be used again", self.path)
+        self._refused, self.are_there = "", True
 
     def _read(self) -> None:
         now, stamp = time(), stamp_of(os.stat(self.path))  # both of before

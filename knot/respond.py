@@ -21,7 +21,7 @@ from knot.site import CACHE_SIZE, Bytes, Folder, Found, Missing, Moved, Represen
 
 METHODS: Final = b"GET, HEAD, OPTIONS"
 
-NOT_FOUND: Final = b"/404.html"
+NOT_FOUND: Final = b"404.html"
 """The page that a site may have for what it does not have."""
 
 PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -81,13 +81,15 @@ class Finder(Protocol):
 
     hidden: bool
     follow_symlinks: bool
-    withheld: Container[bytes]
     opened: int
     misses: int
+    changed: list[Callable[[], object]]
 
     @property
-    def root(self) -> bytes: ...
+    def withheld(self) -> Container[bytes]: ...
+    def look(self) -> None: ...
     def find(self, path: bytes, second: int) -> Found: ...
+    def find_file(self, name: bytes, second: int) -> Representation | None: ...
     def copies(self, found: Representation, second: int) -> Mapping[bytes, Representation]: ...
     def compressed(self, found: Representation, coding: bytes) -> Representation | None: ...
     def read(self, cold: Representation) -> Representation | Missing: ...
@@ -187,6 +189,7 @@ class Responder:
         self.turn = 0
         """Another one in each second, also in one that a clock which was set back has again: the
         site must not take what it looked at the first time for looked at."""
+        site.changed.append(self.forget)
 
     def respond(self, request: Request | BadRequest, now: float) -> Response | Later:
         """The answer to `request` at the time `now`, in seconds since the epoch."""
@@ -249,7 +252,12 @@ class Responder:
             self._free += cost(response)
 
     def _begin(self, second: int) -> None:
+        self.site.look()
         self.second, self._until = second, second + 1
+        self.forget()
+
+    def forget(self) -> None:
+        """Keep nothing of what was made before, nor of what is being made now."""
         self.turn = next(_turns)
         self._prepared.clear()
         self._of_open_files.clear()
@@ -278,12 +286,13 @@ class Answer:
         found = self._site.find(path, self._turn)
         if isinstance(found, Representation):
             return self.represent(found)
-        if isinstance(found, Moved):
-            return self.refusal(301, b"Location: %b%b\r\n" % (found.path.encode(), query))
         if isinstance(found, Folder):
             return self.folder(found)
-        response = self.refusal(found.status)
-        if found.status == 404:
+        location = b""
+        if isinstance(found, Moved):
+            location = b"Location: %b%b\r\n" % (found.path.encode(), query)
+        response = self.refusal(found.status, location)
+        if found.status in (301, 308, 404):
             self._keep(self._request, response, self._turn)
         return response
 
@@ -392,10 +401,10 @@ class Answer:
         def make() -> Response:
             try:
                 entries = listing.read_directory(
-                    found.file.fd, site.hidden, site.follow_symlinks, site.root, site.withheld
+                    found.file.fd, site.hidden, site.follow_symlinks, found.root, site.withheld
                 )
-            except OSError:
-                return self.refusal(503)
+            except OSError as error:
+                return self.refusal(403 if isinstance(error, PermissionError) else 503)
             page = render(found.path, entries)
             fields = b"Vary: Accept\r\n" + self._rules.otherwise
             return self.response(200, fields, kind, [page])
@@ -412,8 +421,8 @@ class Answer:
         if status == 503:
             field += b"Retry-After: 5\r\n"
         if status == 404:
-            found = self._site.find(NOT_FOUND, self._turn)
-            if isinstance(found, Representation):
+            found = self._site.find_file(NOT_FOUND, self._turn)
+            if found is not None:
                 return self.response(404, field, found.type, [found.slice(0, found.size)])
         phrase = HTTPStatus(status).phrase
         page = (

@@ -9,22 +9,26 @@ not in the kernel's memory is left to be read by whoever sends it.
 from __future__ import annotations
 
 import errno
+import logging
 import mimetypes
 import os
 import re
 from _blake2 import blake2b  # `hashlib` has it, too, and brings OpenSSL, 3.7 MiB
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
+from stat import S_ISREG
 from time import time
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
-from knot.beneath import Directory, real_path
+from knot.beneath import Directory, read_permission, real_path
 from knot.encodings import SUFFIXES, compress, compressible, may_have_copies
+from knot.paths import Withheld, absolute, reason
 from knot.stamps import Stamp, stamp_of
 
 INDEX: Final = b"index.html"
+PAGE: Final = b".html"
+"""What clean URLs leave out."""
 
 WELL_KNOWN: Final = b".well-known/"
 """The one hidden name that is there to be served (RFC 8615)."""
@@ -54,6 +58,11 @@ BUSY: Final = {
     errno.EBADMSG, errno.EUCLEAN, errno.EREMOTEIO, errno.ENODATA,  # of disks that have lost bytes
 }  # fmt: skip
 """What says nothing of whether there is such a file: 503, for a 404 would be remembered."""
+
+EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""What says nothing of a directory that could not be opened."""
+
+log = logging.getLogger("knot")
 
 # The standard library's table, not the machine's: a site is the same wherever it is served.
 _table = mimetypes.MimeTypes(filenames=()).types_map[True]
@@ -281,10 +290,12 @@ def missing(error: OSError) -> Missing:
 
 
 class Moved(NamedTuple):
-    """The path is that of a directory and lacks its last slash."""
+    """What is there has another path: that of a directory ends in a slash, and a page has one clean
+    URL."""
 
     path: str
-    """Where it is, percent-encoded."""
+    """Percent-encoded."""
+    status: int = 301
 
 
 class Missing(NamedTuple):
@@ -299,6 +310,9 @@ class Folder(NamedTuple):
     path: str
     """As in a URL, decoded."""
     file: File
+    """A place (O_PATH), which is opened for reading when it is listed."""
+    root: bytes
+    """The real path of the site's directory, out of which no link may lead."""
 
 
 Found = Representation | Moved | Missing | Folder
@@ -318,21 +332,23 @@ class Site:
         spa: bool = False,
         listing: bool = False,
         types: Mapping[str, str] | None = None,
-        withheld: Iterable[str | os.PathLike[str]] = (),
+        withheld: Withheld | Iterable[str | os.PathLike[str]] = (),
         open_files: int = OPEN_FILES,
         shared_tags: bool = False,
     ) -> None:
-        """Raises `OSError` if `directory` is none, or unreadable, `ValueError` for a bad type.
+        """Raises `OSError` if `directory` is none, or may not be searched, `ValueError` for a bad
+        type.
 
         `cache_size` is in bytes.  `hidden` serves names that begin with a dot, too;
         `follow_symlinks` lets symbolic links lead out of the directory; with `clean_urls`
-        ``/about`` is also ``about.html``; with `spa` a path without a file is the index of the
-        root, if its last segment has no dot; `listing` gives directories without an index.
-        `types` are media types by suffix, as ``{".foo": "text/x-foo"}``; `withheld` are files
-        that are served under no name; `open_files` is how many the cache holds open at most;
-        with `shared_tags` the tags of large files are made of size and modification time alone.
+        ``about.html`` is found as ``/about``, and its other paths lead there; with `spa` a path
+        without a file is the index of the root, if its last segment has no dot; `listing` gives
+        directories without an index.  `types` are media types by suffix, as
+        ``{".foo": "text/x-foo"}``; `withheld` are files that are served under no name;
+        `open_files` is how many the cache holds open at most; with `shared_tags` the tags of large
+        files are made of size and modification time alone.
         """
-        self.directory = Path(directory)
+        self.directory = Path(os.fsdecode(absolute(directory)))
         self.hidden = hidden
         self.follow_symlinks = follow_symlinks
         self._clean_urls = clean_urls
@@ -340,9 +356,17 @@ class Site:
         self._listing = listing
         known = {**TYPES, **(types or {})}
         self._types = {suffix.lower().encode(): full_type(kind) for suffix, kind in known.items()}
-        self.withheld: Container[bytes] = {os.path.realpath(os.fsencode(name)) for name in withheld}
+        self.withheld = withheld if isinstance(withheld, Withheld) else Withheld(withheld)
         """Real paths."""
-        self._top = Directory(directory, follow_symlinks=follow_symlinks)
+        self.withheld.changed.append(self._forget_all)
+        # With the dot it must be a directory, and one that this process may search.
+        self._path = os.path.join(os.fsencode(self.directory), b".")
+        self._top = Directory(self._path, follow_symlinks=follow_symlinks)
+        self._lost = ""
+        """Why there is no such directory now; empty if there is one."""
+        self.changed: list[Callable[[], object]] = []
+        """Called when what was found before is no longer what the site has: its directory is
+        another one, or gone, or back."""
         self._cache: dict[bytes, Representation] = {}  # by path, the least recent first
         self._open_files: dict[bytes, Representation] = {}  # those of them, likewise
         self._size = self._free = cache_size
@@ -356,9 +380,9 @@ class Site:
         """Answers for which one had to be; whoever makes them counts those."""
 
     @property
-    def root(self) -> bytes:
-        """Where the directory really is."""
-        return self._top.path
+    def is_there(self) -> bool:
+        """Whether its path leads to a directory."""
+        return not self._lost
 
     @property
     def held(self) -> int:
@@ -366,10 +390,70 @@ class Site:
         return self._size - self._free
 
     def close(self) -> None:
+        self.changed.clear()
+        self.withheld.changed.remove(self._forget_all)
         self._cache.clear()
         self._open_files.clear()
         self._with_open_copies.clear()
         self._top.close()
+
+    def look(self) -> None:
+        """Once a second: follow the path of the directory to where it leads now."""
+        self.withheld.look()
+        self._follow()
+
+    def _follow(self) -> bool:
+        """Open the directory that its path leads to, if it is another one than before; whether
+        it is.  Files that are being sent stay open."""
+        try:
+            status = os.stat(self._path)
+            if (status.st_dev, status.st_ino) == self._top.identity:
+                if not self._lost:
+                    return False
+                top = self._top
+            else:
+                top = self._open_top()
+        except OSError as error:
+            if error.errno not in EXHAUSTED:
+                self._lose(reason(error, self._path))
+            return False
+        is_other = top is not self._top
+        if is_other:
+            self._top.close()
+            self._top = top
+        if self._lost:
+            self._lost = ""
+            log.warning("there is a directory at %s again", self.directory)
+        else:
+            log.warning("%s is another directory now", self.directory)
+        self.withheld.look(now=True)
+        self._forget_all()
+        return is_other
+
+    def _open_top(self) -> Directory:
+        top = Directory(self._path, follow_symlinks=self.follow_symlinks)
+        try:
+            read_permission(top.fd)
+        except OSError:
+            top.close()
+            raise
+        return top
+
+    def _lose(self, why: str) -> None:
+        if why == self._lost:
+            return
+        log.error(
+            "cannot serve %s: %s; until that is mended, the answer is 503", self.directory, why
+        )
+        self._lost = why
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        for found in list(self._cache.values()):
+            self._forget(found)
+        self._with_open_copies.clear()
+        for call in self.changed:
+            call()
 
     def find(self, path: bytes, second: int) -> Found:
         """What the absolute `path` of a URL, percent-encoded, stands for in this `second`: a number
@@ -450,9 +534,21 @@ class Site:
         return found.compressed[coding]
 
     def find_file(self, name: bytes, second: int) -> Representation | None:
-        """The file called `name`, below the directory; None if there is none."""
-        found = self.find(b"/" + quote(name).encode(), second)
-        return found if isinstance(found, Representation) and found.name == name else None
+        """The file called `name`, below the directory, whatever its path in a URL; None if there
+        is none."""
+        # The path of a page may lead to another one; no path is without a slash.
+        path = name if self._clean_urls and name.endswith(PAGE) else b"/" + name
+        old = self._cache.get(path)
+        if old is not None:
+            if self._is_current(path, old, second):
+                return old if old.name == name else None
+            self._forget(old)
+        if self._lost or (not self.hidden and is_hidden(name)):
+            return None
+        try:
+            return self._opened_now(path, self._open_file(name), second, old)
+        except OSError:
+            return None
 
     def read(self, cold: Representation) -> Representation | Missing:
         """What `is_cold`, from the disk: for a thread that may wait.  Then `replace` it."""
@@ -497,23 +593,34 @@ class Site:
         """Open it; `old` is what the cache had, and was not sure of."""
         if not self.hidden and is_hidden(name):
             return Missing(404)
-        try:
+        if self._lost:
+            self._follow()
+        found = Missing(503) if self._lost else self._open(name)
+        # A 404 would be remembered: it is no answer while the directory is being replaced.
+        if found == Missing(404) and self._follow():
             found = self._open(name)
-        except OSError as error:
-            found = missing(error)
-            if found.status == 503:
-                return found
-        else:
-            self.opened += 1
+        if self._lost:
+            return Missing(503)
+        if isinstance(found, Missing):
+            if found.status == 404 and self._spa and b"." not in name.rpartition(b"/")[2]:
+                return self.find_file(INDEX, second) or found
+            return found
         if isinstance(found, Representation):
-            if old is not None and is_same(old, found):
-                old.settled = found.settled  # and what was compressed of it stays
-                old.copies = None
-                found = old
-            found.second = second
-            self._keep(b"/" + name, found)
-        elif found == Missing(404) and self._spa and b"." not in name.rpartition(b"/")[2]:
-            return self.find_file(INDEX, second) or found
+            return self._opened_now(b"/" + name, found, second, old)
+        self.opened += 1
+        return found
+
+    def _opened_now(
+        self, path: bytes, found: Representation, second: int, old: Representation | None
+    ) -> Representation:
+        """Put what was opened into the cache; `old` is what it had, and was not sure of."""
+        self.opened += 1
+        if old is not None and is_same(old, found):
+            old.settled = found.settled  # and what was compressed of it stays
+            old.copies = None
+            found = old
+        found.second = second
+        self._keep(path, found)
         return found
 
     def _is_current(self, path: bytes, found: Representation, second: int) -> bool:
@@ -521,8 +628,8 @@ class Site:
         if found.second != second:
             if not (found.settled and self._is_there(found)):
                 return False
-            if path[1:] + b".html" == found.name and self._exists(path[1:]):
-                return False  # a clean URL, whose file has come since
+            if self._clean_urls and not self._is_still_clean(path[1:], found.name):
+                return False
             found.second = second
             found.copies = None
             self._forget(found)
@@ -555,32 +662,34 @@ class Site:
         return path
 
     def _open(self, name: bytes) -> Found:
+        """What the path of a URL leads to."""
         try:
-            file = File(self._top.open(name))
-        except FileNotFoundError:
-            if self._clean_urls and name and not name.endswith(b"/"):
-                return self._open_file(name + b".html")
-            raise
-        if not S_ISDIR(file.mode):
-            return self._opened(name, file)
-        if name and not name.endswith(b"/"):
-            return Moved(quote(b"/" + name + b"/"))
+            if not name or name.endswith(b"/"):
+                return self._open_index(name)
+            try:
+                return self._moved_page(name) or self._open_file(name)
+            except IsADirectoryError:
+                page = None if self._has_index(name) else self._open_page(name)
+                return page or Moved(quote(b"/" + name + b"/"))
+            except FileNotFoundError:
+                page = self._open_page(name)
+                if page is None:
+                    raise
+                return page
+        except OSError as error:
+            return missing(error)
+
+    def _open_index(self, name: bytes) -> Found:
+        """What the directory `name` has to show.  Raises `OSError`."""
         try:
             return self._open_file(name + INDEX)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
+            if self._open_page(name[:-1]) is not None:
+                return Moved(quote(b"/" + clean(name[:-1])), 308)
             if self._listing:
-                return Folder("/" + os.fsdecode(name), file)
-            raise
-
-    def _open_file(self, name: bytes) -> Representation | Missing:
-        return self._opened(name, File(self._top.open(name)))
-
-    def _opened(self, name: bytes, file: File) -> Representation | Missing:
-        if not S_ISREG(file.mode) or name.endswith(b"/"):
-            return Missing(404)
-        if self.withheld and real_path(file.fd) in self.withheld:
-            return Missing(404)
-        return self._represent(name, file, self.media_type(name))
+                place = File(self._top.open_directory(name))
+                return Folder("/" + os.fsdecode(name), place, self._top.path)
+            raise FileNotFoundError from None
 
     def _represent(
         self, name: bytes, file: File, kind: bytes, coding: bytes = b"", wait: bool = False
@@ -597,6 +706,73 @@ class Site:
             file.stamp = stamp
             etag = coded(etag_by_stamp(stamp, settled, self._shared_tags), coding)
         return Representation(name, stamp, kind, file, etag, coding, settled)
+
+    # With clean URLs a page is at one path: that of an index is its directory's, and that of
+    # ``a.html`` is ``/a``, unless there is a file ``a``, or a directory ``a`` with an index; those
+    # leave it its own name.  All its other paths lead there.
+
+    def _open_page(self, name: bytes) -> Representation | Moved | None:
+        """The page at the clean URL `name`, or where it is.  Raises `OSError`."""
+        if not self._clean_urls or not can_be_clean(name):
+            return None
+        if not self.hidden and is_hidden(name + PAGE):
+            return None
+        try:
+            found = self._open_file(name + PAGE)
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+        return found if clean(name) == name else Moved(quote(b"/" + clean(name)), 308)
+
+    def _moved_page(self, name: bytes) -> Moved | None:
+        """Where the page in the file `name` is, if its path is not that.  Raises `OSError`."""
+        stem = name.removesuffix(PAGE)
+        if not self._clean_urls or stem == name or not can_be_clean(stem):
+            return None
+        if not self._has(name) or (clean(stem) == stem and self._is_taken(stem)):
+            return None
+        return Moved(quote(b"/" + clean(stem)), 308)
+
+    def _is_taken(self, name: bytes) -> bool:
+        """Whether the path `name` leads to something else than the page ``name.html``."""
+        try:
+            return self._has(name)
+        except IsADirectoryError:
+            return self._has_index(name)
+
+    def _has_index(self, directory: bytes) -> bool:
+        try:
+            return self._has(directory + b"/" + INDEX)
+        except IsADirectoryError:
+            return False
+
+    def _has(self, name: bytes) -> bool:
+        """Whether there is such a file, readable or not.  Raises `OSError`: `IsADirectoryError`
+        for a directory."""
+        try:
+            self._open_plain(name)
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    def _is_still_clean(self, path: bytes, name: bytes) -> bool:
+        """Whether the file `name` is still the one at that path, as far as is easily said."""
+        if path == name:
+            return not name.endswith(PAGE)  # until what had its clean URL is gone
+        return path + PAGE != name or not self._exists(path)
+
+    def _open_file(self, name: bytes) -> Representation:
+        """Raises `OSError`."""
+        return self._represent(name, self._open_plain(name), self.media_type(name))
+
+    def _open_plain(self, name: bytes) -> File:
+        file = File(self._top.open(name))
+        if not S_ISREG(file.mode):
+            raise FileNotFoundError  # it was one a moment ago
+        if self.withheld and real_path(file.fd) in self.withheld:
+            raise FileNotFoundError
+        return file
 
     def media_type(self, name: bytes) -> bytes:
         """The media type that the end of a file's name stands for (RFC 9110, section 8.3)."""
@@ -619,6 +795,16 @@ def full_type(kind: str) -> bytes:
     if ";" not in kind and (kind.startswith("text/") or kind in IN_UTF_8):
         kind += "; charset=utf-8"
     return kind.encode()
+
+
+def can_be_clean(name: bytes) -> bool:
+    """Whether a path could end so, if it is that of the page ``name.html``."""
+    return name.rpartition(b"/")[2] not in (b"", b".", b"..")
+
+
+def clean(name: bytes) -> bytes:
+    """The path of the page ``name.html``: that of an index is its directory's."""
+    return name[:-5] if name == b"index" or name.endswith(b"/index") else name
 
 
 def is_hidden(name: bytes) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from threading import Semaphore
+from time import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from knot.config import Config
 from knot.models.connection import Gate, Server
+from knot.paths import Withheld
 from knot.redirect import Redirect
 from knot.request import HOST
 from knot.respond import FieldRules, Responder
@@ -36,6 +38,23 @@ class Place(NamedTuple):
     responder: Responder
     passwords: Passwords | None
 
+    @property
+    def paths(self) -> list[Path | str]:
+        """Those that are followed."""
+        return [self.site.directory, *([] if self.passwords is None else [self.passwords.path])]
+
+    @property
+    def has_all(self) -> bool:
+        return self.site.is_there and (self.passwords is None or self.passwords.are_there)
+
+    def look(self) -> None:
+        """Once a second: follow the paths, and let go of files that nothing leads to any more."""
+        self.site.look()
+        self.site.sweep()
+        self.responder.sweep()
+        if self.passwords is not None:
+            self.passwords.look(time())
+
 
 class Sites(dict[str, Place]):
     """By host; what is for all other hosts has an empty name."""
@@ -43,6 +62,11 @@ class Sites(dict[str, Place]):
     def close(self) -> None:
         for place in self.values():
             place.site.close()
+
+    def watch(self, server: Server) -> None:
+        """Have `server` follow the paths of all sites, and know whether they lead somewhere."""
+        server.watched += [place.look for place in self.values()]
+        server.has_all = lambda: all(place.has_all for place in self.values())
 
 
 def open_sites(directory: str, config: Config, options: dict[str, Any], interactive: bool) -> Sites:
@@ -58,6 +82,7 @@ def open_sites(directory: str, config: Config, options: dict[str, Any], interact
     for given in hosts.values():
         withheld += [*given["cert"], *given["key"]]
         withheld += [] if given["auth"] is None else [given["auth"]]
+    own_files = Withheld(withheld)
     turns = Semaphore(CHECKS)
     passwords: dict[str | None, Passwords | None] = {None: None}
     sites = Sites()
@@ -66,7 +91,7 @@ def open_sites(directory: str, config: Config, options: dict[str, Any], interact
         try:
             if path not in passwords:
                 passwords[path] = open_passwords(path, turns)
-            site, responder = open_site(given, interactive, withheld, len(hosts))
+            site, responder = open_site(given, interactive, own_files, len(hosts))
             sites[host] = Place(site, responder, passwords[path])
         except ValueError as error:
             sites.close()
@@ -75,7 +100,7 @@ def open_sites(directory: str, config: Config, options: dict[str, Any], interact
 
 
 def open_site(
-    given: dict[str, Any], interactive: bool, withheld: list[str | Path], number: int
+    given: dict[str, Any], interactive: bool, withheld: Withheld, number: int
 ) -> tuple[Site, Responder]:
     """One of that `number`, from its options.  Raises `ValueError`."""
     fields = list(given["header"])

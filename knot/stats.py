@@ -32,7 +32,9 @@ BOUNDS: Final = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1
 STATES: Final = {HEAD: "head", IDLE: "idle", TAKING: "taking"}
 """What connections wait for."""
 
-PLAIN: Final = ("connections", "turned_away", "sent", "misses", "hits", "cached", "cpu", "lasted")
+PLAIN: Final = (
+    "connections", "turned_away", "sent", "misses", "hits", "cached", "cpu", "lasted", "lacking",
+)  # fmt: skip
 """The counts that are one number each."""
 
 LAYOUT: Final = struct.Struct(f"{len(PLAIN) + len(STATES) + len(BOUNDS) + 1 + len(STATUSES) + 1}Q")
@@ -59,6 +61,8 @@ class Counts:
         """In ms."""
         self.lasted = 0
         """All answers together, from the reading of the request to the last byte, in µs."""
+        self.lacking = 0
+        """1 if something that is to be served is not there."""
         self.open = dict.fromkeys(STATES.values(), 0)
         """Connections by state."""
         self.buckets = [0] * (len(BOUNDS) + 1)
@@ -78,7 +82,7 @@ class Counts:
 
     def end(self) -> None:
         """The process has ended: what it held it holds no more."""
-        self.cached = 0
+        self.cached = self.lacking = 0
         self.open = dict.fromkeys(self.open, 0)
 
     def by_status(self) -> Mapping[str, int]:
@@ -154,6 +158,7 @@ class Counter:
         counts.cached = sum(site.held for site in self._sites)
         counts.cpu = int(1e3 * process_time())
         counts.lasted = int(1e6 * self._lasted)
+        counts.lacking = int(not self._server.has_all())
         for peer in self._peers:
             counts.open[STATES[peer.waits_for]] += 1
         counts.buckets[:] = self._buckets

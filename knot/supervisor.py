@@ -107,6 +107,10 @@ class Worker:
     def tell(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def has_all(self) -> bool:
+        """Whether all that it is to serve was there a second ago."""
+        return self.shared is None or not self.shared.read().lacking
+
     def fate(self) -> str:
         """How it has ended."""
         status = self.process.wait()
@@ -168,7 +172,9 @@ class Supervisor:
         return resident_of(pid)
 
     def ready(self) -> bool:
-        return not self.stopping and all(place.worker is not None for place in self.places)
+        return not self.stopping and all(
+            place.worker is not None and place.worker.has_all() for place in self.places
+        )
 
     @tamed
     def refresh(self, done: Event[()]) -> None:

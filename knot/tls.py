@@ -21,6 +21,7 @@ from contextlib import suppress
 from time import monotonic, time
 from typing import Any, Final
 
+from knot.paths import absolute, reason
 from knot.stamps import Stamp, stamp_of
 
 RECORD: Final = 16 * 1024
@@ -48,8 +49,9 @@ CIPHERS: Final = ":".join(
 HTTP_1: Final = "http/1.1"
 HTTP_2: Final = "h2"
 
-LOOK: Final = 10.0
-"""Seconds between two looks at whether a certificate has been renewed."""
+LOOK: Final = 0.5
+"""Seconds between two looks at whether a certificate has been renewed; the server asks once a
+second."""
 
 log = logging.getLogger("knot")
 
@@ -208,7 +210,8 @@ class Certificate:
     def __init__(self, chain: str, key: str | None, protocols: Sequence[str]) -> None:
         """`key` is None if it stands in the chain's file.  Raises `ValueError` if the files are no
         such pair, `OSError` if they cannot be read."""
-        self.chain, self.key = chain, key
+        self.chain = os.fsdecode(absolute(chain))
+        self.key = None if key is None else os.fsdecode(absolute(key))
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
@@ -304,12 +307,8 @@ class Certificates:
             self.context.sni_callback = self._choose
 
     @property
-    def directories(self) -> list[str]:
-        """Where renewed files will come from: those named, and those that links lead to now."""
-        files = [file for certificate in self._all for file in certificate.files]
-        return [os.path.dirname(os.path.abspath(file)) for file in files] + [
-            os.path.dirname(os.path.realpath(file)) for file in files
-        ]
+    def files(self) -> list[str]:
+        return [file for certificate in self._all for file in certificate.files]
 
     def _sort(self) -> None:
         self._by_name = {
@@ -337,13 +336,15 @@ class Certificates:
                     continue
                 certificate.load()
             except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else str(error)
-                if self._refused.get(certificate) != reason:
-                    self._refused[certificate] = str(reason)
+                why = str(error)
+                if isinstance(error, OSError):
+                    why = reason(error, error.filename or certificate.chain)
+                if self._refused.get(certificate) != why:
+                    self._refused[certificate] = why
                     log.error(
                         "the renewed certificate %s cannot be used: %s; the old one stays",
                         certificate.chain,
-                        reason,
+                        why,
                     )
                 continue
             self._refused.pop(certificate, None)

@@ -77,7 +77,7 @@ def content(name: str, version: int) -> bytes:
 
 @dataclass
 class Site:
-    """The files, one of which has a new version every now and then."""
+    """The files, one of which has a new version every now and then, in a directory that has one."""
 
     root: Path
     """A symbolic link to a directory beside it."""
@@ -263,6 +263,7 @@ def main(minutes: float, seed: int) -> None:
         Path(directory, "release0").mkdir()
         root.symlink_to("release0")
         site = Site(root)
+        site.switch()
         for number in range(FILES):
             site.replace(name_of(number))
         command = [sys.executable, "-m", "knot.cli", "serve", str(root), "--port", "0"]

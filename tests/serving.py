@@ -97,7 +97,7 @@ def with_server(
     site = Site(root, **options)
     responder = Responder(site, rules)
     server = model.module.Server(responder, limits, log, **model.options)
-    server.watched += [site.sweep, responder.sweep]
+    server.watched += [site.look, site.sweep, responder.sweep]
     signals = Signals()
 
     def work() -> None:

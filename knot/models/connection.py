@@ -206,7 +206,9 @@ class Server:
         self.when_deserted: list[Callable[[], object]] = []
         """Called when the last client has gone."""
         self.watched: list[Callable[[], object]] = []
-        """Called once a second."""
+        """Called every `SWEEP` seconds."""
+        self.has_all: Callable[[], bool] = lambda: True
+        """Whether all that is to be served is there."""
 
     def new_parser(self) -> RequestParser:
         if self.log is not None and self.log.wants_more:
@@ -597,8 +599,8 @@ def look(server: Server) -> None:
 
     One look at each of them is all that timeouts cost; a request costs an assignment.
     """
-    for watch in server.watched:
-        watch()
+    for call in server.watched:
+        call()
     limits = server.limits
     most = {
         HEAD: ceil(limits.head / SWEEP),

@@ -225,6 +225,8 @@ def test_the_log_has_the_user(site: Path, format: str) -> None:
 class Busy:
     """Passwords of which too many are being checked."""
 
+    are_there = True
+
     def look(self, now: float) -> None:
         pass
 

@@ -20,7 +20,7 @@ from serving import administered, fetch, until_closed
 
 import knot.cli
 import tame
-from knot.admin import attend
+from knot.admin import Alone, attend
 from knot.models.connection import PAUSE, Peer
 from knot.models.events import Server, run
 from knot.request import BadRequest, Request
@@ -137,6 +137,24 @@ def test_clients_that_were_too_many_are_counted(site: Path) -> None:
         assert found["knot_turned_away_total"] == 2
         assert found["knot_connections_total"] == 1
         assert found['knot_requests_total{status="503"}'] == 2
+
+
+def test_a_process_alone_is_ready_while_all_that_it_serves_is_there(site: Path) -> None:
+    knot_site = Site(site)
+    server = Server(Responder(knot_site))
+    server.has_all = lambda: knot_site.is_there
+    alone = Alone(server, Counter(server, [knot_site]))
+    assert alone.ready()
+    site.rename(site.with_name("away"))
+    knot_site.look()
+    assert not alone.ready()
+    site.with_name("away").rename(site)
+    knot_site.look()
+    assert alone.ready()
+    server.stopping = True
+    assert not alone.ready()
+    os.close(alone._statm)
+    knot_site.close()
 
 
 def test_what_a_gate_answers_is_counted_and_what_has_to_be_made_first(site: Path) -> None:

@@ -215,6 +215,18 @@ def test_a_file_is_read_again_until_an_equal_stamp_proves_that_it_is_the_same(
         assert len(read) == times
 
 
+def test_a_disk_that_fails_says_nothing_of_the_file(
+    passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "stat", fail)
+    passwords.look(1.0)
+    assert passwords.are_there
+    assert ask(passwords, basic(b"alice", b"wonder"))
+
+
 def test_a_file_that_has_become_bad_changes_nothing_and_is_told_once(
     file: Path, passwords: Passwords, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -222,15 +234,22 @@ def test_a_file_that_has_become_bad_changes_nothing_and_is_told_once(
     with caplog.at_level(logging.ERROR, "knot"):
         for now in range(10, 40, 10):
             passwords.look(float(now))
+        assert passwords.are_there
         assert ask(passwords, basic(b"alice", b"wonder"))
         os.unlink(file)
         passwords.look(50.0)
         passwords.look(60.0)
-    assert len(caplog.messages) == 2
+        assert not passwords.are_there
+        file.write_bytes(b"")
+        passwords.look(65.0)
+        assert not passwords.are_there, "what cannot be used changes nothing"
+    assert len(caplog.messages) == 3
     assert "line 1: the password of alice is not kept by bcrypt" in caplog.messages[0]
-    assert "No such file" in caplog.messages[1]
+    assert caplog.messages[0].endswith("; the old ones stay")
+    assert caplog.messages[1].endswith("No such file or directory; nobody is let in")
     file.write_bytes(b"alice:%b\n" % hashed(b"new"))
     passwords.look(70.0)
+    assert passwords.are_there
     assert ask(passwords, basic(b"alice", b"new"))
     assert not ask(passwords, basic(b"bob", b"builder"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -22,12 +23,20 @@ class Found:
     def __init__(self, found: Representation | Moved | Missing) -> None:
         self.found = found
 
+        self.changed: list[Callable[[], object]] = []
+
     def find(self, path: bytes, second: int) -> Representation | Moved | Missing:
-        return Missing(404) if path == b"/404.html" else self.found
+        return self.found
+
+    def find_file(self, name: bytes, second: int) -> None:
+        return None
+
+    def look(self) -> None:
+        pass
 
     hidden = follow_symlinks = False
     opened = misses = 0
-    root = b"/"
+    withheld = ()
 
     def copies(self, found: Representation, second: int) -> dict[bytes, Representation]:
         return {}

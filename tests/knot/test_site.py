@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import time
 from typing import Any
 from urllib.parse import quote_from_bytes
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from knot import beneath
@@ -35,7 +38,7 @@ from knot.site import (
 def resolver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Names are resolved by the kernel's `openat2`, or on a kernel that has none."""
 
-    def old_kernel(directory: int, name: bytes) -> int:
+    def old_kernel(directory: int, name: bytes, flags: int) -> int:
         raise OSError(38, "Function not implemented")
 
     if request.param == "without":
@@ -177,6 +180,8 @@ def test_a_site_that_is_no_directory_is_an_error(root: Path) -> None:
     for name in ("index.html", "nothing"):
         with pytest.raises(OSError, match=name):
             Site(root / name)
+    with pytest.raises(FileNotFoundError):
+        Site("")
 
 
 # -- options -------------------------------------------------------------------------------------
@@ -218,14 +223,118 @@ def test_clean_urls_lack_their_suffix(root: Path) -> None:
     (root / "sub.html").write_text("not this one")
     assert found_with(root, b"/about") == Missing(404)
     assert found_with(root, b"/about", clean_urls=True) == b"about"
-    assert found_with(root, b"/about.html", clean_urls=True) == b"about"
-    assert found_with(root, b"/about/", clean_urls=True) == Missing(404)
+    assert found_with(root, b"/about.html", clean_urls=True) == Moved("/about", 308)
+    assert found_with(root, b"/about/", clean_urls=True) == Moved("/about", 308)
     assert found_with(root, b"/sub", clean_urls=True) == Moved("/sub/")
     site = Site(root, clean_urls=True)
     assert content(site, b"/about", 1) == b"about"
     (root / "about").write_text("the file itself")
     assert content(site, b"/about", 2) == b"the file itself"
     site.close()
+
+
+CLEAN: list[tuple[list[str], bytes, object]] = [
+    (["a.html", "a/x"], b"/a", b"a.html"),
+    (["a.html", "a/x"], b"/a/", Moved("/a", 308)),
+    (["a.html", "a/x"], b"/a/x/", Missing(404)),
+    # A directory with an index, or a file, has the path; the page keeps its own.
+    (["a.html", "a/index.html"], b"/a", Moved("/a/")),
+    (["a.html", "a/index.html"], b"/a.html", b"a.html"),
+    (["a.html", "a"], b"/a", b"a"),
+    (["a.html", "a"], b"/a/", Missing(404)),
+    (["a.html", "a"], b"/a.html", b"a.html"),
+    (["a/index.html"], b"/a/index", Moved("/a/", 308)),
+    (["a/index.html", "a/index"], b"/a/index", b"a/index"),
+    (["a/index.html", "a/index"], b"/a/index.html", Moved("/a/", 308)),
+    # Names that no path could be clean for
+    ([".html"], b"/", Missing(404)),
+    ([".html"], b"/.html", b".html"),
+    (["...html", "a/...html"], b"/...html", b"...html"),
+    (["a/.html"], b"/a/", Missing(404)),
+    (["a.html/x"], b"/a", Missing(404)),
+    (["a.html/x"], b"/a.html", Moved("/a.html/")),
+    (["a.html.html"], b"/a.html", b"a.html.html"),
+    (["a.html.html", "a.html"], b"/a.html.html", b"a.html.html"),
+    (["a.html.html", "a.html"], b"/a.html", Moved("/a", 308)),
+    (["a.html"], b"/a.html/", Missing(404)),
+    (["a.html"], b"/a%2F", Moved("/a/")),
+    (["a/b/index.html"], b"/a/b%2findex.html", Moved("/a/b/", 308)),
+]
+
+
+@pytest.mark.parametrize(("names", "path", "expected"), CLEAN)
+def test_a_clean_path_leads_to(
+    tmp_path: Path, names: list[str], path: bytes, expected: object
+) -> None:
+    grow(tmp_path, names)
+    assert found_with(tmp_path, path, clean_urls=True, hidden=True) == expected
+
+
+def grow(root: Path, names: Iterable[str]) -> None:
+    """Files that have their names in them; one that cannot be beside another is left out."""
+    for name in names:
+        with suppress(OSError):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(name)
+
+
+def test_a_page_that_is_hidden_has_no_clean_url(root: Path) -> None:
+    (root / ".well-known").mkdir()
+    (root / ".well-known.html").write_text("hidden")
+    for path in (b"/.well-known/", b"/.well-known", b"/.well-known.html"):
+        assert found_with(root, path, clean_urls=True) == Missing(404)
+
+
+def test_the_address_of_a_page_changes_with_what_is_beside_it(tmp_path: Path) -> None:
+    grow(tmp_path, ["a.html"])
+    site = Site(tmp_path, clean_urls=True)
+    assert content(site, b"/a", 1) == b"a.html"
+    grow(tmp_path, ["a/x"])
+    assert content(site, b"/a", 2) == b"a.html"
+    grow(tmp_path, ["a/index.html"])
+    assert site.find(b"/a", 3) == Moved("/a/")
+    assert content(site, b"/a.html", 3) == b"a.html"
+    (tmp_path / "a" / "index.html").unlink()
+    assert content(site, b"/a", 4) == b"a.html"
+    assert site.find(b"/a.html", 4) == Moved("/a", 308)
+    page = site.find_file(b"a.html", 4)
+    assert page is not None
+    assert page.content == b"a.html"
+    assert site.find(b"/a.html", 4) == Moved("/a", 308)
+    site.close()
+
+
+SEGMENTS = ["a", "b.html", "a.html", "index.html", "index", ".html", "..html", "a.html.html"]
+NAMES = st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=3).map("/".join)
+
+
+@given(st.lists(NAMES, max_size=8), st.booleans(), st.booleans())
+@settings(max_examples=60)
+def test_every_path_ends_soon_and_every_file_has_one(
+    names: list[str], listing: bool, hidden: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        grow(root, names)
+        files = {os.path.relpath(path, root) for path in root.rglob("*") if path.is_file()}
+        stems = {path.removesuffix(".html") for name in names for path in (name, name[:-6])}
+        paths = {f"/{name}{end}" for name in {*names, *stems} for end in ("", "/", "%2F", ".html")}
+        site = Site(root, clean_urls=True, listing=listing, hidden=hidden)
+        at: dict[bytes, set[str]] = {}
+        for path in {*paths, "/"}:
+            found, last = site.find(path.encode(), 1), path
+            for _ in range(2):
+                if isinstance(found, Moved):
+                    last = found.path
+                    found = site.find(last.encode(), 1)
+            assert not isinstance(found, Moved), (path, found)
+            if isinstance(found, Representation):
+                at.setdefault(found.name, set()).add(file_name(last.encode()).decode())  # type: ignore[union-attr]
+            if path[1:] in files and (hidden or "/." not in path):
+                assert isinstance(found, Representation)
+                assert found.name == path[1:].encode()
+        assert all(len(paths) == 1 for paths in at.values()), at
+        site.close()
 
 
 def test_to_ask_for_a_fifo_does_not_open_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,6 +377,21 @@ def test_files_of_the_server_itself_are_withheld(root: Path) -> None:
     (root / "link-to-it").symlink_to("knot.toml")
     for path in (b"/knot.toml", b"/link-to-it"):
         assert found_with(root, path, withheld=[root / "knot.toml"]) == Missing(404)
+
+
+def test_they_are_withheld_wherever_a_link_leads_later(root: Path, tmp_path: Path) -> None:
+    for version in "ab":
+        (root / version).mkdir()
+        (root / version / "users").write_text(version)
+    (tmp_path / "current").symlink_to(root / "a")
+    site = Site(root, withheld=[tmp_path / "current" / "users"])
+    assert site.find(b"/a/users", 1) == Missing(404)
+    assert content(site, b"/b/users", 1) == b"b"
+    (tmp_path / "new").symlink_to(root / "b")
+    (tmp_path / "new").rename(tmp_path / "current")
+    site.withheld.look(now=True)
+    assert site.find(b"/b/users", 1) == Missing(404)
+    site.close()
 
 
 def test_a_type_may_be_given(root: Path) -> None:
@@ -329,7 +453,8 @@ def test_a_file_is_opened_once_and_looked_at_once_a_second(
     for name in ("open", "stat", "fstat", "preadv", "readlink"):
         counted(name)
     first = site.find(b"/sub/index.html", 1)
-    without = ["stat", "open", "fstat", "readlink", "open"]  # openat2 is asked once, and not there
+    # openat2 is asked once, and not there
+    without = ["stat", "open", "readlink", "readlink", "fstat", "open"]
     resolving = {"openat2": ["stat"], "without": without}[resolver]
     assert calls == [*resolving, "fstat", "preadv", "fstat"]
     calls.clear()
@@ -476,6 +601,77 @@ def test_a_file_system_that_can_only_be_waited_for_is_read_all_the_same(
 
     monkeypatch.setattr(os, "preadv", without_nowait)
     assert content(site, b"/", 1) == b"home"
+
+
+# -- the directory itself ------------------------------------------------------------------------
+
+
+def test_a_directory_that_is_replaced_is_followed(root: Path, tmp_path: Path) -> None:
+    site = Site(root)
+    changes: list[str] = []
+    site.changed.append(lambda: changes.append(site._lost))
+    assert content(site, b"/", 1) == b"home"
+    root.rename(tmp_path / "old")
+    assert content(site, b"/", 1) == b"home", "it is not looked at each time"
+    site.look()
+    assert not site.is_there
+    assert site.find(b"/", 1) == Missing(503)
+    assert site.find_file(b"index.html", 1) is None
+    root.mkdir()
+    (root / "index.html").write_text("new home")
+    assert content(site, b"/", 1) == b"new home"
+    assert site.is_there
+    assert site.find(b"/sub/", 1) == Missing(404)
+    shutil.rmtree(root)
+    assert site.find(b"/sub/", 1) == Missing(503)
+    (tmp_path / "old").rename(root)
+    assert content(site, b"/sub/", 1) == b"sub"
+    site.look()
+    assert changes == ["No such file or directory", ""] * 2
+    site.close()
+
+
+def test_a_directory_that_is_moved_is_the_same_where_a_link_leads_to_it(
+    root: Path, tmp_path: Path
+) -> None:
+    """What lies in it is compared with where it is now, not with where it was."""
+    (tmp_path / "current").symlink_to("site")
+    site = Site(tmp_path / "current")
+    root.rename(tmp_path / "moved")
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").symlink_to("moved")
+    assert content(site, b"/inside", 1) == b"sub"
+    site.close()
+
+
+def test_no_descriptor_left_says_nothing_of_the_directory(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    site = Site(root)
+    root.rename(tmp_path / "old")
+    shutil.copytree(tmp_path / "old", root, symlinks=True, ignore=lambda *_: {"fifo"})
+    monkeypatch.setattr(Directory, "__init__", exhausted)
+    site.look()
+    assert site.is_there
+    assert content(site, b"/", 1) == b"home"
+    monkeypatch.undo()
+    site.close()
+
+
+def test_a_directory_that_may_not_be_searched_is_an_error(root: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    root.chmod(0o744)
+    root.parent.chmod(0o711)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError):
+            Site(root)
+    finally:
+        os.seteuid(0)
 
 
 # -- properties ----------------------------------------------------------------------------------
