@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from knot import service, sockets, workers
+from knot import service, sockets, spawn, workers
 from knot.config import (
     Address,
     Config,
@@ -57,6 +57,7 @@ REOPEN: Final[int] = signal.SIGUSR1
 @click.version_option(package_name="knot")
 def main() -> None:
     """Knot: a static-file web server written in Tame."""
+    spawn.clean_import_path()
 
 
 SHORTEST_LOOK: Final = 0.1
@@ -308,6 +309,9 @@ def serve(directory: str, config: Config, **options: Any) -> None:
     Every option may also stand in knot.toml, as port = 8080, or in the environment, as
     KNOT_PORT=8080.
     """
+    spawn.set_right()
+    served = (own["directory"] for own in config.hosts.values() if "directory" in own)
+    spawn.clean_import_path(directory, *served)
     check(options)
     post = workers.post()
     if post is not None:

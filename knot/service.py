@@ -114,7 +114,7 @@ def up_to(version: int, rights: dict[int, int]) -> int:
 
 def allow(ruleset: int, path: str | bytes, rights: int) -> None:
     try:
-        place = os.open(path or ".", os.O_PATH | os.O_CLOEXEC)
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return  # it is not there, or was closed to this user before
     try:
