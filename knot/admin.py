@@ -114,7 +114,7 @@ class Answers:
 
     def __init__(self, subject: Subject) -> None:
         """Raises `ImportError` without prometheus-client."""
-        import prometheus_client
+        import prometheus_client.core  # and not when it is first asked for, in the sandbox
 
         self._subject = subject
         self._registry = prometheus_client.CollectorRegistry()

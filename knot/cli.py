@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from knot import service, sockets, workers
+from knot import service, sockets, spawn, workers
 from knot.config import (
     Address,
     Config,
@@ -35,10 +35,11 @@ from knot.config import (
     load_config,
 )
 from knot.limits import Limits
-from knot.log import FORMATS, AccessLog, open_log
+from knot.log import FORMATS, AccessLog
 from knot.models import MODELS
 from knot.models.connection import Server
 from knot.paths import grants
+from knot.safe_paths import open_to_append, place_to_append
 from knot.signals import Signals
 from knot.sites import Sites, guard, open_sites
 from knot.sockets import inherited
@@ -58,6 +59,7 @@ REOPEN: Final[int] = signal.SIGUSR1
 @click.version_option(package_name="knot")
 def main() -> None:
     """Knot: a static-file web server written in Tame."""
+    spawn.clean_import_path()
 
 
 SHORTEST_LOOK: Final = 0.1
@@ -321,6 +323,9 @@ def serve(directory: str, config: Config, **options: Any) -> None:
     Every option may also stand in knot.toml, as port = 8080, or in the environment, as
     KNOT_PORT=8080.
     """
+    spawn.set_right()
+    served = (own["directory"] for own in config.hosts.values() if "directory" in own)
+    spawn.clean_import_path(directory, *served)
     check(options)
     post = workers.post()
     if post is not None:
@@ -457,10 +462,8 @@ def serve_here(
     pool = {} if options["threads"] is None else {"pool": options["threads"]}
     try:
         certificates = load_certificates(config, options)
-        log = open_access_log(options, interactive)
-        user = None if options["user"] is None else service.account(options["user"])
-        if user is not None and options["log_file"] is not None:
-            os.chown(options["log_file"], user.pw_uid, user.pw_gid)
+        user = account(options)
+        log = open_access_log(options, interactive, user)
         sites = open_sites(directory, config, options, interactive)
     except ValueError as error:
         sys.exit(f"knot: {error}")
@@ -529,13 +532,13 @@ def set_out(
         count(server, sites, admin, post)
     if options["sandbox"] and not any(place.site.follow_symlinks for place in sites.values()):
         places: dict[str | bytes, int] = {}
-        for path, right in (
-            (options["log_file"], service.WRITE),
-            (options["unix"], service.REMOVE),
+        for path, place_of, right in (
+            (options["log_file"], place_to_append, service.WRITE),
+            (options["unix"], directory_of, service.REMOVE),
         ):
-            if path is not None:
-                place = os.path.dirname(os.path.abspath(path))
-                places[place] = places.get(place, 0) | right
+            writable = None if path is None else place_of(path)
+            if writable is not None:
+                places[writable] = places.get(writable, 0) | right
         followed = [path for place in sites.values() for path in place.paths]
         followed += [] if certificates is None else certificates.files
         for path in followed:
@@ -654,7 +657,18 @@ def reopening(log: AccessLog | None, path: str | None) -> dict[int, Callable[[],
     return {REOPEN: bool if log is None or path is None else partial(log.reopen, path)}
 
 
-def open_access_log(options: dict[str, Any], interactive: bool) -> AccessLog | None:
+def account(options: dict[str, Any]) -> struct_passwd | None:
+    """Whom this process is to become.  Raises `ValueError`."""
+    return None if options["user"] is None else service.account(options["user"])
+
+
+def directory_of(path: str) -> str:
+    return os.path.dirname(os.path.abspath(path))
+
+
+def open_access_log(
+    options: dict[str, Any], interactive: bool, user: struct_passwd | None
+) -> AccessLog | None:
     """The log that was asked for: by default the terminal shows what is going on."""
     format, path = options["log"], options["log_file"]
     if format is None:
@@ -664,7 +678,7 @@ def open_access_log(options: dict[str, Any], interactive: bool) -> AccessLog | N
     if path is None:
         return AccessLog(format, STDOUT, colour=interactive and "NO_COLOR" not in os.environ)
     try:
-        return AccessLog(format, open_log(path))
+        return AccessLog(format, open_to_append(path, user))
     except OSError as error:
         sys.exit(
             f"knot: cannot write the log to {path}: {error.strerror}; choose another --log-file"
@@ -698,11 +712,13 @@ def open_listener(options: dict[str, Any], *, shared: bool = False) -> tuple[soc
     path, fd = options["unix"], options["fd"]
     try:
         if path is not None:
-            return sockets.listen_at(path), False
+            return sockets.listen_at(path, account(options)), False
         given = inherited(fd) if fd is not None else sockets.activated()
     except OSError as error:
         where = path if path is not None else f"the socket {fd}" if fd is not None else "its socket"
         sys.exit(f"knot: cannot listen on {where}: {error.strerror or error}")
+    except ValueError as error:
+        sys.exit(f"knot: {error}")
     if given is not None:
         return given, False
     return open_address(options["host"], options["port"], shared=shared), True

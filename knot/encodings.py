@@ -80,6 +80,12 @@ def compress(content: bytes | bytearray, coding: bytes) -> bytes | None:
     return compressed if len(compressed) < len(content) else None
 
 
+def load_compressors() -> None:
+    """Import the libraries now: a user that this process becomes may not be able to read them."""
+    for coding in SUFFIXES:
+        _compressor(coding)
+
+
 @cache
 def _compressor(coding: bytes) -> Callable[[bytes | bytearray], bytes] | None:
     """At levels that take a few ms for 100 KiB: it is done once for each state of a file."""

@@ -22,6 +22,8 @@ from queue import SimpleQueue
 from time import gmtime, localtime, sleep, strftime, time
 from typing import Final, NamedTuple
 
+from knot.safe_paths import open_to_append
+
 LIMIT: Final = 100_000
 """Records that wait for the thread, 55 MiB of usual ones; more are dropped and counted."""
 
@@ -153,11 +155,6 @@ def utc_second(second: int) -> str:
 # -- writing -------------------------------------------------------------------------------------
 
 
-def open_log(path: str) -> int:
-    """A descriptor that appends to the file.  Raises `OSError`."""
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-
-
 Batch = tuple[int, list[Record]]
 """How many records were dropped, and those that come after them."""
 
@@ -251,7 +248,7 @@ class AccessLog:
 
     def _swap(self, path: str) -> None:
         try:
-            new = open_log(path)
+            new = open_to_append(path)
         except OSError as error:
             log.error("cannot reopen the access log %s: %s", path, error.strerror)
             return

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Final
+
+from knot.safe_paths import refuse_strangers
 
 EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104  (to be known, not to be bound)
 ALWAYS: Final = ("localhost", "127.0.0.1", "::1")
@@ -27,6 +30,7 @@ def certificate(host: str) -> str:
     Raises `ImportError` without trustme, `OSError` if it cannot be kept.
     """
     file = directory() / f"{name_for(host)}.pem"
+    refuse_strangers(str(file))
     if not file.exists():
         make(file, host)
     return str(file)
@@ -47,6 +51,7 @@ def make(file: Path, host: str) -> None:
     import trustme
 
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    refuse_strangers(str(file))  # now that the directory is there
     signer = trustme.CA(organization_name="Knot, for development")
     issued = signer.issue_cert(*{*ALWAYS, name_for(host)})
     # The signer's key is not kept: nobody can sign anything else that a client would trust.
@@ -56,7 +61,6 @@ def make(file: Path, host: str) -> None:
 
 def write(file: Path, content: bytes) -> None:
     """In one step: another process may look for it at this moment."""
-    new = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        out.write(content)
-    new.replace(file)
+    with NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as new:
+        new.write(content)
+    os.replace(new.name, file)

@@ -89,9 +89,11 @@ def confine(places: Mapping[str | bytes, int]) -> bool:
     and no others anywhere: they can neither run programs nor connect to anything (Landlock, and no
     new privileges).  Open descriptors stay as they are.
 
-    Python's own modules stay readable, since it looks for some of them late.  Whether the kernel
-    has it: false from before 5.13, or where it is switched off.
+    Python's own modules stay readable, since it looks for some of them late; what it needs beside
+    them is loaded here.  Whether the kernel has it: false from before 5.13, or where it is switched
+    off.
     """
+    load_what_comes_late()
     version = landlock(LANDLOCK_CREATE_RULESET, None, 0, VERSION)
     if version < 1:
         return False
@@ -108,13 +110,21 @@ def confine(places: Mapping[str | bytes, int]) -> bool:
         os.close(ruleset)
 
 
+def load_what_comes_late() -> None:
+    """The library that glibc loads when a thread ends in the middle of something: it ends the whole
+    process if it cannot.  Python ends daemon threads so, when the process is about to end.
+    """
+    with suppress(OSError):  # no other libc needs it
+        ctypes.CDLL("libgcc_s.so.1")
+
+
 def up_to(version: int, rights: dict[int, int]) -> int:
     return sum(right for since, right in rights.items() if since <= version)
 
 
 def allow(ruleset: int, path: str | bytes, rights: int) -> None:
     try:
-        place = os.open(path or ".", os.O_PATH | os.O_CLOEXEC)
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return  # it is not there, or was closed to this user before
     try:

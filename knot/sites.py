@@ -12,6 +12,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from knot.config import Config
+from knot.encodings import load_compressors
 from knot.models.connection import Gate, Server
 from knot.paths import Withheld
 from knot.redirect import Redirect
@@ -74,6 +75,7 @@ def open_sites(directory: str, config: Config, options: dict[str, Any], interact
 
     The memory for files is shared out: each site gets as much of it as any other.
     """
+    load_compressors()
     hosts = {
         host: {**options, "directory": directory, **own}
         for host, own in {"": {}, **config.hosts}.items()

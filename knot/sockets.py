@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from contextlib import suppress
+from pwd import struct_passwd
 from typing import Final
+
+from knot.safe_paths import acting_as, is_root, owned, refuse_strangers
 
 BACKLOG: Final = 4096
 FIRST: Final = 3
@@ -23,43 +27,83 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     )
 
 
-def listen_at(path: str) -> socket.socket:
+def listen_at(path: str, user: struct_passwd | None = None) -> socket.socket:
     """A socket that listens at a path, where one that nobody listens on any more is replaced.
 
-    Raises `OSError`.
+    Root makes it with the rights of `user`, if it is to become one who can, else with its own, but
+    only where nobody but root can have the path lead elsewhere.  Raises `OSError`.
     """
+    if user is not None and is_root():
+        try:
+            with acting_as(user):
+                return bound_to(path)
+        except PermissionError:
+            pass
+    refuse_strangers(path)
+    return bound_to(path)
+
+
+def bound_to(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
+    # As open as a port of this machine is, and from the first moment: to change the mode afterwards
+    # would be to follow the path again.
+    umask = os.umask(0o111)
     try:
         try:
             listener.bind(path)
         except OSError:
-            if not is_left_behind(path):
+            if not remove_left_behind(path):
                 raise
-            os.unlink(path)
             listener.bind(path)
-        os.chmod(path, 0o666)  # noqa: S103  (as open as a port of this machine is)
         listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise
+    finally:
+        os.umask(umask)
     return prepared(listener)
 
 
-def is_left_behind(path: str) -> bool:
-    """Whether it is a socket whose server has ended without removing it."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return False
-    except OSError:
+def remove_left_behind(path: str) -> bool:
+    """Remove a socket, root's or this user's, whose server has ended without removing it; whether
+    it was one.
+
+    Its successor may have taken its name since it was found, and that one is put back.
+    """
+    found = left_behind(path)
+    if found is None:
         return False
+    aside = f"{path}.{os.getpid()}"
+    os.rename(path, aside)
+    if identity(os.lstat(aside)) == identity(found):
+        os.unlink(aside)
+        return True
+    with suppress(FileExistsError):
+        os.link(aside, path)
+    os.unlink(aside)
+    return False
+
+
+def identity(status: os.stat_result) -> tuple[int, int, int]:
+    """The number alone is soon that of another file."""
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def left_behind(path: str) -> os.stat_result | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    if not (stat.S_ISSOCK(status.st_mode) and owned(status)):
+        return None
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            return True
+            return status
         except OSError:
-            return False
-    return False
+            pass
+    return None
 
 
 def inherited(fd: int) -> socket.socket:

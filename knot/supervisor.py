@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +25,7 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
-from knot import asking
+from knot import asking, spawn
 from knot.admin import Answers, resident_of
 from knot.admin import attend as attend_admin
 from knot.asking import Line
@@ -82,11 +81,10 @@ class Worker:
             counts = -1 if self.shared is None else self.shared.fd
             fds = [other.fileno(), counts, *(listener.fileno() for listener in listeners)]
             with other:
-                self.process = subprocess.Popen(  # noqa: S603  (it is this program)
-                    [sys.executable, "-m", "knot.cli", *sys.argv[1:]],
-                    pass_fds=[fd for fd in fds if fd >= 0],
-                    env={**os.environ, WORKER: ",".join(map(str, fds))},
-                    process_group=0,  # a Ctrl-C is the supervisor's, who tells the workers
+                self.process = spawn.start(
+                    sys.argv[1:],
+                    [fd for fd in fds if fd >= 0],
+                    {WORKER: ",".join(map(str, fds))},
                 )
             undo.callback(self.process.wait)
             undo.callback(self.process.kill)

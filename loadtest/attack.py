@@ -27,6 +27,7 @@ from typing import Final
 import click
 from tabulate import tabulate
 
+from knot.spawn import python
 from loadtest.attackers import ATTACKS, Attack
 from loadtest.generators import pinned
 from loadtest.knot_cases import Case
@@ -66,7 +67,7 @@ class Round:
 @contextmanager
 def attacking(attack: Attack, port: int) -> Iterator[dict[str, float]]:
     """Attack until the block ends; what the attacker says is in the dictionary then."""
-    command = [sys.executable, "-m", "loadtest.attackers", attack.name, str(port), str(attack.rate)]
+    command = python("-m", "loadtest.attackers", attack.name, str(port), str(attack.rate))
     said: dict[str, float] = {}
     with subprocess.Popen(
         ["nice", "-n", "19", *pinned(command, 1)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -24,6 +24,7 @@ import uvloop
 from tabulate import tabulate
 
 import tame
+from knot.spawn import python
 from loadtest import tame_operations as ops
 from loadtest import tame_primitives as primitives
 from loadtest.tame_memory import BLOCKED, CALLS
@@ -306,7 +307,7 @@ def once(candidate: Candidate) -> float:
 
 def probe(name: str) -> list[float]:
     """What the probe `name` of `tame_memory` finds, in a fresh process."""
-    command = [sys.executable, "-m", "loadtest.tame_memory", name]
+    command = python("-m", "loadtest.tame_memory", name)
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return [float(number) for number in found.stdout.split()]
 

@@ -29,6 +29,7 @@ from hdrh.histogram import HdrHistogram
 from rich.console import Console
 from rich.table import Table
 
+from knot.spawn import python
 from loadtest.environment import environment
 from loadtest.fileset import FileSet, FileSetError, cache_of
 from loadtest.generators import GeneratorError, Target, locust
@@ -118,7 +119,12 @@ def watch(load: int, port: int) -> None:
         host = f"http://{target.host}:{target.port}"
         page = ["--web-host", "127.0.0.1", "--web-port", str(port), "--class-picker"]
         command = [*locust.command(), *page, "--host", host, "--load", str(load), "--users", "16"]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            cwd=locust.LOCUSTFILE.parent,  # it imports from there, whatever Python is told
+            start_new_session=True,
+        )
         click.echo(f"Knot at {host}; watch at http://127.0.0.1:{port} (Ctrl-C ends both)")
         try:
             process.wait()
@@ -155,7 +161,7 @@ def written(root: Path, load: int) -> FileSet:
 @contextmanager
 def serving(root: Path) -> Iterator[tuple[Target, subprocess.Popen[str]]]:
     """`knot serve` on a free port."""
-    command = [sys.executable, "-m", "knot.cli", "serve", str(root), "--port", "0"]
+    command = python("-m", "knot.cli", "serve", str(root), "--port", "0")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     with process.stdout as said:

@@ -31,6 +31,7 @@ from knot.ranges import parse_range
 from knot.request import BadRequest, Request, RequestParser, TalkativeParser
 from knot.respond import authority_of, field_line, split_target
 from knot.site import file_name
+from knot.spawn import python
 from knot.tls import Certificates, Channel
 
 CORPUS: Final = Path(".fuzz")
@@ -218,7 +219,7 @@ def searched(name: str, seconds: int) -> bool:
     for number, seed in enumerate(TARGETS[name].seeds):
         (place / f"seed-{number}").write_bytes(seed)
     before = set(CORPUS.glob(f"{name}-crash-*"))
-    command = [sys.executable, "-m", "loadtest.fuzz", name, "--inside", "--seconds", str(seconds)]
+    command = python("-m", "loadtest.fuzz", name, "--inside", "--seconds", str(seconds))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     executed = done.stderr.rpartition("Done ")[2].partition(" runs")[0]
     if done.returncode == 0:

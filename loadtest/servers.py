@@ -25,6 +25,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+from knot.spawn import python
 from loadtest.generators import pinned
 from loadtest.knot_cases import Case, mix_sizes
 from loadtest.measure import family
@@ -122,7 +123,7 @@ def knot(
     name: str, *options: str, environment: Mapping[str, str] | None = None, stack: int = 0
 ) -> Server:
     def command(place: Place) -> list[str]:
-        serve = [sys.executable, "-m", "knot.cli", "serve", str(place.root)]
+        serve = python("-m", "knot.cli", "serve", str(place.root))
         serve += ["--cert", str(place.certificate)] if place.case.tls else []
         return [*serve, "--port", str(place.port), *options, *map(place.fill, place.case.knot)]
 
@@ -157,13 +158,13 @@ def nginx() -> Server | None:
 
 
 def http_server(place: Place) -> list[str]:
-    serve = [sys.executable, "-m", "http.server", "--protocol", "HTTP/1.1"]
+    serve = python("-m", "http.server", "--protocol", "HTTP/1.1")
     return [*serve, "--bind", "127.0.0.1", "--directory", str(place.root), str(place.port)]
 
 
 def of_module(name: str) -> Callable[[Place], list[str]]:
     """One of the programs in `peers`."""
-    module = [sys.executable, "-m", "loadtest.peers", name]
+    module = python("-m", "loadtest.peers", name)
     return lambda place: [*module, str(place.root), str(place.port)]
 
 
@@ -171,7 +172,7 @@ GRANIAN: Final = "--interface asginl --loop uvloop --http 1 --no-ws --backlog 40
 
 
 def granian(place: Place) -> list[str]:
-    serve = [sys.executable, "-m", "granian", *GRANIAN.split(), "--port", str(place.port)]
+    serve = python("-m", "granian", *GRANIAN.split(), "--port", str(place.port))
     static = ["--static-path-mount", str(place.root)]
     return [*serve, *static, "loadtest.peers:granian_application"]
 
@@ -188,7 +189,7 @@ def null(root: Path | None = None) -> Server:
     """Canned bytes, or those of the files below `root`."""
 
     def command(place: Place) -> list[str]:
-        serve = [sys.executable, "-m", "loadtest.null_server", "--port", str(place.port)]
+        serve = python("-m", "loadtest.null_server", "--port", str(place.port))
         return [*serve, *(["--root", str(root)] if root else ["--file", str(place.file)])]
 
     return Server("null", command, version("knot"))

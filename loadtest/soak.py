@@ -33,6 +33,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from knot.spawn import python
 from loadtest.measure import family
 from loadtest.memory import private_bytes
 
@@ -266,7 +267,7 @@ def main(minutes: float, seed: int) -> None:
         site.switch()
         for number in range(FILES):
             site.replace(name_of(number))
-        command = [sys.executable, "-m", "knot.cli", "serve", str(root), "--port", "0"]
+        command = python("-m", "knot.cli", "serve", str(root), "--port", "0")
         command += ["--workers", str(WORKERS)]
         with (
             open(Path(directory, "stderr"), "w+") as stderr,

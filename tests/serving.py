@@ -24,6 +24,7 @@ import pytest
 from knot import AccessLog, FieldRules, Limits, Responder, Site
 from knot.signals import Signals
 from knot.sockets import listen
+from knot.spawn import python
 from tame.drivers import DRIVERS
 
 T = TypeVar("T")
@@ -173,7 +174,7 @@ def answers(received: bytes, methods: str = "") -> list[tuple[int, bytes]]:
 
 # -- as a user starts it ---------------------------------------------------------------------------
 
-KNOT = [sys.executable, "-m", "knot.cli"]
+KNOT = python("-m", "knot.cli")
 
 SERVING = re.compile(r"Serving .* at (\S+?)(?:, \d+ workers?)? \(Ctrl-C stops\)\n")
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import importlib.util
 import socket
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -30,6 +29,7 @@ from typing import Final
 import msgspec
 from hdrh.histogram import HdrHistogram
 
+from knot.spawn import python
 from loadtest.fileset import FileSet
 from loadtest.generators import GeneratorError, Target, pinned, take_descriptors
 from loadtest.generators.tally import DIGITS, HIGHEST
@@ -127,7 +127,7 @@ def user_class(scenario: Scenario) -> str:
 
 
 def command() -> list[str]:
-    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE)]
+    return python("-m", "locust", "-f", str(LOCUSTFILE))
 
 
 def headless(scenario: Scenario) -> list[str]:
@@ -202,6 +202,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
+                cwd=self.log.parent,  # it imports from there, whatever Python is told
                 start_new_session=True,
             )
         return self

@@ -29,6 +29,7 @@ from typing import Final
 
 import msgspec
 
+from knot.spawn import python
 from loadtest.fileset import FileSet
 from loadtest.generators import GeneratorError, Target, pinned, take_descriptors
 from loadtest.generators.answer import Answer, Expected, Failed
@@ -196,7 +197,7 @@ def takes_rate(scenario: Scenario) -> bool:
 
 def command(job: Job, core: int | None) -> list[str]:
     encoded = msgspec.json.encode(job).decode()
-    return pinned([sys.executable, "-m", "loadtest.generators.tame", encoded], core)
+    return pinned(python("-m", "loadtest.generators.tame", encoded), core)
 
 
 # -- a connection, between two waits ------------------------------------------------------------

@@ -16,6 +16,8 @@ from typing import Final
 
 from tabulate import tabulate
 
+from knot.spawn import python
+
 ROOT: Final = Path(__file__).parents[2]
 
 LONGEST: Final = 600
@@ -271,7 +273,7 @@ def look_for(bug: Bug, seeds: int) -> Verdict:
         plant(bug, Path(directory))
         try:
             ran = subprocess.run(
-                [sys.executable, "-c", PROGRAM, directory, str(seeds)],
+                python("-c", PROGRAM, directory, str(seeds)),
                 cwd=ROOT,
                 check=True,
                 capture_output=True,

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from serving import KNOT
 
 BIG = bytes(range(256)) * 8 * 1024  # 2 MiB
 
@@ -37,7 +38,7 @@ def root(tmp_path: Path) -> Path:
 
 @contextmanager
 def serving(root: Path, *options: str) -> Iterator[str]:
-    command = [sys.executable, "-m", "knot.cli", "serve", str(root), "--port", "0", *options]
+    command = [*KNOT, "serve", str(root), "--port", "0", *options]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:

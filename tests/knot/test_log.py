@@ -22,7 +22,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from knot import log as module
-from knot.log import FORMATS, AccessLog, Record, local_date, open_log, short
+from knot.log import FORMATS, AccessLog, Record, local_date, short
+from knot.safe_paths import open_to_append
 
 PATIENCE = 20.0
 """Seconds after which a test that waits has failed."""
@@ -278,7 +279,7 @@ def ended(log: AccessLog) -> None:
 def test_records_get_into_a_file_in_their_order(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     path.write_bytes(b"before\n")
-    fd = open_log(str(path))
+    fd = open_to_append(str(path))
     log = AccessLog("combined", fd)
     for record in numbered(*range(1000)):
         log.add(record)
@@ -293,7 +294,7 @@ def test_records_get_into_a_file_in_their_order(tmp_path: Path) -> None:
 
 
 def test_a_new_log_is_not_for_everyone_to_read(tmp_path: Path) -> None:
-    fd = open_log(str(tmp_path / "access.log"))
+    fd = open_to_append(str(tmp_path / "access.log"))
     assert stat.S_IMODE(os.fstat(fd).st_mode) & ~0o640 == 0
     assert not os.get_inheritable(fd)
     os.close(fd)
@@ -403,7 +404,7 @@ def test_without_a_thread_lines_wait_for_one(
 ) -> None:
     """The machine had too many when the first line came."""
     path = tmp_path / "access.log"
-    fd = open_log(str(path))
+    fd = open_to_append(str(path))
     log = AccessLog("common", fd)
     with monkeypatch.context() as crowded:
         crowded.setattr(threading.Thread, "start", no_thread)
@@ -423,7 +424,7 @@ def test_without_a_thread_lines_wait_for_one(
 def test_without_a_thread_the_end_says_that_lines_are_lost(
     tmp_path: Path, messages: SimpleQueue[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fd = open_log(str(tmp_path / "access.log"))
+    fd = open_to_append(str(tmp_path / "access.log"))
     log = AccessLog("common", fd)
     with monkeypatch.context() as crowded:
         crowded.setattr(threading.Thread, "start", no_thread)
@@ -455,7 +456,7 @@ def test_a_line_that_was_cut_does_not_run_into_the_next(
     tmp_path: Path, messages: SimpleQueue[logging.LogRecord]
 ) -> None:
     path = tmp_path / "access.log"
-    fd = open_log(str(path))
+    fd = open_to_append(str(path))
     log = AccessLog("common", fd)
     length = len(FORMATS["common"](*numbered(1)))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -477,7 +478,7 @@ def test_a_line_that_was_cut_does_not_run_into_the_next(
 
 def test_a_rotated_log_goes_on_in_a_new_file(tmp_path: Path) -> None:
     path, old = tmp_path / "access.log", tmp_path / "access.log.1"
-    fd = open_log(str(path))
+    fd = open_to_append(str(path))
     log = AccessLog("common", fd)
     log.add(*numbered(1))
     path.rename(old)
@@ -494,7 +495,7 @@ def test_a_file_that_cannot_be_opened_leaves_the_log_where_it_is(
     tmp_path: Path, messages: SimpleQueue[logging.LogRecord]
 ) -> None:
     path = tmp_path / "access.log"
-    fd = open_log(str(path))
+    fd = open_to_append(str(path))
     log = AccessLog("common", fd)
     log.reopen(str(tmp_path / "missing" / "access.log"))
     log.add(*numbered(2))
@@ -508,7 +509,7 @@ def test_an_error_of_our_own_does_not_end_the_log(
     tmp_path: Path, messages: SimpleQueue[logging.LogRecord]
 ) -> None:
     path = tmp_path / "access.log"
-    fd = open_log(str(path))
+    fd = open_to_append(str(path))
     log = AccessLog("common", fd)
     log.add(RECORD._replace(when=float("inf")))
     log.flush()

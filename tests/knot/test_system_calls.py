@@ -9,14 +9,13 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trustme
-from serving import connect, get, until_closed
+from serving import KNOT, connect, get, until_closed
 
 CALL = re.compile(r"^(?:\d+ +)?(\w+)\(", re.MULTILINE)
 
@@ -40,7 +39,7 @@ def traced(
     (tmp_path / "site" / "index.html").write_bytes(b"x" * 1024)
     log = tmp_path / "trace"
     command = [strace, "-f", "-qq", "-s", "20", "-e", "signal=none", "-o", str(log)]
-    command += [sys.executable, "-m", "knot.cli", "serve", str(tmp_path / "site"), "--port", "0"]
+    command += [*KNOT, "serve", str(tmp_path / "site"), "--port", "0"]
     command += options
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}

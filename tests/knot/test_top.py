@@ -29,7 +29,7 @@ pytest.importorskip("prometheus_client", reason="prometheus-client is not instal
 pytest.importorskip("rich", reason="rich is not installed")
 
 from rich.console import Console
-from serving import administered, fetch
+from serving import KNOT, administered, fetch
 
 from knot import top
 from knot.stats import BOUNDS
@@ -212,7 +212,7 @@ def test_a_page_fits_the_terminal(width: int, height: int, workers: int) -> None
 
 # -- against a server ----------------------------------------------------------------------------
 
-TOP = [sys.executable, "-m", "knot.cli", "top"]
+TOP = [*KNOT, "top"]
 
 
 @pytest.fixture
