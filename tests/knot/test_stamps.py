@@ -115,7 +115,7 @@ class World:
         self.strong: dict[str, bytes] = {}
         self.known: tuple[dict[str, str], bytes] | None = None
         """The last answer: its fields and content."""
-        self.site = Site(root, cache_size=1000 if in_memory else 0)
+        self.site = Site(root, cache_size=100_000 if in_memory else 0)
         self.responder = Responder(self.site)
         self.write(b"0000")
 
