@@ -115,7 +115,7 @@ class World:
         self.strong: dict[str, bytes] = {}
         self.known: tuple[dict[str, str], bytes] | None = None
         """The last answer: its fields and content."""
-        self.site = Site(root, cache_size=1000 if in_memory else 0)
+        self.site = Site(root, cache_size=100_000 if in_memory else 0)
         self.responder = Responder(self.site)
         self.write(b"0000")
 
@@ -317,7 +317,7 @@ event = st.one_of(
 
 
 @given(
-    st.lists(event, max_size=25),
+    st.lists(event, min_size=3, max_size=25),
     st.sampled_from([1, 10_000_000, SECOND, 2 * SECOND]),
     st.booleans(),
     st.booleans(),
@@ -327,6 +327,20 @@ event = st.one_of(
     1,
     True,
     False,
+)
+@example(  # the same, of a file that is kept open
+    [
+        (World.write, b"A" * 9), 100.0, (World.get, b""), (World.unlink_and_create, b"B" * 9),
+        100.0, (World.go_on, b""),
+    ],
+    1, True, False,
+)  # fmt: skip
+@example(  # twice within a tick of the clock
+    [(World.write, b"aaaa"), (World.get, b""), (World.write, b"bbbb"), 1.0, (World.get, b"")],
+    10_000_000, True, False,
+)  # fmt: skip
+@example(  # a clock that lags behind still gives the last second's date
+    [(World.get, b""), (World.write, b"bbbb"), 1.0, (World.go_on_by_date, b"")], 1, True, False
 )
 @example(  # twice within a tick of a large file's clock
     [
