@@ -37,6 +37,7 @@ class Directory:
 
     def __init__(self, path: str | os.PathLike[str], *, follow_symlinks: bool = False) -> None:
         """With `follow_symlinks` a link may lead out of it.  Raises `OSError`."""
+        self.fd = -1
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.path = real_path(self.fd)
         """Where it really is."""
@@ -44,7 +45,13 @@ class Directory:
         self._openat2 = None if follow_symlinks else _openat2()
 
     def close(self) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+    def __del__(self) -> None:
+        """A site that is served no more ends with the last request that it was asked."""
+        self.close()
 
     def open(self, name: bytes) -> int:
         """Open `name`, which has no dot segments, for reading.  Raises `OSError`."""

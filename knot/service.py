@@ -99,6 +99,8 @@ def confine(places: Mapping[str | bytes, int]) -> bool:
     ruleset = landlock(LANDLOCK_CREATE_RULESET, ctypes.byref(handled), ctypes.sizeof(handled), 0)
     if ruleset < 0:
         return False
+    with suppress(OSError):
+        ctypes.CDLL("libgcc_s.so.1")  # for bcrypt, which a reload may need first
     try:
         for path, rights in [*places.items(), *((path, READ) for path in sys.path)]:
             allow(ruleset, path, rights & handled.files)
