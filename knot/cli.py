@@ -111,7 +111,8 @@ class Serve(click.Command):
     type=Workers(),
     default=None,
     show_default=False,
-    help="Processes that share the port, or auto for one on each core; SIGHUP renews them.",
+    help="Processes that share the port, or auto for one on each CPU that may be used (affinity and"
+    " quota of cgroups); SIGHUP renews them.",
 )
 @option(
     "--worker-memory",
