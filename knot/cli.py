@@ -557,8 +557,10 @@ def set_out(
         service.become(user)
     if options["open"] and post is None:
         open_browser(sockets.shown(listener, scheme(options)))
-    if admin is not None or (post is not None and post.counts >= 0):
-        reload.counter = count(reload.server, sites, admin, post)
+    if post is not None:
+        answer_supervisor(reload.server, sites, post)
+    elif admin is not None:
+        reload.counter = count(reload.server, sites, admin)
     if options["sandbox"] and not any(place.site.follow_symlinks for place in sites.values()):
         places: dict[str | bytes, int] = {place.site.root: service.READ for place in sites.values()}
         for path, right in (
@@ -580,20 +582,32 @@ def set_out(
             reload.confined_to = [where for where, right in places.items() if right & service.READ]
     if post is None:
         say_so(directory, listener, options, admin)
+        if service.is_watched():
+            reload.server.on_sweep = partial(service.notify, service.ALIVE)
         service.notify("READY=1")
     else:
         post.is_ready()
 
 
-def count(server: Server, sites: Sites, admin: socket | None, post: workers.Post | None) -> Counter:
-    """Count what the server does, for its own admin address or for its supervisor's."""
+def count(server: Server, sites: Sites, admin: socket) -> Counter:
+    """Count what the server does, for its admin address."""
     from knot.admin import Alone, Answers, attend
     from knot.stats import Counter
 
     counter = Counter(server, [place.site for place in sites.values()])
-    if post is not None:
-        from knot import asking, stats, waiting
+    attend(admin, Answers(Alone(server, counter)))
+    return counter
 
+
+def answer_supervisor(server: Server, sites: Sites, post: workers.Post) -> None:
+    """Show it that the loop turns, and tell it what it wants to know for its admin address."""
+    from knot import asking
+
+    answers: dict[bytes, Callable[[], str]] = {asking.BEAT: str}
+    if post.counts >= 0:
+        from knot import stats, waiting
+
+        counter = stats.Counter(server, [place.site for place in sites.values()])
         shared = stats.Shared(post.counts)
 
         def write() -> str:
@@ -602,15 +616,9 @@ def count(server: Server, sites: Sites, admin: socket | None, post: workers.Post
 
         stats.report(counter, shared)
         server.ended = write
-        process = f"worker {os.getpid()}"
-        asking.attend(
-            post.supervisor,
-            {asking.COUNT: write, asking.WAITING: partial(waiting.listing, process)},
-        )
-    else:
-        assert admin is not None
-        attend(admin, Answers(Alone(server, counter)))
-    return counter
+        answers[asking.COUNT] = write
+        answers[asking.WAITING] = partial(waiting.listing, f"worker {os.getpid()}")
+    asking.attend(post.supervisor, answers)
 
 
 def say_so(directory: str, listener: socket, options: dict[str, Any], admin: socket | None) -> None:

@@ -28,6 +28,18 @@ def notify(*lines: str) -> None:
         manager.sendto("\n".join(lines).encode(), address)
 
 
+ALIVE: Final = "WATCHDOG=1"
+"""What a process says at least once a second that `is_watched`."""
+
+
+def is_watched() -> bool:
+    """Whether systemd restarts this process unless it says that it is alive (WatchdogSec=,
+    sd_watchdog_enabled(3))."""
+    return os.environ.get("WATCHDOG_USEC", "").isdecimal() and os.environ.get(
+        "WATCHDOG_PID", str(os.getpid())
+    ) == str(os.getpid())
+
+
 # -- giving up ----------------------------------------------------------------------------------
 
 
