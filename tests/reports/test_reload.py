@@ -12,7 +12,7 @@ import tempfile
 import termios
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from time import monotonic
@@ -30,6 +30,7 @@ from knot.log import AccessLog
 from knot.models import connection as common
 from knot.models import events, http2
 from knot.passwords import Passwords
+from knot.rates import Crowd
 from knot.signals import Signals
 from knot.sockets import listen
 
@@ -433,3 +434,24 @@ def test_a_log_that_is_left_writes_what_is_pending_and_closes_its_file(tmp_path:
     log.leave(closes=True)
     with open(reader) as pipe:
         assert "GET / HTTP/1.1" in pipe.read()  # to its end
+
+
+def test_connections_that_are_there_count_and_have_addresses_when_that_begins_to_matter(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path)
+    server, new = common.Server(Responder(site)), common.Server(Responder(site))
+    assert not server.wants_addresses
+    new.crowd = Crowd(2)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as ends:
+        peers = []
+        for _ in range(3):
+            ends.enter_context(socket.create_connection(listener.getsockname()))
+            peers.append(common.Client(listener.accept()[0].detach(), ""))
+        server.peers.update(peers)
+        server.adopt(new)
+        assert {peer.address for peer in peers} == {"127.0.0.1"}
+        for crowded, peer in zip((True, True, False), peers, strict=True):
+            assert bool(common.too_many("127.0.0.1", server)) == crowded
+            common.forget(peer, server)
+    site.close()
