@@ -155,7 +155,7 @@ class Reload:
                     "--follow-symlinks does not go together with the sandbox that this process is"
                     " in: restart Knot"
                 )
-            if not any(is_below(root, os.fsencode(place)) for place in self.confined_to):
+            if not any(is_below(root, os.fsencode(left)) for left in self.confined_to):
                 raise ValueError(f"{os.fsdecode(root)} is outside the sandbox: restart Knot")
 
     def _refuse(self, error: BaseException, why: str) -> None:

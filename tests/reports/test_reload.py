@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import termios
@@ -21,10 +22,11 @@ from urllib.parse import urlsplit
 
 import bcrypt
 import pytest
+import trustme
 from serving import KNOT, MODELS, Model, administered, chosen, fetch, serving
 from speaking_http2 import Connected
 
-from knot import Responder, Site
+from knot import Responder, Site, service
 from knot.access import AUTHORIZATION, Entrance
 from knot.log import AccessLog
 from knot.models import connection as common
@@ -294,15 +296,16 @@ def test_counts_go_on(config: Config) -> None:
 def test_a_root_outside_the_sandbox_needs_a_restart_and_says_so(
     config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    if service.landlock(service.LANDLOCK_CREATE_RULESET, None, 0, service.VERSION) < 1:
+        pytest.skip("the kernel has no Landlock")
     config.version(0)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     with served(config) as (process, url):
         config.write(f'directory = "{elsewhere}"\n')
         process.send_signal(signal.SIGHUP)
         line = line_of(process.stderr)
-        if "sandbox" not in line:
-            pytest.skip("the kernel has no Landlock")
         assert str(elsewhere) in line
+        assert "sandbox" in line
         assert "restart Knot" in line
         assert ask(url) == (200, b"0", "0")
 
@@ -455,3 +458,42 @@ def test_connections_that_are_there_count_and_have_addresses_when_that_begins_to
             assert bool(common.too_many("127.0.0.1", server)) == crowded
             common.forget(peer, server)
     site.close()
+
+
+def test_certificates_change_and_https_stays(config: Config) -> None:
+    authority = trustme.CA()
+    for name in ("a", "b"):
+        issued = authority.issue_cert(f"{name}.example")
+        issued.private_key_and_cert_chain_pem.write_to_path(str(config.place / f"{name}.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    def version(host: str) -> str | None:
+        """What a client sees that insists on the certificate of `host`."""
+        try:
+            with (
+                socket.create_connection((where.hostname, where.port), timeout=20) as plain,
+                context.wrap_socket(plain, server_hostname=host) as client,
+            ):
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                response = HTTPResponse(client)
+                response.begin()
+                return response.headers["X-Version"]
+        except ssl.SSLCertVerificationError:
+            return None
+
+    def cert(*names: str) -> str:
+        return f"cert = {[str(config.place / f'{name}.pem') for name in names]}\n"
+
+    config.version(0, cert("a"))
+    with served(config) as (process, url):
+        where = urlsplit(url)
+        assert [version("a.example"), version("b.example")] == ["0", None]
+        config.version(1, cert("a", "b"))
+        process.send_signal(signal.SIGHUP)
+        until(lambda: version("b.example") == "1")
+        assert version("a.example") == "1"
+        config.version(2)
+        process.send_signal(signal.SIGHUP)
+        assert "--cert cannot change while Knot runs" in line_of(process.stderr)
+        until(lambda: version("a.example") == "2")
