@@ -31,6 +31,8 @@ from tame import (
 
 COUNT: Final = b"c"
 """Write what was counted into the shared memory now."""
+BEAT: Final = b"b"
+"""Say anything, from the loop that serves the clients."""
 WAITING: Final = b"w"
 """Tell what every call waits for."""
 
@@ -62,6 +64,14 @@ class Line:
         self.descriptor = Descriptor(fd)
         self._numbers = itertools.count()
         self._asked: dict[int, Event[str | None]] = {}
+        self.silent = 0
+        """Beats that were asked for since the worker has said anything."""
+
+    def beat(self) -> None:
+        """Ask for a sign of life."""
+        self.silent += 1
+        with suppress(OSError):  # it has ended, or has many questions to answer
+            os.write(self.descriptor.fd, QUESTION.pack(BEAT, next(self._numbers)))
 
     def hears(self, word: bytes) -> bool:
         """Whether that is what the worker says."""
@@ -77,6 +87,7 @@ class Line:
                 said = os.read(self.descriptor.fd, LONGEST)
                 if not said:
                     break
+                self.silent = 0
                 event = self._asked.pop(NUMBER.unpack_from(said)[0], None)
                 if event is not None:
                     event.trigger(said[NUMBER.size :].decode(errors="replace"))

@@ -43,6 +43,7 @@ class Directory:
 
     def __init__(self, path: str | bytes, *, follow_symlinks: bool = False) -> None:
         """With `follow_symlinks` a link may lead out of it.  Raises `OSError`."""
+        self.fd = -1
         self.fd = os.open(path, PLACE | os.O_DIRECTORY)
         status = os.fstat(self.fd)
         self.identity = status.st_dev, status.st_ino
@@ -56,7 +57,13 @@ class Directory:
         return real_path(self.fd)
 
     def close(self) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+    def __del__(self) -> None:
+        """A site that is served no more ends with the last request that it was asked."""
+        self.close()
 
     def open(self, name: bytes) -> int:
         """Open the file `name`, which has no dot segments, for reading.

@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -39,12 +39,14 @@ from knot.log import FORMATS, AccessLog
 from knot.models import MODELS
 from knot.models.connection import Server
 from knot.paths import grants
+from knot.reload import Reload, Served, Settings, speaks_tls
 from knot.safe_paths import open_to_append, place_to_append
 from knot.signals import Signals
 from knot.sites import Sites, guard, open_sites
 from knot.sockets import inherited
 
 if TYPE_CHECKING:
+    from knot.stats import Counter
     from knot.tls import Certificates
 
 OWN_FILES: Final = 1024
@@ -75,7 +77,20 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     return click.option(*names, **settings)
 
 
-@main.command(context_settings={"auto_envvar_prefix": "KNOT", "max_content_width": 100})
+class Serve(click.Command):
+    """A command that can read again what it was told."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[__name__] = list(args)
+        return super().parse_args(ctx, args)
+
+    def read_again(self, ctx: click.Context) -> Settings:
+        """The settings as they would be at a start now.  Raises `click.ClickException`."""
+        found = self.make_context(ctx.info_name, list(ctx.meta[__name__]), ctx.parent).params
+        return Settings(found.pop("directory"), found.pop("config"), found)
+
+
+@main.command(cls=Serve, context_settings={"auto_envvar_prefix": "KNOT", "max_content_width": 100})
 @click.argument("directory", metavar="[DIR]", default=".", envvar="KNOT_DIRECTORY")
 @option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is every IPv4 one.")
 @option("--port", default=8000, type=click.IntRange(0, 65535), help="0 takes one that is free.")
@@ -98,7 +113,8 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     type=Workers(),
     default=None,
     show_default=False,
-    help="Processes that share the port, or auto for one on each core; SIGHUP renews them.",
+    help="Processes that share the port, or auto for one on each CPU that may be used (affinity and"
+    " quota of cgroups); SIGHUP renews them.",
 )
 @option(
     "--worker-memory",
@@ -333,7 +349,7 @@ def serve(directory: str, config: Config, **options: Any) -> None:
     if options["workers"] is not None and post is None:
         look_after_workers(directory, options)
     else:
-        serve_here(directory, config, options, post)
+        serve_here(Settings(directory, config, options), post)
 
 
 @main.command(context_settings={"auto_envvar_prefix": "KNOT_TOP", "max_content_width": 100})
@@ -416,10 +432,6 @@ def check_clients_of_path(options: dict[str, Any]) -> None:
             )
 
 
-def speaks_tls(options: dict[str, Any]) -> bool:
-    return bool(options["cert"]) or options["tls_self_signed"]
-
-
 def look_after_workers(directory: str, options: dict[str, Any]) -> None:
     """Be the supervisor: the workers read the options themselves, again after SIGHUP."""
     from knot.supervisor import supervise
@@ -453,45 +465,46 @@ def look_after_workers(directory: str, options: dict[str, Any]) -> None:
         sys.exit(1)
 
 
-def serve_here(
-    directory: str, config: Config, options: dict[str, Any], post: workers.Post | None
-) -> None:
+def serve_here(settings: Settings, post: workers.Post | None) -> None:
     """Serve in this process: the only one, or one of the workers."""
+    directory, _, options = settings
     interactive = sys.stdout is not None and sys.stdout.isatty()
     model = load_model(options["model"])
     pool = {} if options["threads"] is None else {"pool": options["threads"]}
     try:
-        certificates = load_certificates(config, options)
+        served = open_served(interactive, settings)
         user = account(options)
-        log = open_access_log(options, interactive, user)
-        sites = open_sites(directory, config, options, interactive)
     except ValueError as error:
         sys.exit(f"knot: {error}")
-    limits = Limits(
-        head=options["head_timeout"],
-        keep_alive=options["keep_alive"],
-        send=options["send_timeout"],
-        requests=options["max_requests"],
-        connections=connections(options["max_connections"]),
-    )
     with (
-        closing(sites),
         open_listener(options)[0] if post is None else inherited(post.listeners[0]) as listener,
         open_other(options["redirect_http"], post) as redirect,
         open_admin(options["admin"] if post is None else None) as admin,
     ):
-        server = model.Server(sites[""].responder, limits, log, **pool)
+        server = model.Server(served.sites[""].responder, served.limits, served.log, **pool)
         port = None if redirect is None else listener.getsockname()[1]
-        guard(server, sites, options, port)
-        sites.watch(server)
+        guard(server, served.sites, options, port)
+        served.sites.watch(server)
+        certificates = served.certificates
         secure = (
             {} if certificates is None else {"certificates": certificates, "redirect": redirect}
         )
-        signals = Signals(reopening(log, options["log_file"]))
-        signals.install()
-        server.began = partial(
-            set_out, directory, listener, admin, options, server, sites, user, post, certificates
+        context = click.get_current_context()
+        assert isinstance(context.command, Serve)
+        reload = Reload(
+            server,
+            served,
+            read=partial(context.command.read_again, context),
+            check=check,
+            open=partial(open_served, interactive),
+            guard=partial(guard, https_port=port),
         )
+        signals = Signals({REOPEN: reload.reopen})
+        if post is None:
+            signals.add(signal.SIGHUP, partial(reload_or_stop, reload, signals, interactive))
+        signals.install()
+        server.began = partial(set_out, directory, listener, admin, reload, user, post)
+        del served  # which lasts until the next reload, and no longer
         gc.collect()
         gc.freeze()  # what the modules hold need not be looked at again
         gc.set_threshold(
@@ -508,28 +521,62 @@ def serve_here(
         if cut:
             connections_were = "connection was" if cut == 1 else "connections were"
             click.echo(f"Stopped; {cut} {connections_were} cut after {grace:g} s", err=True)
-    if log is not None:
-        log.close()
+    reload.close()
+
+
+def open_served(interactive: bool, settings: Settings, before: Served | None = None) -> Served:
+    """What these settings say, ready to be served: at the start, and again at each reload, which
+    takes over from the one `before` what need not change.
+
+    Raises `ValueError` for what cannot be served.
+    """
+    directory, config, options = settings
+    certificates = load_certificates(config, options)
+    sites = open_sites(
+        directory, config, options, interactive, None if before is None else before.sites
+    )
+    limits = Limits(
+        head=options["head_timeout"],
+        keep_alive=options["keep_alive"],
+        send=options["send_timeout"],
+        requests=options["max_requests"],
+        connections=connections(options["max_connections"]),
+    )
+    form = log_form(options, interactive)
+    if before is not None and before.log_form == form:
+        log = before.log
+    else:
+        log = open_access_log(form, interactive, account(options))
+    return Served(settings, sites, limits, form, log, certificates)
+
+
+def reload_or_stop(reload: Reload, signals: Signals, interactive: bool) -> None:
+    """A terminal that is closed sends SIGHUP, too: what was started there ends with it."""
+    if interactive and not os.isatty(STDOUT):
+        signals.tell(signal.SIGTERM)
+    else:
+        reload()
 
 
 def set_out(
     directory: str,
     listener: socket,
     admin: socket | None,
-    options: dict[str, Any],
-    server: Server,
-    sites: Sites,
+    reload: Reload,
     user: struct_passwd | None,
     post: workers.Post | None,
-    certificates: Certificates | None,
 ) -> None:
     """Clients are served from now on: give up what that does not need, and say so."""
+    served = reload.served
+    options, config, sites = served.settings.options, served.settings.config, served.sites
     if user is not None:
         service.become(user)
     if options["open"] and post is None:
         open_browser(sockets.shown(listener, scheme(options)))
-    if admin is not None or (post is not None and post.counts >= 0):
-        count(server, sites, admin, post)
+    if post is not None:
+        answer_supervisor(reload.server, sites, post)
+    elif admin is not None:
+        reload.counter = count(reload.server, sites, admin)
     if options["sandbox"] and not any(place.site.follow_symlinks for place in sites.values()):
         places: dict[str | bytes, int] = {}
         for path, place_of, right in (
@@ -540,27 +587,42 @@ def set_out(
             if writable is not None:
                 places[writable] = places.get(writable, 0) | right
         followed = [path for place in sites.values() for path in place.paths]
-        followed += [] if certificates is None else certificates.files
+        followed += [] if served.certificates is None else served.certificates.files
+        if config.file is not None and post is None:
+            followed.append(config.file)  # to be read again
         for path in followed:
             for where in grants(path):
                 places[where] = places.get(where, 0) | service.READ
-        service.confine(places)
+        if service.confine(places):
+            reload.confined_to = [where for where, right in places.items() if right & service.READ]
     if post is None:
         say_so(directory, listener, options, admin)
+        if service.is_watched():
+            reload.server.on_sweep = partial(service.notify, service.ALIVE)
         service.notify("READY=1")
     else:
         post.is_ready()
 
 
-def count(server: Server, sites: Sites, admin: socket | None, post: workers.Post | None) -> None:
-    """Count what the server does, for its own admin address or for its supervisor's."""
+def count(server: Server, sites: Sites, admin: socket) -> Counter:
+    """Count what the server does, for its admin address."""
     from knot.admin import Alone, Answers, attend
     from knot.stats import Counter
 
     counter = Counter(server, [place.site for place in sites.values()])
-    if post is not None:
-        from knot import asking, stats, waiting
+    attend(admin, Answers(Alone(server, counter)))
+    return counter
 
+
+def answer_supervisor(server: Server, sites: Sites, post: workers.Post) -> None:
+    """Show it that the loop turns, and tell it what it wants to know for its admin address."""
+    from knot import asking
+
+    answers: dict[bytes, Callable[[], str]] = {asking.BEAT: str}
+    if post.counts >= 0:
+        from knot import stats, waiting
+
+        counter = stats.Counter(server, [place.site for place in sites.values()])
         shared = stats.Shared(post.counts)
 
         def write() -> str:
@@ -571,14 +633,9 @@ def count(server: Server, sites: Sites, admin: socket | None, post: workers.Post
         server.ended = write
         for place in sites.values():
             place.site.changed.append(write)
-        process = f"worker {os.getpid()}"
-        asking.attend(
-            post.supervisor,
-            {asking.COUNT: write, asking.WAITING: partial(waiting.listing, process)},
-        )
-    else:
-        assert admin is not None
-        attend(admin, Answers(Alone(server, counter)))
+        answers[asking.COUNT] = write
+        answers[asking.WAITING] = partial(waiting.listing, f"worker {os.getpid()}")
+    asking.attend(post.supervisor, answers)
 
 
 def say_so(directory: str, listener: socket, options: dict[str, Any], admin: socket | None) -> None:
@@ -652,13 +709,8 @@ def load_model(name: str) -> Any:
     return module
 
 
-def reopening(log: AccessLog | None, path: str | None) -> dict[int, Callable[[], object]]:
-    """By its signal: the log goes on in a new file of the same name."""
-    return {REOPEN: bool if log is None or path is None else partial(log.reopen, path)}
-
-
 def account(options: dict[str, Any]) -> struct_passwd | None:
-    """Whom this process is to become.  Raises `ValueError`."""
+    """The user that this process is to become.  Raises `ValueError`."""
     return None if options["user"] is None else service.account(options["user"])
 
 
@@ -666,13 +718,19 @@ def directory_of(path: str) -> str:
     return os.path.dirname(os.path.abspath(path))
 
 
-def open_access_log(
-    options: dict[str, Any], interactive: bool, user: struct_passwd | None
-) -> AccessLog | None:
-    """The log that was asked for: by default the terminal shows what is going on."""
+def log_form(options: dict[str, Any], interactive: bool) -> tuple[str, str | None]:
+    """Format and file of the access log: by default the terminal shows what is going on."""
     format, path = options["log"], options["log_file"]
     if format is None:
         format = "common" if path is not None else "short" if interactive else "off"
+    return format, path
+
+
+def open_access_log(
+    form: tuple[str, str | None], interactive: bool, user: struct_passwd | None
+) -> AccessLog | None:
+    """The log that was asked for.  Raises `ValueError`."""
+    format, path = form
     if format == "off":
         return None
     if path is None:
@@ -680,9 +738,9 @@ def open_access_log(
     try:
         return AccessLog(format, open_to_append(path, user))
     except OSError as error:
-        sys.exit(
-            f"knot: cannot write the log to {path}: {error.strerror}; choose another --log-file"
-        )
+        raise ValueError(
+            f"cannot write the log to {path}: {error.strerror}; choose another --log-file"
+        ) from None
 
 
 def connections(wanted: int) -> int:

@@ -6,7 +6,6 @@ before the default.
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
+
+from knot import cpus
 
 FILE: Final = "knot.toml"
 
@@ -82,13 +83,13 @@ class Size(click.ParamType):  # type: ignore[type-arg]
 
 
 class Workers(click.ParamType):  # type: ignore[type-arg]
-    """A number of processes, or ``auto`` for one on each core."""
+    """A number of processes, or ``auto`` for one on each CPU that may be used."""
 
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if value == "auto":
-            return len(os.sched_getaffinity(0))
+            return cpus.available()
         try:
             number = int(value)
         except ValueError:

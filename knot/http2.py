@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -132,11 +132,18 @@ _hosts_seen: set[bytes] = set()
 class Stream:
     """A request, and what its answer has left to send."""
 
-    __slots__ = ("id", "paused", "request", "response", "said", "unsent", "when", "whole")
+    __slots__ = ("front", "id", "paused", "request", "response", "said", "unsent", "when", "whole")
 
     def __init__(
-        self, id: int, request: Request | BadRequest, said: tuple[bytes, bytes], when: float
+        self,
+        id: int,
+        request: Request | BadRequest,
+        said: tuple[bytes, bytes],
+        when: float,
+        front: Any = None,
     ) -> None:
+        self.front = front
+        """What `Streams.front` was when it came."""
         self.id = id
         self.request = request
         self.said = said
@@ -174,8 +181,10 @@ class Streams:
     """
 
     def __init__(self, wanted: frozenset[bytes] = NO_NAMES) -> None:
-        """`wanted` are further fields to have among those of a request, by names in lower case."""
-        self._wanted = wanted
+        self.wanted = wanted
+        """Further fields to have among those of a request, by names in lower case."""
+        self.front: Any = None
+        """What is to answer what comes now; nothing here knows what it is."""
         self._h2 = H2Connection(CONFIGURATION)
         self._h2.local_settings = Settings(
             client=False,
@@ -310,8 +319,8 @@ class Streams:
                 self._h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
             return
         assert event.headers is not None
-        request, said = find_request(event.headers, self._wanted)
-        stream = Stream(event.stream_id, request, said, now)
+        request, said = find_request(event.headers, self.wanted)
+        stream = Stream(event.stream_id, request, said, now, self.front)
         self.open[stream.id] = stream
         self.asked.append(stream)
 

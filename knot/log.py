@@ -178,6 +178,7 @@ class AccessLog:
         self._handed = 0
         self._dropped = 0  # since the last batch
         self._given_up = False
+        self._closes = False  # the descriptor, at the end
         # What the thread changes, and the owner at most reads:
         self._taken = 0
         self._lost = 0  # since the last line that was written
@@ -220,6 +221,13 @@ class AccessLog:
             self._given_up = True  # the descriptor's number may soon be that of another file
             log.error("nothing reads the access log: its last lines are lost")
 
+    def leave(self, *, closes: bool) -> None:
+        """Write what is pending, and end, without waiting for either; `closes` closes the
+        descriptor then."""
+        self._closes = closes
+        self.flush()
+        self._give(None)
+
     def _give(self, work: Batch | str | None) -> None:
         self._work.put(work)
         if self._thread is None:
@@ -245,6 +253,8 @@ class AccessLog:
             except Exception:
                 log.exception("the access log has an error that is Knot's own")
         self._write(0, [])  # what was lost last
+        if self._closes:
+            os.close(self._fd)
 
     def _swap(self, path: str) -> None:
         try:

@@ -87,8 +87,9 @@ class Check:
 class Passwords:
     """The users in one file, and what is known of those who say to be one of them."""
 
-    def __init__(self, path: str, turns: Semaphore) -> None:
-        """`turns` are those of all the checks in this process.
+    def __init__(self, path: str, turns: Semaphore, before: Passwords | None = None) -> None:
+        """`turns` are those of all the checks in this process.  What was found out `before` by
+        another reader of the same file is not checked again.
 
         Raises `OSError` if the file cannot be read, `ValueError` if it is no such file.
         """
@@ -103,6 +104,9 @@ class Passwords:
         self._right: dict[bytes, Outcome] = {}
         self._wrong: dict[bytes, Outcome] = {}
         self._under_way: dict[bytes, Check] = {}
+        if before is not None:  # each outcome names the hash that it holds for
+            self._keyed, self._under_way = before._keyed, before._under_way
+            self._right, self._wrong = before._right, before._wrong
 
     def look(self, now: float) -> None:
         """Now and then: read the file if it has changed.  `now` is in seconds, of any clock.

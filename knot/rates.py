@@ -27,6 +27,7 @@ class Rates:
 
     def __init__(self, rate: float, most_clients: int = MOST_CLIENTS) -> None:
         """`rate` is how many requests a client may make in a second on average."""
+        self.rate = rate
         self._interval = 1 / rate
         self._slack = max(SAVED - self._interval, 0.0)
         self._most = most_clients
@@ -68,6 +69,12 @@ class Crowd:
             return False
         self._open[client] = number + 1
         return True
+
+    def count(self, address: str) -> None:
+        """Count one that is there already, however many there are."""
+        if self._trusted is None or not self._trusted(address):
+            client = client_at(address)
+            self._open[client] = self._open.get(client, 0) + 1
 
     def leave(self, address: str) -> None:
         """Count one less, that has entered."""

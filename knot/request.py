@@ -135,7 +135,7 @@ class RequestParser:
 
     __slots__ = (
         "_coding", "_crowded", "_fields", "_has_content", "_hosts", "_parser", "_requests",
-        "_says_connection", "_target", "ended", "said", "unfinished", "unread",
+        "_says_connection", "_target", "ended", "said", "torn", "unfinished", "unread",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -152,6 +152,8 @@ class RequestParser:
         self._fields: Fields = ()
         self.unfinished = 0
         """Bytes of a head that has no end yet."""
+        self.torn = bytearray()
+        """Those bytes, kept by whoever may have to read them again by another parser."""
         self.ended = False
         """Whether no request will be found any more, whatever the client sends."""
         self.unread = False

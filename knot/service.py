@@ -28,6 +28,18 @@ def notify(*lines: str) -> None:
         manager.sendto("\n".join(lines).encode(), address)
 
 
+ALIVE: Final = "WATCHDOG=1"
+"""What a process says at least once a second that `is_watched`."""
+
+
+def is_watched() -> bool:
+    """Whether systemd restarts this process unless it says that it is alive (WatchdogSec=,
+    sd_watchdog_enabled(3))."""
+    return os.environ.get("WATCHDOG_USEC", "").isdecimal() and os.environ.get(
+        "WATCHDOG_PID", str(os.getpid())
+    ) == str(os.getpid())
+
+
 # -- giving up ----------------------------------------------------------------------------------
 
 
@@ -101,6 +113,8 @@ def confine(places: Mapping[str | bytes, int]) -> bool:
     ruleset = landlock(LANDLOCK_CREATE_RULESET, ctypes.byref(handled), ctypes.sizeof(handled), 0)
     if ruleset < 0:
         return False
+    with suppress(OSError):
+        ctypes.CDLL("libgcc_s.so.1")  # for bcrypt, which a reload may need first
     try:
         for path, rights in [*places.items(), *((path, READ) for path in sys.path)]:
             allow(ruleset, path, rights & handled.files)

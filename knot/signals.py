@@ -30,6 +30,10 @@ class Signals:
         self._actions = dict(actions or {})
         self._installed: tuple[int, ...] = ()
 
+    def add(self, number: int, action: Callable[[], object]) -> None:
+        """One more; before `install`."""
+        self._actions[number] = action
+
     def install(self) -> None:
         """Have the process's signals handled here; only its main thread may do so."""
         self._installed = (*STOP, FINISH, *self._actions)

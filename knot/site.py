@@ -15,6 +15,7 @@ import os
 import re
 from _blake2 import blake2b  # `hashlib` has it, too, and brings OpenSSL, 3.7 MiB
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
 from time import time
@@ -389,9 +390,14 @@ class Site:
         """Bytes that the cache takes."""
         return self._size - self._free
 
-    def close(self) -> None:
+    def retire(self) -> None:
+        """Nothing more is called when something changes, so that nothing refers to it."""
         self.changed.clear()
-        self.withheld.changed.remove(self._forget_all)
+        with suppress(ValueError):
+            self.withheld.changed.remove(self._forget_all)
+
+    def close(self) -> None:
+        self.retire()
         self._cache.clear()
         self._open_files.clear()
         self._with_open_copies.clear()

@@ -6,6 +6,7 @@ were asked for are brought into the process.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from threading import Semaphore
 from time import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from knot.config import Config
 from knot.encodings import load_compressors
 from knot.models.connection import Gate, Server
-from knot.paths import Withheld
+from knot.paths import Withheld, absolute
 from knot.redirect import Redirect
 from knot.request import HOST
 from knot.respond import FieldRules, Responder
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from knot.access import Inner
     from knot.networks import Networks
     from knot.passwords import Passwords
+    from knot.rates import Rates
 
 CHECKS: Final = 2
 """Of passwords at once: each takes a core, on the threads that wait for disks, too."""
@@ -60,9 +62,19 @@ class Place(NamedTuple):
 class Sites(dict[str, Place]):
     """By host; what is for all other hosts has an empty name."""
 
+    turns: Semaphore
+    """Of the checks of passwords."""
+    rates: Rates | None = None
+    """What each client has asked for lately, if that is counted."""
+
     def close(self) -> None:
         for place in self.values():
             place.site.close()
+
+    def retire(self) -> None:
+        """Nobody asks them anything new: they end with the last request that they were asked."""
+        for place in self.values():
+            place.site.retire()
 
     def watch(self, server: Server) -> None:
         """Have `server` follow the paths of all sites, and know whether they lead somewhere."""
@@ -70,9 +82,16 @@ class Sites(dict[str, Place]):
         server.has_all = lambda: all(place.has_all for place in self.values())
 
 
-def open_sites(directory: str, config: Config, options: dict[str, Any], interactive: bool) -> Sites:
+def open_sites(
+    directory: str,
+    config: Config,
+    options: dict[str, Any],
+    interactive: bool,
+    before: Sites | None = None,
+) -> Sites:
     """Raises `ValueError` for what cannot be served.
 
+    What is known of passwords is taken over from the sites `before`.
     The memory for files is shared out: each site gets as much of it as any other.
     """
     load_compressors()
@@ -85,14 +104,20 @@ def open_sites(directory: str, config: Config, options: dict[str, Any], interact
         withheld += [*given["cert"], *given["key"]]
         withheld += [] if given["auth"] is None else [given["auth"]]
     own_files = Withheld(withheld)
-    turns = Semaphore(CHECKS)
-    passwords: dict[str | None, Passwords | None] = {None: None}
+    known: dict[str, Passwords] = {}
     sites = Sites()
+    sites.turns = Semaphore(CHECKS) if before is None else before.turns
+    for place in () if before is None else before.values():
+        if place.passwords is not None:
+            known[place.passwords.path] = place.passwords
+    passwords: dict[str | None, Passwords | None] = {None: None}
     for host, given in hosts.items():
         path = given["auth"]
         try:
             if path not in passwords:
-                passwords[path] = open_passwords(path, turns)
+                passwords[path] = open_passwords(
+                    path, sites.turns, known.get(os.fsdecode(absolute(path)))
+                )
             site, responder = open_site(given, interactive, own_files, len(hosts))
             sites[host] = Place(site, responder, passwords[path])
         except ValueError as error:
@@ -132,7 +157,7 @@ def open_site(
     return site, Responder(site, rules, room)
 
 
-def open_passwords(path: str, turns: Semaphore) -> Passwords:
+def open_passwords(path: str, turns: Semaphore, before: Passwords | None = None) -> Passwords:
     """Raises `ValueError`."""
     try:
         from knot.passwords import Passwords
@@ -141,16 +166,29 @@ def open_passwords(path: str, turns: Semaphore) -> Passwords:
             raise
         raise ValueError("--auth needs bcrypt: pip install 'knot[auth]'") from None
     try:
-        return Passwords(path, turns)
+        return Passwords(path, turns, before)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
 
 
-def guard(server: Server, sites: Sites, options: dict[str, Any], https_port: int | None) -> None:
+def guard(
+    server: Server,
+    sites: Sites,
+    options: dict[str, Any],
+    https_port: int | None,
+    before: Sites | None = None,
+) -> None:
     """Put in front of the sites what lets clients in, as far as anything was asked for.
 
-    `https_port` is that to which clients without TLS are sent, if they are.
+    `https_port` is that to which clients without TLS are sent, if they are.  What the sites
+    `before` have counted goes on to count.
     """
+    if options["max_rate"] is not None:
+        from knot.rates import Rates
+
+        counted = None if before is None else before.rates
+        same = counted is not None and counted.rate == options["max_rate"]
+        sites.rates = counted if same else Rates(options["max_rate"])
     trusted = networks(options["trust"])
     if options["max_connections_per_client"] is not None:
         from knot.rates import Crowd
@@ -166,7 +204,6 @@ def guard(server: Server, sites: Sites, options: dict[str, Any], https_port: int
         return
     from knot.access import AUTHORIZATION, Doorkeeper, Entrance, introducer
     from knot.proxy import FORWARDED
-    from knot.rates import Rates
 
     wanted = frozenset(
         [HOST] * (len(sites) > 1 or https_port is not None)
@@ -195,7 +232,7 @@ def guard(server: Server, sites: Sites, options: dict[str, Any], https_port: int
             trusted=trusted,
             allowed=networks(options["allow"]),
             denied=networks(options["deny"]),
-            rates=None if options["max_rate"] is None else Rates(options["max_rate"]),
+            rates=sites.rates,
         )
     server.guard(gate, wanted)
     if secret or trusted is not None:

@@ -105,14 +105,26 @@ class Counter:
     def __init__(self, server: Server, sites: Sequence[Site]) -> None:
         self._server = server
         self._sites = sites
+        self._misses = 0
+        """Of sites that are served no more."""
         self._peers = server.peers = Peers(server.peers)
         self._statuses = [0] * 1000
         self._buckets = [0] * (len(BOUNDS) + 1)
         self._sent = 0
         self._lasted = 0.0
         self._hits = 0
+        self._attach()
+
+    def _attach(self) -> None:
+        server = self._server
         self._then = server.on_sent
         server.on_sent = self.on_sent if self._then is None else self.on_sent_and_then
+
+    def go_on(self, sites: Sequence[Site]) -> None:
+        """The server has adopted another configuration, with these sites."""
+        self._misses += sum(site.misses for site in self._sites)
+        self._sites = sites
+        self._attach()
 
     def on_sent(
         self,
@@ -151,7 +163,7 @@ class Counter:
         counts = Counts()
         counts.connections, counts.turned_away = self._peers.total, self._server.turned_away
         counts.sent = self._sent
-        counts.misses = sum(site.misses for site in self._sites)
+        counts.misses = self._misses + sum(site.misses for site in self._sites)
         # What is under way was a miss already, and is no answer yet: a count goes never back.
         answers = sum(self._statuses[status] for status in FROM_FILES)
         self._hits = counts.hits = max(self._hits, answers - counts.misses)

@@ -29,7 +29,7 @@ from knot import asking, spawn
 from knot.admin import Answers, resident_of
 from knot.admin import attend as attend_admin
 from knot.asking import Line
-from knot.service import notify
+from knot.service import ALIVE, is_watched, notify
 from knot.signals import Signals
 from knot.stats import Counts, Shared
 from knot.workers import READY, WORKER
@@ -60,7 +60,14 @@ STEADY: Final = 60.0
 LOOK: Final = 1.0
 """Seconds between two looks at the memory of the workers."""
 
-REASONS: Final = ("start", "death", "reload", "memory")
+BEAT: Final = 1.0
+"""Seconds between two signs of life of a worker."""
+
+STUCK: Final = 10
+"""Beats without any, after which a worker is replaced.  They are counted and not timed: while the
+supervisor does not run either, as on a machine that sleeps, nobody has failed to answer it."""
+
+REASONS: Final = ("start", "death", "reload", "memory", "stuck")
 """Why a worker is started."""
 
 LATE: Final = 5.0
@@ -102,6 +109,11 @@ class Worker:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether its loop does not turn."""
+        return self.line.silent > STUCK
+
     def tell(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -126,6 +138,8 @@ class Place:
     listeners: Sequence[socket.socket]
     worker: Worker | None = None
     starting: bool = False
+    replacing: bool = False
+    """Whether another worker is to come for one that is stuck."""
     pause: float = SHORTEST
 
 
@@ -171,7 +185,15 @@ class Supervisor:
 
     def ready(self) -> bool:
         return not self.stopping and all(
-            place.worker is not None and place.worker.has_all() for place in self.places
+            place.worker is not None and not place.worker.is_stuck and place.worker.has_all()
+            for place in self.places
+        )
+
+    def is_healthy(self) -> bool:
+        """Whether all that could be done about workers is being done."""
+        return all(
+            place.worker is None or not place.worker.is_stuck or place.replacing
+            for place in self.places
         )
 
     @tamed
@@ -236,7 +258,7 @@ def launch(supervisor: Supervisor, place: Place, reason: str, done: Event[bool])
             worker.tell(signal.SIGUSR1)
         old, place.worker = place.worker, worker
         if old is not None:
-            old.tell(signal.SIGQUIT)
+            old.tell(signal.SIGKILL if old.is_stuck else signal.SIGQUIT)  # it hears no other
     elif late:
         supervisor.say(f"worker {worker.pid} was not ready after {SOON:g} s")
         worker.tell(signal.SIGKILL)
@@ -298,6 +320,54 @@ def renew(supervisor: Supervisor) -> None:
             supervisor.say("the new workers do not start; the old ones go on")
     supervisor.renewing = False
     notify("READY=1")
+
+
+@tamed
+def watch(supervisor: Supervisor) -> None:
+    """Ask each worker for a sign of life, and replace those that give none; and give systemd's
+    watchdog one."""
+    watched = is_watched()
+    while True:
+        for worker in list(supervisor.workers):
+            if worker.ready:
+                worker.line.beat()
+        with twait:
+            timer(BEAT, mkevent())
+        if not supervisor.stopping:
+            for place in supervisor.places:
+                if place.worker is not None and place.worker.is_stuck and not place.replacing:
+                    replace(supervisor, place, place.worker)
+            placed = {place.worker for place in supervisor.places}
+            for worker in supervisor.workers - placed:
+                if worker.ready and worker.is_stuck:
+                    supervisor.say(f"worker {worker.pid}, which was finishing, is stuck: it ends")
+                    worker.tell(signal.SIGKILL)
+        if watched and supervisor.is_healthy():
+            notify(ALIVE)
+
+
+@tamed
+def replace(supervisor: Supervisor, place: Place, worker: Worker) -> None:
+    """Put another into the place of a worker that is stuck, unless it recovers first."""
+    with tvars:
+        ready: bool
+    place.replacing = True
+    pause = SHORTEST
+    supervisor.say(
+        f"worker {worker.pid} is stuck: no answer for {STUCK * BEAT:g} s; another takes its place"
+    )
+    while place.worker is worker and worker.is_stuck and not supervisor.stopping:
+        if place.starting:
+            with twait:
+                timer(SHORTEST, mkevent())
+            continue
+        with twait:
+            launch(supervisor, place, "stuck", mkevent(ready))
+        if not ready:
+            with twait:
+                timer(pause, mkevent())
+            pause = min(2 * pause, LONGEST)
+    place.replacing = False
 
 
 @tamed
@@ -378,6 +448,7 @@ def supervise(
         if all(ready):
             began()
             notify("READY=1")
+            watch(supervisor)
             if most_memory is not None:
                 recycle(supervisor, most_memory)
             while not signals.take():

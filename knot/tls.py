@@ -303,8 +303,18 @@ class Certificates:
         self.context = self._all[0].context
         """For new connections."""
         self._sort()
+        self._begin()
+
+    def _begin(self) -> None:
         if len(self._all) > 1:
             self.context.sni_callback = self._choose
+
+    def adopt(self, other: Certificates) -> None:
+        """Show from now on, to whoever connects, what `other` would."""
+        self._all, self._by_name, self.context = other._all, other._by_name, other.context
+        self._refused = {}
+        self._look_at = other._look_at
+        self._begin()
 
     @property
     def files(self) -> list[str]:

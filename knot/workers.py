@@ -20,14 +20,12 @@ class Post:
     supervisor: int
     """Where it says that it is ready, and may be asked afterwards."""
     counts: int
-    """Memory for what it counts; -1 if nobody wants to know, or will ask anything."""
+    """Memory for what it counts; -1 if nobody wants to know."""
     listeners: Sequence[int]
     """Those of the site, and of the redirect to it if there is one."""
 
     def is_ready(self) -> None:
         os.write(self.supervisor, READY)
-        if self.counts < 0:
-            os.close(self.supervisor)
 
 
 def post() -> Post | None:

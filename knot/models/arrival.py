@@ -161,6 +161,8 @@ def complain(address: str, why: str) -> None:
 def is_let_in(peer: Client, server: Server, address: str) -> bool:
     """Whether the connection that a proxy has begun may be that of a client there; then it is."""
     if server.crowd is None or server.crowd.enter(address):
+        if server.crowd is not None:
+            server.crowd.leave(peer.address)  # which was counted if nobody trusts it any more
         peer.address = address
         return True
     if isinstance(peer, SecureClient):

@@ -136,17 +136,22 @@ def settle(peer: Peer) -> None:
         peer.settled = True
 
 
-Asked = tuple[Iterator[Request | BadRequest], float, deque[tuple[bytes, bytes]], bool]
-"""What one read has brought: the requests that have no answer yet, when that was, what the client
-says of itself with each, and whether it sends something that nobody will look at."""
-
-
 Gate = Callable[[Peer, Request | BadRequest, float], Response | Later]
 """What answers where it matters who asks: it refuses, or passes the request on to a responder."""
 
 Who = Callable[[str, Request | BadRequest], tuple[str, bytes]]
 """From the address of a connection, and a request that comes by it, to the client's address and the
 name of its user, for the log."""
+
+Respond = Callable[[Request | BadRequest, float], Response | Later]
+
+Front = tuple[Gate | None, Respond]
+"""What answers requests: the gate if there is one, else the responder.  It is replaced as a whole
+when the configuration changes, and a request is answered by the one that it was read for."""
+
+Asked = tuple[Iterator[Request | BadRequest], float, deque[tuple[bytes, bytes]], bool, Front]
+"""What one read has brought: the requests that have no answer yet, when that was, what the client
+says of itself with each, whether it sends something that nobody will look at, and what answers."""
 
 Unsent = deque[memoryview | Slice]
 """What of a response has not been sent yet."""
@@ -177,10 +182,11 @@ class Server:
         access_log: AccessLog | None = None,
     ) -> None:
         self.responder = responder
-        self.respond: Callable[[Request | BadRequest, float], Response | Later] = responder.respond
+        self.respond = self.respond_by(responder)
         self.limits = limits or Limits()
         self.log = access_log
         self.gate: Gate | None = None
+        self.front: Front = None, self.respond
         self.wanted = NO_NAMES
         self.who: Who | None = None
         self.crowd: Crowd | None = None
@@ -191,6 +197,8 @@ class Server:
         nobody wants to know."""
         self.turned_away = 0
         """Clients that were too many."""
+        self.on_sweep: Callable[[], object] = bool
+        """Called once every `SWEEP` seconds, by what serves the clients."""
         self.peers: set[Peer] = set()
         self.parser = self.new_parser()
         """For every client whose requests have come whole."""
@@ -219,7 +227,38 @@ class Server:
         """Have `gate` asked in place of the responder, and the fields that it has `wanted`, by
         their names in lower case, among those of each request.  Before anybody is served."""
         self.gate, self.wanted = gate, wanted
+        self.front = gate, self.respond
         self.parser = self.new_parser()
+
+    def respond_by(self, responder: Responder) -> Respond:
+        return responder.respond
+
+    def adopt(self, other: Server) -> None:
+        """Serve from now on as `other` would, which nobody has asked anything yet.
+
+        Requests that were read before are answered as before.
+        """
+        parses_alike = (type(other.parser), other.wanted) == (type(self.parser), self.wanted)
+        self.responder, self.respond = other.responder, self.respond_by(other.responder)
+        self.limits, self.log, self.who = other.limits, other.log, other.who
+        self.crowd, self.proxies = other.crowd, other.proxies
+        self.watched, self.has_all = other.watched, other.has_all
+        if other.gate is None:
+            self.gate, self.wanted = None, NO_NAMES
+            self.front = None, self.respond
+            self.parser = self.new_parser()
+        else:
+            self.guard(other.gate, other.wanted)
+        if not self.stopping:
+            self.most_requests = self.limits.requests
+        self.on_sent = self.note if self.log is not None else None
+        for peer in list(self.peers):
+            if self.wants_addresses and not peer.address:
+                peer.address = find_address(peer)
+            if self.crowd is not None:
+                self.crowd.count(peer.address)
+            if peer.parser is not None and not parses_alike:
+                read_again(peer, self)
 
     @property
     def wants_addresses(self) -> bool:
@@ -239,7 +278,8 @@ class Server:
 
         `unsent` is what the client did not take.
         """
-        assert self.log is not None
+        if self.log is None:  # which another thread may have switched off meanwhile
+            return
         now = time()
         method = b""
         if isinstance(request, Request):
@@ -248,7 +288,7 @@ class Server:
         if not self.log.pending:
             self.flush_later()
         client, user = (address, b"") if self.who is None else self.who(address, request)
-        _, when, said, _ = asked
+        _, when, said, _, _ = asked
         referer, agent = said.popleft() if said else (b"", b"")
         size = max(0, response.length - sum(map(length_of, unsent)))
         self.log.add(
@@ -327,9 +367,9 @@ def parse(peer: Peer, server: Server, data: bytes | bytearray) -> Asked:
     except BaseException:
         server.parser = server.new_parser()  # whatever state it is in, no other client gets it
         raise
-    asked = iter(requests), time(), parser.said, parser.unread
+    asked = iter(requests), time(), parser.said, parser.unread, server.front
     if parser.unfinished or parser.ended or peer.parser is not None:
-        keep_parser(peer, server, parser, begun=bool(requests))
+        keep_parser(peer, server, parser, data, begun=bool(requests))
     elif requests:  # an empty line is no sign of life
         peer.age = 0
         peer.waits_for = IDLE
@@ -338,9 +378,9 @@ def parse(peer: Peer, server: Server, data: bytes | bytearray) -> Asked:
 
 def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
     """Answer, in their order, as many requests as can be answered at once."""
-    requests, when, _, unread = asked
-    gate = server.gate
-    respond = server.respond if gate is None else partial(gate, peer)
+    requests, when, _, unread, (gate, respond) = asked
+    if gate is not None:
+        respond = partial(gate, peer)
     for request in requests:
         peer.answered += 1
         last = peer.answered >= server.most_requests
@@ -354,8 +394,9 @@ def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
             return Obstacle(asked, request, response, unsent)
         if not response.keep_alive and (last or unread):
             return Obstacle(asked, request, response, None)
-        if server.on_sent is not None:
-            server.on_sent(peer.address, request, response, asked)
+        on_sent = server.on_sent
+        if on_sent is not None:
+            on_sent(peer.address, request, response, asked)
         if not response.keep_alive:
             return END
     return None
@@ -368,14 +409,15 @@ def go_on(
 
     `unsent` is what the client did not take; None if there was nothing to wait for.
     """
-    requests, _, said, unread = obstacle.asked
-    if server.on_sent is not None:
-        server.on_sent(peer.address, obstacle.request, response, obstacle.asked, unsent or NOTHING)
+    requests, _, said, unread, front = obstacle.asked
+    on_sent = server.on_sent
+    if on_sent is not None:
+        on_sent(peer.address, obstacle.request, response, obstacle.asked, unsent or NOTHING)
     if unsent:
         return END
     if response.keep_alive and (server.gently or not server.stopping):
         peer.age = 0
-        following = answer(peer, server, (requests, time(), said, unread))
+        following = answer(peer, server, (requests, time(), said, unread, front))
         if following is None:
             peer.waits_for = IDLE if peer.parser is None else HEAD
         return following
@@ -410,10 +452,12 @@ _buffer = bytearray(READ_SIZE)
 _buffers = [_buffer]
 
 
-def keep_parser(peer: Peer, server: Server, parser: RequestParser, begun: bool) -> None:
+def keep_parser(
+    peer: Peer, server: Server, parser: RequestParser, data: bytes | bytearray, begun: bool
+) -> None:
     """In the middle of a request a parser belongs to that client, until the request is whole.
 
-    `begun` tells whether the request is another than before.
+    `data` is what was read; `begun` tells whether the request is another than before.
     """
     shared = parser is server.parser
     if parser.unfinished and not parser.ended:
@@ -423,12 +467,44 @@ def keep_parser(peer: Peer, server: Server, parser: RequestParser, begun: bool) 
         if shared or begun:
             peer.age = 0
             peer.waits_for = HEAD
+            parser.torn[:] = data[end_of_heads(data) :]
+        else:
+            parser.torn += data
         return
     peer.parser = None
     peer.age = 0
     peer.waits_for = IDLE
     if shared:
         parser.reset()
+
+
+def end_of_heads(data: bytes | bytearray) -> int:
+    """Where the unfinished head begins that is the last in `data`."""
+    return max(
+        at + len(blank) if (at := data.rfind(blank)) >= 0 else 0 for blank in (b"\n\r\n", b"\n\n")
+    )
+
+
+def read_again(peer: Peer, server: Server) -> None:
+    """Have the head that is unfinished read by another parser: the gates that are there now may
+    want fields which the one that has begun it does not take."""
+    assert peer.parser is not None
+    torn = peer.parser.torn
+    peer.parser = server.new_parser()
+    if peer.parser.feed(torn) or peer.parser.ended or not peer.parser.unfinished:
+        peer.parser.ended = True  # a line ends where nobody takes it for an end
+        cut(peer)
+    peer.parser.torn = torn
+
+
+def find_address(peer: Peer) -> str:
+    """Of a client that was accepted when addresses did not matter."""
+    try:
+        with socket_of(peer) as end:
+            return name_of(end.getpeername())
+    except OSError:  # it has gone
+        cut(peer)
+        return ""
 
 
 def is_gone(error: Exception) -> bool:
@@ -590,8 +666,9 @@ def refuse(peer: Peer, server: Server, request: BadRequest) -> None:
     response = server.respond(request, now)
     assert isinstance(response, Response)
     send(peer, response)
-    if server.on_sent is not None:
-        server.on_sent(peer.address, request, response, (iter(()), now, deque(), False))
+    on_sent = server.on_sent
+    if on_sent is not None:
+        on_sent(peer.address, request, response, (iter(()), now, deque(), False, server.front))
 
 
 def look(server: Server) -> None:
@@ -616,6 +693,7 @@ def look(server: Server) -> None:
                     settle(peer)
                     refuse(peer, server, late)
             cut(peer)
+    server.on_sweep()
 
 
 def wind_up(server: Server, gently: bool = False) -> None:

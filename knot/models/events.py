@@ -98,10 +98,11 @@ class Server(common.Server):
 
     @tamed
     def flush_later(self) -> None:
-        assert self.log is not None
+        log = self.log
+        assert log is not None
         with twait:
             timer(LOG_DELAY, mkevent())
-        self.log.flush()
+        log.flush()
 
 
 @tamed

@@ -56,8 +56,8 @@ class Talk:
 
     __slots__ = ("answers", "closed", "jobs", "streams", "unsent", "untaken")
 
-    def __init__(self, server: Server) -> None:
-        self.streams = Streams(server.wanted)
+    def __init__(self) -> None:
+        self.streams = Streams()
         self.unsent: Unsent = deque()
         """Frames that the client has not taken."""
         self.untaken = 0
@@ -84,7 +84,7 @@ def connection(peer: Client, server: Server) -> None:
     with tvars:
         what: int
     r = Rendezvous[int]()
-    talk = Talk(server)
+    talk = Talk()
     waited_for = 0
     what = READ  # the first of it may have come with the last of the handshake
     try:
@@ -156,7 +156,7 @@ def step(peer: Client, server: Server, talk: Talk, what: int) -> list[Job]:
     """Do all that can be done at once, after `what` was waited for."""
     jobs: list[Job] = []
     if what == READ:
-        listen(peer, talk)
+        listen(peer, server, talk)
     answer(peer, server, talk, jobs)
     if server.stopping or talk.closed:
         talk.streams.leave()
@@ -167,10 +167,13 @@ def step(peer: Client, server: Server, talk: Talk, what: int) -> list[Job]:
     return jobs
 
 
-def listen(peer: Client, talk: Talk) -> None:
+def listen(peer: Client, server: Server, talk: Talk) -> None:
     data = receive(peer)
     if data:
-        talk.streams.feed(data, time())
+        streams = talk.streams
+        streams.wanted, streams.front = server.wanted, server.front
+        streams.feed(data, time())
+        streams.front = None  # an idle connection holds on to no site that is served no more
     if data == b"" or (peer.tls is not None and peer.tls.over):
         talk.closed = True
 
@@ -178,12 +181,11 @@ def listen(peer: Client, talk: Talk) -> None:
 def answer(peer: Client, server: Server, talk: Talk, jobs: list[Job]) -> None:
     """Answer what was asked, or find that it takes a while."""
     streams = talk.streams
-    gate = server.gate
-    respond = server.respond if gate is None else partial(gate, peer)
     while streams.can_begin and talk.jobs + len(jobs) < MOST_JOBS:
         stream = streams.begin()
         peer.answered += 1
-        response = respond(stream.request, stream.when)
+        gate, respond = stream.front
+        response = (respond if gate is None else partial(gate, peer))(stream.request, stream.when)
         if isinstance(response, Later):
             jobs.append((stream, response))
         else:
@@ -249,11 +251,12 @@ def look(peer: Client, talk: Talk) -> None:
 def note(peer: Client, server: Server, talk: Talk) -> None:
     """Tell the log of what has ended."""
     ended = talk.streams.ended
-    if server.on_sent is not None:
+    on_sent = server.on_sent
+    if on_sent is not None:
         for stream in ended:
             if stream.response is not None:
-                asked = iter(()), stream.when, deque((stream.said,)), False
-                server.on_sent(
+                asked = iter(()), stream.when, deque((stream.said,)), False, stream.front
+                on_sent(
                     peer.address, stream.request, stream.response, asked, stream.unsent, VERSION
                 )
     ended.clear()

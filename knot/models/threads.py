@@ -36,6 +36,7 @@ from knot.models.connection import (
     Gate,
     Obstacle,
     Peer,
+    Respond,
     Unsent,
     answer,
     cut_all,
@@ -77,14 +78,20 @@ class Server(common.Server):
         pool: int | None = None,
     ) -> None:
         """`pool` is how many threads take turns; None gives each connection one of its own."""
+        self.lock = threading.RLock()
         super().__init__(responder, limits, access_log)
         self.pool = pool
-        self.lock = threading.RLock()
-        self.respond = self._respond
 
-    def _respond(self, request: Request | BadRequest, now: float) -> Response | Later:
+    def respond_by(self, responder: Responder) -> Respond:
+        def respond(request: Request | BadRequest, now: float) -> Response | Later:
+            with self.lock:
+                return responder.respond(request, now)
+
+        return respond
+
+    def adopt(self, other: common.Server) -> None:
         with self.lock:
-            return self.responder.respond(request, now)
+            super().adopt(other)
 
     def guard(self, gate: Gate, wanted: frozenset[bytes] = NO_NAMES) -> None:
         def locked(peer: Peer, request: Request | BadRequest, now: float) -> Response | Later:
@@ -139,15 +146,14 @@ def accept(listener: socket.socket, server: Server) -> Client | None:
                 log.warning("cannot accept a connection: %s", error.strerror)
                 sleep(PAUSE)
             continue  # the client has gone already, or `stop` has shut the door
-        name = name_of(address) if server.wants_addresses else ""
         with server.lock:
+            name = name_of(address) if server.wants_addresses else ""
             why = too_many(name, server)
-        if why:
-            turn_away(fd, name, server, why)
-            continue
-        peer = Client(fd, name)
-        server.peers.add(peer)
-        return peer
+            if not why:
+                peer = Client(fd, name)
+                server.peers.add(peer)
+                return peer
+        turn_away(fd, name, server, why)
     return None
 
 

@@ -169,8 +169,8 @@ BUGS: Final = [
     Bug(
         "pipelined requests are answered in the wrong order",
         CONNECTION,
-        "    asked = iter(requests), time(), parser.said, parser.unread\n",
-        "    asked = iter(requests[::-1]), time(), parser.said, parser.unread\n",
+        "    asked = iter(requests), time(), parser.said, parser.unread, server.front\n",
+        "    asked = iter(requests[::-1]), time(), parser.said, parser.unread, server.front\n",
     ),
     Bug(
         "the sending of an answer waits",
@@ -254,8 +254,7 @@ BUGS: Final = [
     Bug(
         "the line of an answer that took a while is missing in the log",
         CONNECTION,
-        "server.on_sent(peer.address, obstacle.request, response, obstacle.asked,"
-        " unsent or NOTHING)",
+        "on_sent(peer.address, obstacle.request, response, obstacle.asked, unsent or NOTHING)",
         "pass",
     ),
     Bug(

@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from knot import asking
-from knot.asking import COUNT, LONGEST, NUMBER, QUESTION, WAITING, Line, attend, pair
+from knot.asking import BEAT, COUNT, LONGEST, NUMBER, QUESTION, WAITING, Line, attend, pair
 from tame import BlockedWarning, mkevent, run, tamed, tvars, twait
 
 pytestmark = pytest.mark.usefixtures("driver")
@@ -136,3 +136,29 @@ def test_a_supervisor_that_takes_no_answers_is_no_reason_to_stop() -> None:
             taken.append(NUMBER.unpack_from(said)[0])
     assert taken == list(range(len(taken)))
     assert 0 < len(taken) < 20
+
+
+def test_a_beat_counts_until_the_worker_says_anything() -> None:
+    own, worker = pair()
+    silent: list[int] = []
+
+    @tamed
+    def main() -> None:
+        with tvars:
+            said: str | None
+        line = Line(own.detach())
+        line.listen()
+        for _ in range(3):
+            line.beat()
+        silent.append(line.silent)
+        attend(worker.detach(), {BEAT: str, WAITING: str})
+        with twait:
+            line.ask(WAITING, mkevent(said))
+        silent.append(line.silent)
+        line.close()
+        line.beat()  # nobody is there: no reason to stop
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BlockedWarning)
+        run(main)
+    assert silent == [3, 0]

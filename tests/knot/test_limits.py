@@ -173,7 +173,9 @@ def test_time_that_is_no_whole_number_of_seconds_is_given_in_full(
     ended: list[connections.Peer] = []
     monkeypatch.setattr(connections, "cut", ended.append)
     peers = {connections.Client(-1, "")}
-    server: Any = SimpleNamespace(limits=Limits(head=seconds), peers=peers, watched=[])
+    server: Any = SimpleNamespace(
+        limits=Limits(head=seconds), peers=peers, watched=[], on_sweep=bool
+    )
     for number in range(1, looks + 1):
         connections.look(server)
         assert bool(ended) == (number == looks)
