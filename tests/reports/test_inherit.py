@@ -255,7 +255,10 @@ def strangely_started(site: Path, planted: Path, *options: str) -> Iterator[subp
             yield process
         finally:
             process.terminate()
-            process.communicate(timeout=PATIENCE)
+            try:
+                process.communicate(timeout=PATIENCE)
+            finally:
+                process.kill()  # it may be deaf
     assert process.returncode == 0
 
 
