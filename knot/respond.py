@@ -4,7 +4,7 @@ the concurrency model."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from email.utils import formatdate
 from fnmatch import translate
 from functools import lru_cache
@@ -75,14 +75,9 @@ OWN: Final = {
 class Finder(Protocol):
     """What is asked of a site."""
 
-    hidden: bool
-    follow_symlinks: bool
-    withheld: Container[bytes]
     opened: int
     misses: int
 
-    @property
-    def root(self) -> bytes: ...
     def find(self, path: bytes, second: int) -> Found: ...
     def copies(self, found: Representation, second: int) -> Mapping[bytes, Representation]: ...
     def compressed(self, found: Representation, coding: bytes) -> Representation | None: ...
@@ -345,13 +340,10 @@ class Answer:
         render, kind = listing.as_html, b"text/html; charset=utf-8"
         if ACCEPT in self._fields:
             render, kind = listing.as_json, b"application/json; charset=utf-8"
-        site = self._site
 
         def make() -> Response:
             try:
-                entries = listing.read_directory(
-                    found.file.fd, site.hidden, site.follow_symlinks, site.root, site.withheld
-                )
+                entries = listing.read_directory(found.file.fd, found.scope)
             except OSError:
                 return self.refusal(503)
             page = render(found.path, entries)

@@ -13,6 +13,7 @@ import mimetypes
 import os
 import re
 from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Final, NamedTuple
@@ -25,6 +26,10 @@ INDEX: Final = b"index.html"
 
 WELL_KNOWN: Final = b".well-known/"
 """The one hidden name that is there to be served (RFC 8615)."""
+
+VERSION: Final = re.compile(rb"\A\.\.[^/]+/")
+"""The directory that the files of a Kubernetes volume are links into: ``..2026_01_31_12_00_00.1/``;
+its name keeps it from being asked for, and not what is in it."""
 
 BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -219,12 +224,42 @@ class Missing(NamedTuple):
     status: int
 
 
+class Scope(NamedTuple):
+    """What a site serves, by where files really are: a link or another name changes nothing."""
+
+    root: bytes
+    """A real path."""
+    hidden: bool = False
+    follow_symlinks: bool = False
+    withheld: Container[bytes] = ()
+    """Real paths of the files that are served under no name."""
+    inodes: Container[tuple[int, int]] = ()
+    """Those files by device and inode: they may have other names, or have been replaced."""
+
+    def has(self, path: bytes, status: os.stat_result) -> bool:
+        """Whether the file or directory at the real `path` is served."""
+        # One that has just been replaced has no path, which the kernel says after the one it had.
+        if (
+            path.removesuffix(b" (deleted)") in self.withheld
+            or (status.st_dev, status.st_ino) in self.inodes
+        ):
+            return False
+        root = self.root.rstrip(b"/") + b"/"
+        if (path + b"/").startswith(root):
+            name = path[len(root) :] + b"/"
+            return self.hidden or not is_hidden(VERSION.sub(b"", name))
+        # Directories there are not this site's to name: a link may lead below ~/.local.
+        visible = S_ISDIR(status.st_mode) or b"/." not in path[path.rfind(b"/") :]
+        return self.follow_symlinks and (self.hidden or visible)
+
+
 class Folder(NamedTuple):
     """The path is that of a directory without an index, which may be listed."""
 
     path: str
     """As in a URL, decoded."""
     file: File
+    scope: Scope
 
 
 Found = Representation | Moved | Missing | Folder
@@ -257,15 +292,20 @@ class Site:
         that are served under no name; `open_files` is how many the cache holds open at most.
         """
         self.directory = Path(directory)
-        self.hidden = hidden
+        self._hidden = hidden
         self.follow_symlinks = follow_symlinks
         self._clean_urls = clean_urls
         self._spa = spa
         self._listing = listing
         known = {**TYPES, **(types or {})}
         self._types = {suffix.lower().encode(): full_type(kind) for suffix, kind in known.items()}
-        self.withheld: Container[bytes] = {os.path.realpath(os.fsencode(name)) for name in withheld}
-        """Real paths."""
+        self._withheld = [os.path.abspath(os.fsencode(name)) for name in withheld]
+        self._withheld_at = {
+            os.path.realpath(name) + suffix
+            for name in self._withheld
+            for suffix in (b"", *SUFFIXES.values())
+        }
+        """Real paths, also of compressed copies."""
         self._top = Directory(directory, follow_symlinks=follow_symlinks)
         self._cache: dict[bytes, Representation] = {}  # by path, the least recent first
         self._open_files: dict[bytes, Representation] = {}  # those of them, likewise
@@ -280,6 +320,22 @@ class Site:
     def root(self) -> bytes:
         """Where the directory really is."""
         return self._top.path
+
+    def scope(self) -> Scope:
+        """What is served now."""
+        inodes = set()
+        for name in self._withheld:
+            with suppress(OSError):
+                status = os.stat(name)
+                inodes.add((status.st_dev, status.st_ino))
+        return Scope(self.root, self._hidden, self.follow_symlinks, self._withheld_at, inodes)
+
+    def _path_of(self, file: File) -> bytes:
+        """Where it really is; after that `root` is right, too."""
+        path = real_path(file.fd)
+        if not self._top.contains(path):
+            self._top.path = real_path(self._top.fd)  # it may have been moved
+        return path
 
     @property
     def held(self) -> int:
@@ -360,15 +416,31 @@ class Site:
         found = self.find(b"/" + quote(name).encode(), second)
         return found if isinstance(found, Representation) and found.name == name else None
 
+    def find_entry(self, directory: bytes, name: bytes) -> Representation | Missing:
+        """The regular file called `name` that lies in `directory`, whose name ends in a slash: not
+        what a symbolic link leads to, and nothing that stands in for it.  The cache has no part in
+        it."""
+        try:
+            place, file = File(self._top.open(directory)), File(self._top.open(directory + name))
+            path = self._path_of(file)
+            here = self.root.rstrip(b"/") + b"/" + directory
+            if self.follow_symlinks:
+                here = real_path(place.fd).rstrip(b"/") + b"/"
+            if path != here + name:
+                return Missing(404)
+            return self._opened(directory + name, file, os.fstat(file.fd))
+        except OSError as error:
+            return missing(error)
+
     def _find_anew(self, name: bytes, second: int) -> Found:
-        if not self.hidden and is_hidden(name):
+        if not self._hidden and is_hidden(name):
             return Missing(404)
         try:
             found = self._open(name)
         except OSError as error:
-            if error.errno in BUSY:
-                return Missing(503)
-            found = Missing(403 if error.errno in (errno.EACCES, errno.EPERM) else 404)
+            found = missing(error)
+            if found.status == 503:
+                return found
         else:
             self.opened += 1
         if isinstance(found, Representation):
@@ -435,13 +507,16 @@ class Site:
         status = os.fstat(file.fd)
         if not S_ISDIR(status.st_mode):
             return self._opened(name, file, status)
+        path, scope = self._path_of(file), self.scope()
+        if not scope.has(path, status):
+            return Missing(404)
         if name and not name.endswith(b"/"):
             return Moved(quote(b"/" + name + b"/"))
         try:
             return self._open_file(name + INDEX)
         except FileNotFoundError:
             if self._listing:
-                return Folder("/" + os.fsdecode(name), file)
+                return Folder("/" + os.fsdecode(name), file, scope)
             raise
 
     def _open_file(self, name: bytes) -> Representation | Missing:
@@ -452,7 +527,8 @@ class Site:
         stamp = stamp_of(status)
         if not S_ISREG(status.st_mode) or name.endswith(b"/"):
             return Missing(404)
-        if self.withheld and real_path(file.fd) in self.withheld:
+        path = self._path_of(file)
+        if not self.scope().has(path, status):
             return Missing(404)
         found = Representation(name, stamp, self.media_type(name), file)
         found.load()
@@ -465,6 +541,13 @@ class Site:
             suffix = b""
         found = self._types.get(suffix)
         return self._types.get(suffix.lower(), OTHER_TYPE) if found is None else found
+
+
+def missing(error: OSError) -> Missing:
+    """What an error of opening a file says of it."""
+    if error.errno in BUSY:
+        return Missing(503)
+    return Missing(403 if error.errno in (errno.EACCES, errno.EPERM) else 404)
 
 
 def full_type(kind: str) -> bytes:
