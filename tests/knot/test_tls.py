@@ -409,7 +409,7 @@ def test_the_target_stays_what_it_was(
 ) -> None:
     with_site = Site(site)
     responder = Responder(with_site)
-    gate = Redirect(443, responder, Entrance(responder), frozenset({b"host"}))
+    gate = Redirect(443, responder, Entrance(responder), Entrance(responder))
 
     class Plain:
         tls = None
