@@ -21,7 +21,11 @@ PLACE: Final = os.O_PATH | os.O_CLOEXEC
 
 SYS_OPENAT2: Final = 437  # on every architecture
 RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
+
+BENEATH: Final = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+DIRECT: Final = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 
 NOT_FOR_US: Final = {
     errno.ENOSYS,  # an old kernel
@@ -31,8 +35,8 @@ NOT_FOR_US: Final = {
     errno.E2BIG,
 }
 
-Open = Callable[[int, bytes, int], int]
-"""From a directory, a name and flags to a descriptor."""
+Open = Callable[[int, bytes, int, int], int]
+"""From a directory, a name, flags, and how to resolve the name, to a descriptor."""
 
 
 class Directory:
@@ -65,8 +69,9 @@ class Directory:
         """A site that is served no more ends with the last request that it was asked."""
         self.close()
 
-    def open(self, name: bytes) -> int:
-        """Open the file `name`, which has no dot segments, for reading.
+    def open(self, name: bytes) -> tuple[int, bool]:
+        """Open the file `name`, which has no dot segments, for reading; whether no symbolic link
+        was on the way.
 
         Raises `OSError`: `IsADirectoryError` for a directory in here.
         """
@@ -77,15 +82,19 @@ class Directory:
             if S_ISDIR(mode):
                 os.close(self.open_directory(name))  # it may lie outside
             check_mode(mode)
-            try:
-                return self._openat2(self.fd, name, OPEN)
-            except OSError as error:
-                if error.errno not in NOT_FOR_US:
-                    raise
+            for resolve in (DIRECT, BENEATH):
+                try:
+                    return self._openat2(self.fd, name, OPEN, resolve), resolve == DIRECT
+                except OSError as error:
+                    if error.errno == errno.ELOOP and resolve == DIRECT:
+                        continue
+                    if error.errno not in NOT_FOR_US:
+                        raise
+                break
         place = self._resolve(name, PLACE)
         try:
             check_mode(os.fstat(place).st_mode)
-            return os.open(b"/proc/self/fd/%d" % place, OPEN)
+            return os.open(b"/proc/self/fd/%d" % place, OPEN), False
         finally:
             os.close(place)
 
@@ -95,7 +104,7 @@ class Directory:
         name = name or b"."
         if self._openat2 is not None:
             try:
-                return self._openat2(self.fd, name, PLACE | os.O_DIRECTORY)
+                return self._openat2(self.fd, name, PLACE | os.O_DIRECTORY, BENEATH)
             except OSError as error:
                 if error.errno not in NOT_FOR_US:
                     raise
@@ -148,9 +157,13 @@ def _openat2() -> Open:
             ("resolve", ctypes.c_uint64),
         )
 
-    resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
     pointers = {
-        flags: ctypes.pointer(How(flags, 0, resolve)) for flags in (OPEN, PLACE | os.O_DIRECTORY)
+        (flags, resolve): ctypes.pointer(How(flags, 0, resolve))
+        for flags, resolve in (
+            (OPEN, DIRECT),
+            (OPEN, BENEATH),
+            (PLACE | os.O_DIRECTORY, BENEATH),
+        )
     }
     size = ctypes.sizeof(How)
     syscall = ctypes.CDLL(None, use_errno=True).syscall
@@ -163,8 +176,8 @@ def _openat2() -> Open:
     )
     syscall.restype = ctypes.c_long
 
-    def openat2(directory: int, name: bytes, flags: int) -> int:
-        fd = syscall(SYS_OPENAT2, directory, name, pointers[flags], size)
+    def openat2(directory: int, name: bytes, flags: int, resolve: int) -> int:
+        fd = syscall(SYS_OPENAT2, directory, name, pointers[flags, resolve], size)
         if fd < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))

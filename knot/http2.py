@@ -25,16 +25,30 @@ from h2.events import (
     RequestReceived,
     StreamEnded,
     StreamReset,
+    TrailersReceived,
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
-from hpack import Encoder, NeverIndexedHeaderTuple
+from hpack import (
+    Decoder,
+    Encoder,
+    HeaderTuple,
+    HPACKError,
+    NeverIndexedHeaderTuple,
+    OversizedHeaderListError,
+)
 from hyperframe.frame import (
     ContinuationFrame,
+    DataFrame,
     GoAwayFrame,
     HeadersFrame,
+    PingFrame,
+    PriorityFrame,
+    PushPromiseFrame,
     RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
 )
 
 from knot.request import (
@@ -44,6 +58,7 @@ from knot.request import (
     FIELDS,
     HOST,
     JSON,
+    LENGTH,
     MAX_HEAD,
     MAX_SAID,
     MAX_TARGET,
@@ -66,8 +81,21 @@ MOST_HELD: Final = 4 * 1024 * 1024
 FRAME: Final = 16 * 1024
 """Bytes of a frame at most, either way: what every client takes (section 4.2)."""
 
-PREFACE: Final = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME_HEAD: Final = 9
+
+# The rest of a request that has its answer is read for a while.  A server may reset the stream at
+# once (RFC 9113, section 8.1), but some clients (curl 7.88) lose the answer then.
+LINGER: Final = 2.0
+"""Seconds."""
+MOST_DISCARDED: Final = 1024 * 1024
+"""Bytes."""
+WINDOW: Final = 65_535
+"""Bytes that a client may send unasked.  If nothing is refused, curl 7.88 goes on sending, and does
+not hear that it may send more than this: then the reset must come with the answer."""
+
+MOST_IGNORED: Final = MOST_STREAMS
+"""Streams that were reset last, whose DATA frames may still be on their way (section 5.1)."""
 
 # What a client may have us do for nothing: resets before the answer (CVE-2023-44487), pings,
 # settings, priorities, empty frames, windows that open byte by byte (CVE-2019-9511 to 9518).  Each
@@ -82,12 +110,30 @@ FOR_BYTES: Final = 1024
 RESET: Final = 5
 """Frames that a reset counts for; a browser that leaves a page resets all that it has asked for."""
 
+DATA: Final = DataFrame.type
 HEADERS: Final = HeadersFrame.type
+PRIORITY: Final = PriorityFrame.type
 RST_STREAM: Final = RstStreamFrame.type
+SETTINGS: Final = SettingsFrame.type
+PUSH_PROMISE: Final = PushPromiseFrame.type
+PING: Final = PingFrame.type
 GOAWAY: Final = GoAwayFrame.type
+WINDOW_UPDATE: Final = WindowUpdateFrame.type
 CONTINUATION: Final = ContinuationFrame.type
-END_HEADERS: Final = 0x4
 
+ACK: Final = 0x1
+END_STREAM: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+PRIORITIZED: Final = 0x20
+
+SIZES: Final = {RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
+"""Of frames that have only one; another is an error of the connection (section 4.2)."""
+
+STREAM_AT: Final = 5
+"""Where a frame has the number of its stream, of 31 bits."""
+
+STATUS: Final = b":status"
 METHOD: Final = b":method"
 PATH: Final = b":path"
 SCHEME: Final = b":scheme"
@@ -104,6 +150,7 @@ NAME: Final = re.compile(rb":?[!#$%&'*+.^_`|~0-9a-z-]+")
 VALUE: Final = re.compile(rb"(?![ \t])[^\0\r\n]*(?<![ \t])")
 """What a field may consist of (section 8.2.1)."""
 
+NUMBER: Final = re.compile(rb"[0-9]{1,18}")
 TARGET: Final = re.compile(rb"/[\x21-\x7e]*|\*")
 
 OF_CONNECTIONS: Final = {
@@ -129,10 +176,60 @@ _fields_seen: set[tuple[bytes, bytes]] = set()  # what was looked at: a look her
 _hosts_seen: set[bytes] = set()
 
 
+class CompressionError(ProtocolError):
+    """The client's table of fields is not the one that is known here (section 4.3)."""
+
+    error_code = ErrorCodes.COMPRESSION_ERROR
+
+
+class ContentLength(HeaderTuple):
+    """The field of that name under an empty one, which no other field can have."""
+
+
+class FieldDecoder(Decoder):
+    """HPACK's, for h2, which takes a content length or a status that does not fit for an error of
+    the connection: section 8.1.1 has it as one of the stream, so it gets to see neither."""
+
+    def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
+        try:
+            fields = super().decode(data, raw)
+        except OversizedHeaderListError:
+            raise
+        except HPACKError as error:
+            raise CompressionError(str(error)) from error
+        names = [field[0] for field in fields]
+        if LENGTH in names or STATUS in names:
+            fields = [veiled(field) for field in fields]
+        return fields
+
+
+def veiled(field: HeaderTuple) -> HeaderTuple:
+    name, value = field
+    if name == LENGTH:
+        return ContentLength(b"", value)
+    return HeaderTuple(b"", value) if name == STATUS else field
+
+
+class Content:
+    """What a client sends with a request: nobody reads it."""
+
+    __slots__ = ("broken", "length", "received", "untold")
+
+    def __init__(self, length: int | None) -> None:
+        self.length = length
+        """What the client has said."""
+        self.received = 0
+        """Bytes."""
+        self.untold = 0
+        """Bytes of the stream's window that it has not been given back."""
+        self.broken = False
+        """Whether its end is none (section 8.1)."""
+
+
 class Stream:
     """A request, and what its answer has left to send."""
 
-    __slots__ = ("front", "id", "paused", "request", "response", "said", "unsent", "when", "whole")
+    __slots__ = ("front", "id", "paused", "request", "response", "said", "unsent", "when")
 
     def __init__(
         self,
@@ -150,8 +247,6 @@ class Stream:
         """Referer and User-Agent."""
         self.when = when
         """Seconds since the epoch."""
-        self.whole = False
-        """Whether the client has sent all of the request."""
         self.response: Response | None = None
         self.unsent: deque[memoryview | Slice] = deque()
         self.paused = False
@@ -180,11 +275,13 @@ class Streams:
     more need be read.
     """
 
-    def __init__(self, wanted: frozenset[bytes] = NO_NAMES) -> None:
+    def __init__(self, wanted: frozenset[bytes] = NO_NAMES, linger: float = LINGER) -> None:
+        """The content of a request that has its answer is read for `linger` seconds."""
         self.wanted = wanted
         """Further fields to have among those of a request, by names in lower case."""
         self.front: Any = None
         """What is to answer what comes now; nothing here knows what it is."""
+        self._linger = linger
         self._h2 = H2Connection(CONFIGURATION)
         self._h2.local_settings = Settings(
             client=False,
@@ -194,18 +291,34 @@ class Streams:
             },
         )
         # What is a little too long gets an answer, what is longer ends the connection.
-        self._h2.decoder.max_header_list_size = 2 * MAX_HEAD
+        self._h2.decoder = FieldDecoder(2 * MAX_HEAD)
         self._encoded = Encoded()
         self._h2.encoder = self._encoded  # type: ignore[assignment]
         self._h2.initiate_connection()
+        # A stream too many is refused here, and is no end of the connection (section 5.1.2).
+        self._h2.local_settings = Settings(
+            client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: 2**31 - 1}
+        )
         self._said = bytearray()
         """Frames for the client; those of h2's come after them."""
         self._preface = PREFACE
+        """What of it has not come."""
+        self._greeted = False
+        """Whether the client's settings have."""
         self._torn = b""
         self._begun = 0
         self._block = -1
         """Bytes of a list of fields that goes on in the next frame; -1 if none does."""
         self._patience = PATIENCE
+        self._now = 0.0
+        self._contents: dict[int, Content] = {}
+        """Those that have no end yet."""
+        self._lingering: dict[int, float] = {}
+        """Streams of those that have their answers, and until when they are listened to."""
+        self._ignored: dict[int, None] = {}
+        """Streams that were reset here, of which frames may still come."""
+        self._discarded = 0
+        """Bytes of such frames that the window of the connection has not been given back."""
         self._ready: deque[Stream] = deque()
         """Those that have something to send, in their turn."""
         self.open: dict[int, Stream] = {}
@@ -225,7 +338,12 @@ class Streams:
 
     @property
     def over(self) -> bool:
-        return self.failed or (self.leaving and not self.open)
+        return self.failed or (self.leaving and not self.open and not self._lingering)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it is read on for a client that has its answer: for a while only."""
+        return bool(self._lingering)
 
     @property
     def unfinished(self) -> bool:
@@ -238,17 +356,25 @@ class Streams:
         """Take in what was read at the time `now`; `asked` has what it asks for."""
         if self.failed:
             return
+        self._now = now
+        if self._lingering:
+            self._linger_no_longer()
         data = self._torn + data
         self._torn = b""
         try:
             if self._preface:
-                part = data[: self._preface]
-                self._preface -= len(part)
+                part = data[: len(self._preface)]
+                if not self._preface.startswith(part):  # section 3.4
+                    return self._give_up(ErrorCodes.PROTOCOL_ERROR)
+                self._preface = self._preface[len(part) :]
                 self._h2.receive_data(part)
                 data = data[len(part) :]
             self._torn = bytes(data[self._take_frames(data, now) :])
         except ProtocolError:
             self._give_up()
+        if self._discarded and not self.failed:
+            self._said += WindowUpdateFrame(0, window_increment=self._discarded).serialize()
+            self._discarded = 0
 
     def _take_frames(self, data: bytes | bytearray, now: float) -> int:
         """Take in the frames that `data` has whole; where the rest begins."""
@@ -262,10 +388,14 @@ class Streams:
             if end > len(data):
                 break
             kind, flags = data[at + 3], data[at + 4]
+            if (self._block >= 0) != (kind == CONTINUATION):  # sections 4.3 and 6.10
+                self._give_up(ErrorCodes.PROTOCOL_ERROR)
+                break
             self._count(kind, flags, size)
-            if kind == GOAWAY:  # h2 would send nothing any more, though answers are under way
+            if not self._is_usual(kind, flags, data, at):
                 self._take(data[start:at], now)
-                self.leaving = True
+                if not self.failed:
+                    self._take(self._look(kind, flags, bytearray(data[at:end])), now)
                 start = end
             at = end
         self._take(data[start:at], now)
@@ -282,6 +412,81 @@ class Streams:
         if self._patience < 0:
             self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
 
+    def _is_usual(self, kind: int, flags: int, data: bytes | bytearray, at: int) -> bool:
+        """Whether h2 may have the frame that begins there as it is, together with others."""
+        if not self._greeted:
+            return False
+        if kind == HEADERS:
+            if not flags & END_STREAM:
+                return False
+            return not (flags & PRIORITIZED and depends_on_itself(flags, data, at))
+        if kind == WINDOW_UPDATE:
+            return data[at + 2] == 4 and number_at(data, at + FRAME_HEAD) > 0
+        if kind == DATA:
+            return number_at(data, at + STREAM_AT) in self._contents
+        return kind == CONTINUATION
+
+    def _look(self, kind: int, flags: int, frame: bytearray) -> bytes | bytearray:
+        """What h2 gets of a frame: its answer to some is not that of RFC 9113, and some are nothing
+        to it."""
+        id, size = number_at(frame, STREAM_AT), len(frame) - FRAME_HEAD
+        is_idle = id > self._h2.highest_inbound_stream_id or (id > 0 and id % 2 == 0)
+        error: ErrorCodes | None = None
+        if not self._greeted and (kind != SETTINGS or flags & ACK):  # section 3.4
+            error = ErrorCodes.PROTOCOL_ERROR
+        elif SIZES.get(kind, size) != size or (kind == SETTINGS and size and flags & ACK):
+            error = ErrorCodes.FRAME_SIZE_ERROR
+        elif kind == PUSH_PROMISE or (kind == RST_STREAM and is_idle):
+            error = ErrorCodes.PROTOCOL_ERROR
+        elif kind == DATA and id and not is_idle:
+            return self._look_at_data(id, frame)
+        elif kind == HEADERS:
+            return self._look_at_headers(id, flags, frame)
+        elif kind == PRIORITY:  # it has no meaning any more
+            if not id:
+                error = ErrorCodes.PROTOCOL_ERROR
+            elif size != 5:
+                error = self._break(id, ErrorCodes.FRAME_SIZE_ERROR, is_idle)
+            frame = bytearray()
+        elif kind == WINDOW_UPDATE and id and not number_at(frame, FRAME_HEAD):  # section 6.9
+            error = self._break(id, ErrorCodes.PROTOCOL_ERROR, is_idle)
+            frame = bytearray()
+        elif kind == GOAWAY:  # h2 would send nothing any more, though answers are under way
+            if id:
+                error = ErrorCodes.PROTOCOL_ERROR
+            elif size < 8:
+                error = ErrorCodes.FRAME_SIZE_ERROR
+            self.leaving = True
+            frame = bytearray()
+        elif kind > CONTINUATION:
+            frame = bytearray()
+        self._greeted = True
+        if error is not None:
+            self._give_up(error)
+        return frame
+
+    def _look_at_data(self, id: int, frame: bytearray) -> bytes | bytearray:
+        """DATA for a stream that should have no more: it may have been on its way when the stream
+        was reset.  The window of the connection has to be given back all the same."""
+        if id in self._contents:
+            return frame
+        if id in self._ignored:
+            self._discarded += len(frame) - FRAME_HEAD
+            return b""
+        self._patience -= RESET
+        self._ignore(id)  # once h2 has said that it is closed
+        return frame
+
+    def _look_at_headers(self, id: int, flags: int, frame: bytearray) -> bytearray:
+        content = self._contents.get(id)
+        if content is not None and not flags & END_STREAM:
+            content.broken = True  # trailers without an end, which there must be (section 8.1)
+            frame[4] |= END_STREAM
+        if flags & PRIORITIZED and depends_on_itself(flags, frame, 0):
+            at = FRAME_HEAD + bool(flags & PADDED)
+            frame[at : at + 4] = bytes(4)  # it has no meaning any more
+        return frame
+
     def _take(self, frames: bytes | bytearray, now: float) -> None:
         if not frames or self.failed:
             return
@@ -292,19 +497,25 @@ class Streams:
         if isinstance(event, RequestReceived):
             self._ask(event, now)
         elif isinstance(event, StreamEnded):
-            if event.stream_id in self.open:
-                self.open[event.stream_id].whole = True
+            if event.stream_id in self._contents:
+                self._end_content(event.stream_id)
         elif isinstance(event, WindowUpdated):
             self._open_window(event.stream_id)
         elif isinstance(event, StreamReset):
+            id = event.stream_id or 0
             if not event.remote_reset:  # it has made us do that (CVE-2025-8671)
                 self._patience -= RESET
-            if event.stream_id in self.open:
-                self._forget(self.open[event.stream_id])
+                self._ignore(id)
+            self._contents.pop(id, None)
+            self._lingering.pop(id, None)
+            if id in self.open:
+                self._forget(self.open[id])
         elif isinstance(event, DataReceived):
-            # No method here has a use for content.  The others' window stays open for it.
-            if event.flow_controlled_length:
-                self._h2.increment_flow_control_window(event.flow_controlled_length)
+            self._discard(event)
+        elif isinstance(event, TrailersReceived):
+            content = self._contents.get(event.stream_id or 0)
+            if content is not None and not all(map(can_be_trailer, event.headers or ())):
+                content.broken = True
         elif isinstance(event, RemoteSettingsChanged):
             for setting in event.changed_settings:
                 if not isinstance(setting, SettingCodes):  # h2 would keep all that it is told
@@ -314,15 +525,86 @@ class Streams:
 
     def _ask(self, event: RequestReceived, now: float) -> None:
         assert event.stream_id is not None
-        if self.leaving:  # section 8.7: it may ask for the same elsewhere
-            with suppress(ProtocolError):  # it may have reset it already
-                self._h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
-            return
         assert event.headers is not None
-        request, said = find_request(event.headers, self.wanted)
-        stream = Stream(event.stream_id, request, said, now, self.front)
-        self.open[stream.id] = stream
+        id, whole = event.stream_id, event.stream_ended is not None
+        if self.leaving:  # section 8.7: it may ask for the same elsewhere
+            return self._reset(id, ErrorCodes.REFUSED_STREAM)
+        if len(self.open) + len(self._lingering) >= MOST_STREAMS:
+            self._break(id, ErrorCodes.REFUSED_STREAM)
+            return
+        request, said = find_request(event.headers, self.wanted, whole)
+        stream = Stream(id, request, said, now, self.front)
+        if not whole:
+            self._contents[id] = Content(length_in(event.headers))
+        self.open[id] = stream
         self.asked.append(stream)
+
+    # -- what it sends with a request --------------------------------------------------------------
+
+    def _discard(self, event: DataReceived) -> None:
+        """No method here has a use for content.  The others' window stays open for it."""
+        id, size = event.stream_id or 0, event.flow_controlled_length or 0
+        if size:
+            self._h2.increment_flow_control_window(size)
+        content = self._contents.get(id)
+        if content is None:
+            return
+        content.received += len(event.data or b"")
+        content.untold += size
+        if content.length is not None and content.received > content.length:
+            self._break(id, ErrorCodes.PROTOCOL_ERROR)  # section 8.1.1
+        elif content.received > MOST_DISCARDED:
+            if id in self._lingering:
+                self._reset(id, ErrorCodes.NO_ERROR)
+        elif id in self._lingering and event.stream_ended is None:
+            self._go_on(id, content)
+        if size >= FOR_BYTES:
+            self._please(1)
+
+    def _go_on(self, id: int, content: Content) -> None:
+        """Let the client send more."""
+        if content.untold:
+            self._h2.increment_flow_control_window(content.untold, id)
+            content.untold = 0
+
+    def _end_content(self, id: int) -> None:
+        self._lingering.pop(id, None)
+        content = self._contents.pop(id)
+        if content.broken or content.length not in (None, content.received):
+            self._break(id, ErrorCodes.PROTOCOL_ERROR)  # sections 8.1 and 8.1.1
+
+    def _linger_no_longer(self) -> None:
+        """Reset the streams whose clients have had time enough to see their answers."""
+        while self._lingering:
+            id, until = next(iter(self._lingering.items()))
+            if until > self._now:
+                break
+            self._reset(id, ErrorCodes.NO_ERROR)
+
+    # -- the end of a stream -----------------------------------------------------------------------
+
+    def _reset(self, id: int, error: ErrorCodes) -> None:
+        with suppress(ProtocolError):  # it has come to its end already
+            self._h2.reset_stream(id, error)
+        self._contents.pop(id, None)
+        self._lingering.pop(id, None)
+        self._ignore(id)
+
+    def _ignore(self, id: int) -> None:
+        self._ignored[id] = None
+        if len(self._ignored) > MOST_IGNORED:
+            del self._ignored[next(iter(self._ignored))]
+
+    def _break(self, id: int, error: ErrorCodes, is_idle: bool = False) -> ErrorCodes | None:
+        """The client breaks the rules of one stream, and has us reset it: that costs it as much as
+        to do so itself.  Returns the error if it is one of the connection."""
+        if is_idle:
+            return error
+        self._patience -= RESET
+        self._reset(id, error)
+        if id in self.open:
+            self._forget(self.open[id])
+        return None
 
     def _open_window(self, id: int | None) -> None:
         stream = self.open.get(id or 0)
@@ -420,7 +702,7 @@ class Streams:
     def abandon(self, stream: Stream) -> None:
         """The client must see that its answer has no end."""
         if stream.id in self.open:
-            self._h2.reset_stream(stream.id, ErrorCodes.INTERNAL_ERROR)
+            self._reset(stream.id, ErrorCodes.INTERNAL_ERROR)
             self._forget(stream)
 
     def leave(self) -> None:
@@ -435,12 +717,14 @@ class Streams:
         while self.asked:
             stream = self.asked.popleft()
             del self.open[stream.id]
-            self._h2.reset_stream(stream.id, ErrorCodes.REFUSED_STREAM)
+            self._reset(stream.id, ErrorCodes.REFUSED_STREAM)
 
     def drop(self) -> None:
         """Nothing more can be sent."""
         self.asked.clear()
         self._ready.clear()
+        self._contents.clear()
+        self._lingering.clear()
         for stream in list(self.open.values()):
             self._end(stream)
 
@@ -453,8 +737,14 @@ class Streams:
         return bytes(said)
 
     def _complete(self, stream: Stream) -> None:
-        if not stream.whole:  # section 8.1: it need not send the rest
-            self._h2.reset_stream(stream.id, ErrorCodes.NO_ERROR)
+        content = self._contents.get(stream.id)
+        if content is not None:
+            assert stream.response is not None
+            if stream.response.status < 400 and (content.length or 0) > WINDOW:
+                self._reset(stream.id, ErrorCodes.NO_ERROR)
+            else:
+                self._lingering[stream.id] = self._now + self._linger
+                self._go_on(stream.id, content)
         self._please(FOR_AN_ANSWER)
         self._end(stream)
 
@@ -474,6 +764,17 @@ class Streams:
         self.ended.append(stream)
 
 
+def number_at(frame: bytes | bytearray, at: int) -> int:
+    """One of 31 bits."""
+    return int.from_bytes(frame[at : at + 4]) & 0x7FFF_FFFF
+
+
+def depends_on_itself(flags: int, data: bytes | bytearray, at: int) -> bool:
+    """Whether the stream of a HEADERS frame has itself before it: h2 would end the connection."""
+    dependency = at + FRAME_HEAD + bool(flags & PADDED)
+    return number_at(data, dependency) == number_at(data, at + STREAM_AT)
+
+
 def held(stream: Stream) -> int:
     return sum(len(piece) for piece in stream.unsent if not isinstance(piece, Slice))
 
@@ -482,13 +783,16 @@ def held(stream: Stream) -> int:
 
 
 def find_request(
-    fields: Iterable[tuple[bytes, bytes]], wanted: frozenset[bytes] = NO_NAMES
+    fields: Iterable[tuple[bytes, bytes]],
+    wanted: frozenset[bytes] = NO_NAMES,
+    whole: bool = True,
 ) -> tuple[Request | BadRequest, tuple[bytes, bytes]]:
     """The request that a list of fields is (section 8.3.1), or its refusal; and what the client
-    says of itself, Referer and User-Agent."""
+    says of itself, Referer and User-Agent.  `whole` says that no content follows."""
     pseudo: dict[bytes, bytes] = {}
     kept: list[tuple[bytes, bytes]] = []
     hosts: list[bytes] = []
+    lengths: list[bytes] = []
     referer = agent = b""
     size = 0
     broken = regular = False
@@ -496,7 +800,10 @@ def find_request(
         name, value = field
         size += len(name) + len(value) + 32  # as section 6.5.2 counts them
         if field not in _fields_seen and not can_be_field(name, value):
-            broken = True
+            if isinstance(field, ContentLength):
+                lengths.append(value)
+            else:
+                broken = True
         elif name in PSEUDO:
             broken = broken or regular or name in pseudo
             pseudo[name] = value
@@ -530,6 +837,8 @@ def find_request(
         status, reason = 431, f"no request has {MOST_FIELDS} conditions and preferences"
     elif broken or not method:
         status, reason = 400, "the fields are not those of a request (RFC 9113, section 8.3.1)"
+    elif lengths and not can_be_length(lengths, whole):
+        status, reason = 400, "the content of the request has another length (RFC 9113, 8.1.1)"
     elif len(hosts) > 1 or (hosts and hosts[0] != named) or not can_be_host(named):
         status, reason = 400, "a request names one host (RFC 9113, section 8.3.1)"
     elif method not in METHODS:
@@ -539,6 +848,26 @@ def find_request(
     if HOST in wanted:
         kept.append((HOST, named))
     return new_request((method, target, True, False, tuple(kept))), said
+
+
+def can_be_length(values: list[bytes], whole: bool) -> bool:
+    """Whether a request without content, if it is `whole`, or else with some can have these."""
+    if len(values) > 1 or not NUMBER.fullmatch(values[0]):
+        return False
+    return not (whole and int(values[0]))
+
+
+def length_in(fields: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """The length that a request says its content has."""
+    for field in fields:
+        if isinstance(field, ContentLength) and NUMBER.fullmatch(field[1]):
+            return int(field[1])
+    return None
+
+
+def can_be_trailer(field: tuple[bytes, bytes]) -> bool:
+    name, value = field
+    return not name.startswith(b":") and can_be_field(name, value)
 
 
 def can_be_field(name: bytes, value: bytes) -> bool:

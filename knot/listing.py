@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from stat import S_ISDIR, S_ISREG
@@ -18,7 +18,8 @@ from time import gmtime, strftime
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from knot.site import second_of
+from knot.beneath import real_path
+from knot.site import Scope, second_of
 
 UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -90,37 +91,27 @@ class Entry(NamedTuple):
     """In seconds since the epoch."""
 
 
-def read_directory(
-    fd: int,
-    hidden: bool,
-    follow_symlinks: bool,
-    root: bytes,
-    withheld: Container[bytes] = (),
-) -> list[Entry]:
+def read_directory(fd: int, scope: Scope) -> list[Entry]:
     """What the directory at a place (O_PATH) has that a client may ask for: directories first,
     then files.
 
-    Symbolic links that lead out of `root`, a real path, are left out unless `follow_symlinks`, and
-    so are the files whose real paths are `withheld`.
-    Raises `OSError` if the directory cannot be read.
+    Symbolic links to what is not in `scope` are left out.  Raises `OSError` if the directory cannot
+    be read.
     """
     entries = []
-    here = os.readlink(b"/proc/self/fd/%d" % fd)
+    here = real_path(fd)
     with opened(fd) as readable, os.scandir(readable) as found:
         for file in found:
-            if file.name.startswith(".") and not hidden:
-                continue
-            if os.path.join(here, os.fsencode(file.name)) in withheld:
+            if file.name.startswith(".") and not scope.hidden:
                 continue
             try:
-                if (
-                    file.is_symlink()
-                    and not follow_symlinks
-                    and not leads_into(fd, file.name, root)
-                ):
-                    continue
+                path = os.path.join(here, os.fsencode(file.name))
+                if file.is_symlink():
+                    path = where(fd, file.name)
                 status = file.stat()
             except OSError:  # a link to nothing, or it has just gone
+                continue
+            if not scope.has(path, (status.st_dev, status.st_ino), S_ISDIR(status.st_mode)):
                 continue
             if S_ISDIR(status.st_mode):
                 entries.append(Entry(file.name, True, 0, second_of(status.st_mtime_ns)))
@@ -140,14 +131,13 @@ def opened(place: int) -> Iterator[int]:
         os.close(fd)
 
 
-def leads_into(directory: int, name: str, root: bytes) -> bool:
-    """Whether what the symbolic link stands for lies in `root`."""
+def where(directory: int, name: str) -> bytes:
+    """The real path of what the symbolic link leads to."""
     place = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
     try:
-        path = os.readlink(b"/proc/self/fd/%d" % place)
+        return real_path(place)
     finally:
         os.close(place)
-    return path == root or path.startswith(root.rstrip(b"/") + b"/")
 
 
 def in_order(entry: Entry) -> tuple[bool, list[tuple[int, str]], str]:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Final
+
+from knot.encodings import SUFFIXES
 
 Path = str | bytes | os.PathLike[str]
 
@@ -83,35 +86,51 @@ def reason(error: OSError, path: Path) -> str:
     return error.strerror or str(error)
 
 
-class Withheld:
-    """Files of the server's own, which are served under no name.
+Inode = tuple[int, int]
+"""Device and number, which a file has under each of its names."""
 
-    Contains their real paths, which change when a symbolic link on the way to one is switched.
+
+class Withheld:
+    """Files of the server's own, which are served under no name, and neither are their compressed
+    copies.
+
+    Their real paths change when a symbolic link on the way to one is switched, and their inodes
+    when they are replaced.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = [absolute(path) for path in paths if os.fsencode(path)]
-        self._places = self._resolved()
+        self._places, self._inodes = self._resolved()
         self._refreshed = monotonic()
         self.changed: list[Callable[[], object]] = []
-        """Called when one of them has another real path."""
+        """Called when one of them has another real path or inode."""
 
     def __bool__(self) -> bool:
         return bool(self._paths)
 
-    def __contains__(self, place: object) -> bool:
-        return place in self._places
+    def has(self, place: bytes, inode: Inode) -> bool:
+        """Whether the file at the real path `place` is one of them, or a compressed copy."""
+        # One that has just been replaced has no path, which the kernel says after the one it had.
+        return place.removesuffix(b" (deleted)") in self._places or inode in self._inodes
 
-    def _resolved(self) -> frozenset[bytes]:
-        return frozenset(map(os.path.realpath, self._paths))
+    def _resolved(self) -> tuple[set[bytes], set[Inode]]:
+        places: set[bytes] = set()
+        inodes: set[Inode] = set()
+        for path in self._paths:
+            place = os.path.realpath(path)
+            places.update(place + suffix for suffix in (b"", *SUFFIXES.values()))
+            with suppress(OSError):
+                status = os.stat(place)
+                inodes.add((status.st_dev, status.st_ino))
+        return places, inodes
 
     def look(self, *, now: bool = False) -> None:
         """Resolve the paths again, unless that was a moment ago; but `now` do so in any case."""
         if not self._paths or (not now and monotonic() - self._refreshed < REFRESH):
             return
         self._refreshed = monotonic()
-        places = self._resolved()
-        if places != self._places:
-            self._places = places
+        resolved = self._resolved()
+        if resolved != (self._places, self._inodes):
+            self._places, self._inodes = resolved
             for call in self.changed:
                 call()

@@ -4,7 +4,7 @@ the concurrency model."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from email.utils import formatdate
 from fnmatch import translate
 from functools import lru_cache, partial
@@ -83,14 +83,10 @@ OWN: Final = {
 class Finder(Protocol):
     """What is asked of a site."""
 
-    hidden: bool
-    follow_symlinks: bool
     opened: int
     misses: int
     changed: list[Callable[[], object]]
 
-    @property
-    def withheld(self) -> Container[bytes]: ...
     def look(self) -> None: ...
     def find(self, path: bytes, second: int) -> Found: ...
     def find_file(self, name: bytes, second: int) -> Representation | None: ...
@@ -398,13 +394,10 @@ class Answer:
         render, kind = listing.as_html, b"text/html; charset=utf-8"
         if ACCEPT in self._fields:
             render, kind = listing.as_json, b"application/json; charset=utf-8"
-        site = self._site
 
         def make() -> Response:
             try:
-                entries = listing.read_directory(
-                    found.file.fd, site.hidden, site.follow_symlinks, found.root, site.withheld
-                )
+                entries = listing.read_directory(found.file.fd, found.scope)
             except OSError as error:
                 return self.refusal(403 if isinstance(error, PermissionError) else 503)
             page = render(found.path, entries)

@@ -17,14 +17,14 @@ from _blake2 import blake2b  # `hashlib` has it, too, and brings OpenSSL, 3.7 Mi
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from time import time
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from knot.beneath import Directory, read_permission, real_path
 from knot.encodings import SUFFIXES, compress, compressible, may_have_copies
-from knot.paths import Withheld, absolute, reason
+from knot.paths import Inode, Withheld, absolute, reason
 from knot.stamps import Stamp, stamp_of
 
 INDEX: Final = b"index.html"
@@ -33,6 +33,10 @@ PAGE: Final = b".html"
 
 WELL_KNOWN: Final = b".well-known/"
 """The one hidden name that is there to be served (RFC 8615)."""
+
+VERSION: Final = re.compile(rb"\A\.\.[^/]+/")
+"""The directory that the files of a Kubernetes volume are links into: ``..2026_01_31_12_00_00.1/``;
+its name keeps it from being asked for, and not what is in it."""
 
 BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -305,6 +309,28 @@ class Missing(NamedTuple):
     status: int
 
 
+class Scope(NamedTuple):
+    """What a site serves, by where files really are: a link or another name changes nothing."""
+
+    root: bytes
+    """A real path."""
+    hidden: bool
+    follow_symlinks: bool
+    withheld: Withheld
+
+    def has(self, path: bytes, inode: Inode, is_directory: bool) -> bool:
+        """Whether the file or directory at the real `path` is served."""
+        if self.withheld.has(path, inode):
+            return False
+        root = self.root.rstrip(b"/") + b"/"
+        if (path + b"/").startswith(root):
+            name = path[len(root) :] + b"/"
+            return self.hidden or not is_hidden(VERSION.sub(b"", name))
+        # Directories there are not this site's to name: a link may lead below ~/.local.
+        visible = is_directory or b"/." not in path[path.rfind(b"/") :]
+        return self.follow_symlinks and (self.hidden or visible)
+
+
 class Folder(NamedTuple):
     """The path is that of a directory without an index, which may be listed."""
 
@@ -312,8 +338,7 @@ class Folder(NamedTuple):
     """As in a URL, decoded."""
     file: File
     """A place (O_PATH), which is opened for reading when it is listed."""
-    root: bytes
-    """The real path of the site's directory, out of which no link may lead."""
+    scope: Scope
 
 
 Found = Representation | Moved | Missing | Folder
@@ -358,7 +383,6 @@ class Site:
         known = {**TYPES, **(types or {})}
         self._types = {suffix.lower().encode(): full_type(kind) for suffix, kind in known.items()}
         self.withheld = withheld if isinstance(withheld, Withheld) else Withheld(withheld)
-        """Real paths."""
         self.withheld.changed.append(self._forget_all)
         # With the dot it must be a directory, and one that this process may search.
         self._path = os.path.join(os.fsencode(self.directory), b".")
@@ -384,6 +408,9 @@ class Site:
     def is_there(self) -> bool:
         """Whether its path leads to a directory."""
         return not self._lost
+
+    def _scope(self) -> Scope:
+        return Scope(self._top.path, self.hidden, self.follow_symlinks, self.withheld)
 
     @property
     def held(self) -> int:
@@ -556,6 +583,21 @@ class Site:
         except OSError:
             return None
 
+    def find_entry(self, directory: bytes, name: bytes) -> Representation | Missing:
+        """The regular file called `name` that lies in `directory`, whose name ends in a slash: not
+        what a symbolic link leads to, and nothing that stands in for it.  The cache has no part in
+        it."""
+        try:
+            file = self._open_plain(directory + name)
+            here = self._top.path.rstrip(b"/") + b"/" + directory
+            if self.follow_symlinks:
+                here = real_path(self._open_place(directory).fd).rstrip(b"/") + b"/"
+            if real_path(file.fd) != here + name:
+                return Missing(404)
+            return self._represent(directory + name, file, self.media_type(name))
+        except OSError as error:
+            return missing(error)
+
     def read(self, cold: Representation) -> Representation | Missing:
         """What `is_cold`, from the disk: for a thread that may wait.  Then `replace` it."""
         assert cold.file is not None
@@ -676,6 +718,8 @@ class Site:
                 return self._moved_page(name) or self._open_file(name)
             except IsADirectoryError:
                 page = None if self._has_index(name) else self._open_page(name)
+                if page is None:
+                    self._open_place(name)
                 return page or Moved(quote(b"/" + name + b"/"))
             except FileNotFoundError:
                 page = self._open_page(name)
@@ -693,8 +737,7 @@ class Site:
             if self._open_page(name[:-1]) is not None:
                 return Moved(quote(b"/" + clean(name[:-1])), 308)
             if self._listing:
-                place = File(self._top.open_directory(name))
-                return Folder("/" + os.fsdecode(name), place, self._top.path)
+                return Folder("/" + os.fsdecode(name), self._open_place(name), self._scope())
             raise FileNotFoundError from None
 
     def _represent(
@@ -773,12 +816,27 @@ class Site:
         return self._represent(name, self._open_plain(name), self.media_type(name))
 
     def _open_plain(self, name: bytes) -> File:
-        file = File(self._top.open(name))
+        """The file `name`, if it is one that is served.  Raises `OSError`."""
+        fd, is_direct = self._top.open(name)
+        file = File(fd)
         if not S_ISREG(file.mode):
             raise FileNotFoundError  # it was one a moment ago
-        if self.withheld and real_path(file.fd) in self.withheld:
-            raise FileNotFoundError
+        # By its own name, which is not hidden, it is in scope unless it is withheld.
+        if not (is_direct and not self.withheld):
+            self._check(file)
         return file
+
+    def _open_place(self, name: bytes) -> File:
+        """The directory `name`, if it is one that is served.  Raises `OSError`."""
+        place = File(self._top.open_directory(name))
+        self._check(place)
+        return place
+
+    def _check(self, file: File) -> None:
+        """Raises `FileNotFoundError` if that is not served, whatever name has led to it."""
+        inode = file.stamp.device, file.stamp.inode
+        if not self._scope().has(real_path(file.fd), inode, S_ISDIR(file.mode)):
+            raise FileNotFoundError
 
     def media_type(self, name: bytes) -> bytes:
         """The media type that the end of a file's name stands for (RFC 9110, section 8.3)."""

@@ -223,7 +223,7 @@ def guard(
     if https_port is not None:
         rules = FieldRules(fields=options["header"], cors=options["cors"])
         refusals = Responder(sites[""].site, rules, PLAIN_ROOM)  # without HSTS (RFC 6797, 7.2)
-        gate = Redirect(https_port, refusals, gate, wanted)
+        gate = Redirect(https_port, refusals, gate, challenges(sites, rules, wanted))
     doorkeeper = None
     if watched:
         gate = doorkeeper = Doorkeeper(
@@ -237,6 +237,27 @@ def guard(
     server.guard(gate, wanted)
     if secret or trusted is not None:
         server.who = introducer(doorkeeper, inner)
+
+
+def challenges(sites: Sites, rules: FieldRules, wanted: frozenset[bytes]) -> Gate:
+    """Each host's own tokens, or those of the site for all hosts: a client of an authority may
+    write them into the directory of the host, or into one for all (certbot: ``--webroot``)."""
+    from knot.access import Entrance
+    from knot.redirect import Challenges
+
+    common = sites[""].site
+    found = {host: Challenges(place.site, common) for host, place in sites.items()}
+    found[""] = Challenges(common)
+    gates = {
+        host: Entrance(Responder(tokens, rules, PLAIN_ROOM), unwanted=wanted)
+        for host, tokens in found.items()
+    }
+    inner: Inner = gates.pop("")
+    if not gates:
+        return inner
+    from knot.hosts import Hosts
+
+    return Hosts(inner, gates)
 
 
 def networks(given: tuple[str, ...]) -> Networks | None:

@@ -15,9 +15,11 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import sys
 from _blake2 import blake2b
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from time import monotonic, time
 from typing import Any, Final
 
@@ -100,6 +102,8 @@ class Channel:
         with suppress(BlockingIOError):
             if not self._left and not self._fill():
                 raise ConnectionResetError("the client has left during the handshake")
+        hook = sys.unraisablehook
+        sys.unraisablehook = partial(unraisable, hook)
         try:
             self._secret.do_handshake()
         except ssl.SSLWantReadError:
@@ -110,6 +114,8 @@ class Channel:
             if error.reason == "HTTP_REQUEST":
                 raise PlainTextError from None
             raise ConnectionAbortedError(f"no handshake: {error.reason}") from None
+        finally:
+            sys.unraisablehook = hook
         return True  # the last of it leaves with the first answer, or before the next wait
 
     def read(self) -> bytes:
@@ -199,6 +205,13 @@ class Channel:
                     self._secret.unwrap()
                 finally:
                     self._flush()
+
+
+def unraisable(report: Callable[[Any], object], found: Any) -> None:
+    """A name that a client asks for and that is not ASCII ends its handshake with an alert, before
+    `Certificates` is asked; `ssl` would say so on standard error each time."""
+    if not (isinstance(found.exc_value, UnicodeDecodeError) and isinstance(found.object, bytes)):
+        report(found)
 
 
 # -- what the server shows -----------------------------------------------------------------------
@@ -329,7 +342,7 @@ class Certificates:
 
     def _choose(self, secret: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
         if name is not None:
-            name = name.lower()
+            name = name.lower().removesuffix(".")
             found = self._by_name.get(name) or self._by_name.get("*." + name.partition(".")[2])
             secret.context = found or self.context
         return None

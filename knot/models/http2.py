@@ -29,7 +29,7 @@ from knot.models.connection import (
 from knot.models.events import Server, hang_up
 from knot.respond import Later, Response, length_of
 from knot.site import Bytes, Slice, read_now
-from tame import READ, WRITE, Event, Rendezvous, mkevent, tamed, tvars, twait, wait_on_fd
+from tame import READ, WRITE, Event, Rendezvous, mkevent, tamed, timer, tvars, twait, wait_on_fd
 
 AT_ONCE: Final = 128 * 1024
 """Bytes of frames that are made before the client takes some, and the others get their turn."""
@@ -41,7 +41,8 @@ MOST_JOBS: Final = 8
 """Streams of one connection that wait for a disk before another request is begun."""
 
 DISK: Final = 0
-"""What a connection waits for, beside `READ` and `WRITE`, which are bits."""
+TIME: Final = 8
+"""What a connection waits for, beside `READ` and `WRITE`; all but `DISK` are bits."""
 
 VERSION: Final = b"HTTP/2.0"
 """As nginx and Apache have it in their logs."""
@@ -56,8 +57,8 @@ class Talk:
 
     __slots__ = ("answers", "closed", "jobs", "streams", "unsent", "untaken")
 
-    def __init__(self) -> None:
-        self.streams = Streams()
+    def __init__(self, linger: float) -> None:
+        self.streams = Streams(linger=linger)
         self.unsent: Unsent = deque()
         """Frames that the client has not taken."""
         self.untaken = 0
@@ -75,7 +76,8 @@ class Talk:
         streams = self.streams
         more = streams.turn() is not None or (streams.can_begin and self.jobs < MOST_JOBS)
         reads = not self.closed and self.untaken < MOST_UNSENT
-        return (READ if reads else 0) | (WRITE if more or self.unsent else 0)
+        wants = (READ if reads else 0) | (WRITE if more or self.unsent else 0)
+        return wants | TIME if streams.lingers else wants
 
 
 @tamed
@@ -84,7 +86,7 @@ def connection(peer: Client, server: Server) -> None:
     with tvars:
         what: int
     r = Rendezvous[int]()
-    talk = Talk()
+    talk = Talk(server.limits.linger)
     waited_for = 0
     what = READ  # the first of it may have come with the last of the handshake
     try:
@@ -96,12 +98,14 @@ def connection(peer: Client, server: Server) -> None:
             wants = talk.wants
             if talk.streams.over and not talk.unsent:
                 break
-            if talk.closed and not wants and not talk.jobs:
+            if talk.closed and not wants & ~TIME and not talk.jobs:
                 return
             if wants & READ & ~waited_for:
                 wait_on_fd(peer, READ, mkevent(r, READ))
             if wants & WRITE & ~waited_for:
                 wait_on_fd(peer, WRITE, mkevent(r, WRITE))
+            if wants & TIME & ~waited_for:
+                timer(server.limits.linger, mkevent(r, TIME))
             waited_for |= wants
             what = twait(r)
             waited_for &= ~what
@@ -157,6 +161,8 @@ def step(peer: Client, server: Server, talk: Talk, what: int) -> list[Job]:
     jobs: list[Job] = []
     if what == READ:
         listen(peer, server, talk)
+    elif what == TIME:
+        talk.streams.feed(b"", time())
     answer(peer, server, talk, jobs)
     if server.stopping or talk.closed:
         talk.streams.leave()

@@ -194,6 +194,23 @@ def test_resets_that_the_server_is_made_to_do_are_counted() -> None:
     assert number <= PATIENCE // (RESET + 2) + 2
 
 
+@pytest.mark.parametrize("length", [b"1", b"3"])
+def test_contents_of_another_length_are_counted(length: bytes) -> None:
+    client, streams = greeted()
+    number = 0
+    while True:
+        number += 1
+        id = client.ask(fields=[(b"content-length", length)], method=b"POST", whole=False)
+        said = client.say() + DataFrame(id, data=b"xx", flags=["END_STREAM"]).serialize()
+        streams.feed(said, NOW)
+        if streams.failed:
+            break
+        assert not streams.open
+        client.hear(streams.take())
+        assert client.answers[id].reset == ErrorCodes.PROTOCOL_ERROR
+    assert number <= PATIENCE // (RESET + 2) + 2
+
+
 def test_an_answer_now_and_then_does_not_pay_for_many_resets() -> None:
     client, streams = greeted()
     number = 0
@@ -320,19 +337,37 @@ def test_a_frame_that_is_too_long_is_not_waited_for() -> None:
 # -- what is kept ----------------------------------------------------------------------------------
 
 
-def test_more_streams_than_allowed_end_the_connection() -> None:
+def test_more_streams_than_allowed_are_refused_alone() -> None:
     client, streams = greeted(window=0)
     for _ in range(MOST_STREAMS):
         client.ask()
     streams.feed(client.say(), NOW)
     assert len(streams.open) == MOST_STREAMS
     assert not streams.failed
+    number = 0
+    while not streams.failed:
+        number += 1
+        block = Encoder().encode([(b":method", b"GET")])
+        id = 2 * (MOST_STREAMS + number) - 1
+        streams.feed(HeadersFrame(id, data=block, flags=["END_HEADERS"]).serialize(), NOW)
+        assert id not in streams.open
+    assert number <= PATIENCE // (RESET + 1) + 1
+    assert why(client, streams) == ErrorCodes.ENHANCE_YOUR_CALM
+
+
+def test_streams_that_have_their_answers_count_as_long_as_they_are_read() -> None:
+    client, streams = greeted()
+    for _ in range(MOST_STREAMS):
+        client.ask(method=b"POST", whole=False)
+        streams.feed(client.say(), NOW)
+        answer_all(streams)
+        client.hear(streams.take())
+    assert {answer.status for answer in client.answers.values()} == {200}
     block = Encoder().encode([(b":method", b"GET")])
-    streams.feed(
-        HeadersFrame(2 * MOST_STREAMS + 1, data=block, flags=["END_HEADERS"]).serialize(), NOW
-    )
-    assert streams.failed
-    assert not streams.open
+    last = 2 * MOST_STREAMS + 1
+    streams.feed(HeadersFrame(last, data=block, flags=["END_HEADERS"]).serialize(), NOW)
+    refused = RstStreamFrame(last, error_code=ErrorCodes.REFUSED_STREAM)
+    assert streams.take() == refused.serialize()
 
 
 def test_settings_that_nobody_knows_are_not_kept() -> None:

@@ -31,7 +31,15 @@ from speaking_http2 import Answer, Client, Connected
 
 from knot import AccessLog, Limits, Responder, Site, cli, listing
 from knot.config import Config
-from knot.http2 import FRAME, MOST_HELD, Streams, encoded, find_request
+from knot.http2 import (
+    FRAME,
+    LINGER,
+    MOST_DISCARDED,
+    MOST_HELD,
+    Streams,
+    encoded,
+    find_request,
+)
 from knot.models import connection as common
 from knot.models import events
 from knot.models import http2 as model
@@ -260,7 +268,7 @@ def test_a_refused_request_leaves_the_others_alone(responder: Responder) -> None
     assert client.farewell is None
 
 
-def test_a_request_whose_content_nobody_reads_is_answered_and_reset(responder: Responder) -> None:
+def test_a_request_whose_content_nobody_reads_is_answered(responder: Responder) -> None:
     client, streams = Client(), Streams()
     for _ in range(50):  # their content would fill the window of the connection 12 times
         id = client.ask(b"/", method=b"POST", whole=False)
@@ -269,7 +277,59 @@ def test_a_request_whose_content_nobody_reads_is_answered_and_reset(responder: R
         found = client.answers[id]
         assert found.status == 405
         assert found.ended
-        assert found.reset == ErrorCodes.NO_ERROR
+        assert found.reset is None
+    assert len(streams._lingering) == 50
+    streams.feed(b"", NOW + LINGER)
+    converse(client, streams, responder)
+    assert {answer.reset for answer in client.answers.values()} == {ErrorCodes.NO_ERROR}
+    assert not streams.lingers
+    assert not streams.failed
+
+
+@pytest.mark.parametrize("size", [0, 10, 100_000, 10 << 20])
+@pytest.mark.parametrize("method", [b"POST", b"GET"])
+def test_content_is_read_on_for_a_while_after_the_answer(
+    responder: Responder, size: int, method: bytes
+) -> None:
+    """A client that goes on sending as if nothing had happened."""
+    client, streams = Client(), Streams()
+    fields = [(b"expect", b"100-continue")] * (size % 3)
+    id = client.ask(b"/small", fields, method=method, whole=False)
+    left = size
+    while client.answers[id].reset is None:
+        room = min(client.h2.local_flow_control_window(id), FRAME, left)
+        if left and not room:
+            break
+        client.h2.send_data(id, bytes(room), end_stream=room == left)
+        left -= room
+        converse(client, streams, responder)
+        if not left:
+            break
+    found = client.answers[id]
+    assert found.status == (405 if method == b"POST" else 200)
+    assert found.ended
+    assert found.reset == (ErrorCodes.NO_ERROR if size > MOST_DISCARDED else None)
+    assert left <= max(0, size - MOST_DISCARDED)
+    assert not streams.open
+    assert not streams.lingers
+    assert not streams.failed
+    id = client.ask(b"/small")  # and the connection is as good as before
+    converse(client, streams, responder)
+    assert client.answers[id].content == b"small"
+    assert client.h2.outbound_flow_control_window >= 65_535 - FRAME
+
+
+def test_a_server_that_leaves_reads_on_for_those_who_have_their_answers(
+    responder: Responder,
+) -> None:
+    client, streams = Client(), Streams()
+    id = client.ask(b"/", method=b"POST", whole=False)
+    converse(client, streams, responder)
+    streams.leave()
+    assert not streams.over
+    client.h2.send_data(id, b"x", end_stream=True)
+    streams.feed(client.say(), NOW)
+    assert streams.over
 
 
 def test_what_follows_the_content_of_a_request_is_no_request(responder: Responder) -> None:

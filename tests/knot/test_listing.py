@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from knot.listing import Entry, as_html, as_json, human, in_order, read_directory
 from knot.request import Request
 from knot.respond import Later, Responder, Response
-from knot.site import Site
+from knot.site import Scope, Site
 
 # -- reading -------------------------------------------------------------------------------------
 
@@ -54,7 +54,7 @@ def read(
 ) -> list[Entry]:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return read_directory(fd, hidden, follow, os.fsencode((root or directory).resolve()))
+        return read_directory(fd, Scope(os.fsencode((root or directory).resolve()), hidden, follow))
     finally:
         os.close(fd)
 
@@ -131,8 +131,8 @@ def test_what_vanishes_while_it_is_read_is_left_out(
 def test_a_directory_can_be_listed_again_and_again(root: Path) -> None:
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        first = read_directory(fd, False, False, os.fsencode(root))
-        assert first == read_directory(fd, False, False, os.fsencode(root))
+        first = read_directory(fd, Scope(os.fsencode(root)))
+        assert first == read_directory(fd, Scope(os.fsencode(root)))
         assert first
     finally:
         os.close(fd)
@@ -142,7 +142,7 @@ def test_what_is_no_directory_cannot_be_listed(root: Path) -> None:
     fd = os.open(root / "page", os.O_RDONLY)
     try:
         with pytest.raises(NotADirectoryError):
-            read_directory(fd, False, False, os.fsencode(root))
+            read_directory(fd, Scope(os.fsencode(root)))
     finally:
         os.close(fd)
 
@@ -508,6 +508,6 @@ def test_what_is_withheld_is_not_listed(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("")
     fd = os.open(tmp_path, os.O_RDONLY)
     root = os.fsencode(tmp_path.resolve())
-    found = read_directory(fd, False, False, root, {root + b"/knot.toml"})
+    found = read_directory(fd, Scope(root, withheld={root + b"/knot.toml"}))
     os.close(fd)
     assert [entry.name for entry in found] == ["other"]

@@ -456,7 +456,7 @@ def test_a_file_is_opened_once_and_looked_at_once_a_second(
     # openat2 is asked once, and not there
     without = ["stat", "open", "readlink", "readlink", "fstat", "open"]
     resolving = {"openat2": ["stat"], "without": without}[resolver]
-    assert calls == [*resolving, "fstat", "preadv", "fstat"]
+    assert calls == [*resolving, "fstat", "readlink", "preadv", "fstat"]
     calls.clear()
     for spelling in (b"/sub/index.html", b"/sub/%69ndex.html", b"//sub/./index.html"):
         assert site.find(spelling, 1) is first
