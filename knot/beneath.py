@@ -45,9 +45,10 @@ class Directory:
     It need not be readable, as nothing lists it here: search permission is enough.
     """
 
+    fd = -1
+
     def __init__(self, path: str | bytes, *, follow_symlinks: bool = False) -> None:
         """With `follow_symlinks` a link may lead out of it.  Raises `OSError`."""
-        self.fd = -1
         self.fd = os.open(path, PLACE | os.O_DIRECTORY)
         status = os.fstat(self.fd)
         self.identity = status.st_dev, status.st_ino

@@ -92,45 +92,41 @@ Inode = tuple[int, int]
 
 class Withheld:
     """Files of the server's own, which are served under no name, and neither are their compressed
-    copies.
-
-    Their real paths change when a symbolic link on the way to one is switched, and their inodes
-    when they are replaced.
-    """
+    copies."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = [absolute(path) for path in paths if os.fsencode(path)]
-        self._places, self._inodes = self._resolved()
+        self.places: set[bytes] = set()
+        """Their real paths, those of the copies, and the ones that they had before: a switched link
+        does not make an old key public."""
+        self._resolve()
         self._refreshed = monotonic()
         self.changed: list[Callable[[], object]] = []
-        """Called when one of them has another real path or inode."""
+        """Called when one of them has another real path."""
 
     def __bool__(self) -> bool:
         return bool(self._paths)
 
-    def has(self, place: bytes, inode: Inode) -> bool:
-        """Whether the file at the real path `place` is one of them, or a compressed copy."""
-        # One that has just been replaced has no path, which the kernel says after the one it had.
-        return place.removesuffix(b" (deleted)") in self._places or inode in self._inodes
-
-    def _resolved(self) -> tuple[set[bytes], set[Inode]]:
-        places: set[bytes] = set()
-        inodes: set[Inode] = set()
+    def inodes(self) -> set[Inode]:
+        """Their inodes now: one may have further names."""
+        found = set()
         for path in self._paths:
-            place = os.path.realpath(path)
-            places.update(place + suffix for suffix in (b"", *SUFFIXES.values()))
             with suppress(OSError):
-                status = os.stat(place)
-                inodes.add((status.st_dev, status.st_ino))
-        return places, inodes
+                status = os.stat(path)
+                found.add((status.st_dev, status.st_ino))
+        return found
+
+    def _resolve(self) -> None:
+        for place in map(os.path.realpath, self._paths):
+            self.places.update(place + suffix for suffix in (b"", *SUFFIXES.values()))
 
     def look(self, *, now: bool = False) -> None:
         """Resolve the paths again, unless that was a moment ago; but `now` do so in any case."""
         if not self._paths or (not now and monotonic() - self._refreshed < REFRESH):
             return
         self._refreshed = monotonic()
-        resolved = self._resolved()
-        if resolved != (self._places, self._inodes):
-            self._places, self._inodes = resolved
+        before = len(self.places)
+        self._resolve()
+        if len(self.places) != before:
             for call in self.changed:
                 call()

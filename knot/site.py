@@ -14,7 +14,7 @@ import mimetypes
 import os
 import re
 from _blake2 import blake2b  # `hashlib` has it, too, and brings OpenSSL, 3.7 MiB
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -314,13 +314,17 @@ class Scope(NamedTuple):
 
     root: bytes
     """A real path."""
-    hidden: bool
-    follow_symlinks: bool
-    withheld: Withheld
+    hidden: bool = False
+    follow_symlinks: bool = False
+    withheld: Container[bytes] = ()
+    """Real paths of the files that are served under no name."""
+    inodes: Container[Inode] = ()
+    """Those files by device and inode: they may have other names, or have been replaced."""
 
     def has(self, path: bytes, inode: Inode, is_directory: bool) -> bool:
         """Whether the file or directory at the real `path` is served."""
-        if self.withheld.has(path, inode):
+        # One that has just been replaced has no path, which the kernel says after the one it had.
+        if path.removesuffix(b" (deleted)") in self.withheld or inode in self.inodes:
             return False
         root = self.root.rstrip(b"/") + b"/"
         if (path + b"/").startswith(root):
@@ -410,7 +414,11 @@ class Site:
         return not self._lost
 
     def _scope(self) -> Scope:
-        return Scope(self._top.path, self.hidden, self.follow_symlinks, self.withheld)
+        """What is served now."""
+        withheld = self.withheld
+        return Scope(
+            self._top.path, self.hidden, self.follow_symlinks, withheld.places, withheld.inodes()
+        )
 
     @property
     def held(self) -> int:
@@ -591,7 +599,8 @@ class Site:
             file = self._open_plain(directory + name)
             here = self._top.path.rstrip(b"/") + b"/" + directory
             if self.follow_symlinks:
-                here = real_path(self._open_place(directory).fd).rstrip(b"/") + b"/"
+                place = self._open_place(directory)
+                here = real_path(place.fd).rstrip(b"/") + b"/"
             if real_path(file.fd) != here + name:
                 return Missing(404)
             return self._represent(directory + name, file, self.media_type(name))

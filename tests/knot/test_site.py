@@ -38,7 +38,7 @@ from knot.site import (
 def resolver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Names are resolved by the kernel's `openat2`, or on a kernel that has none."""
 
-    def old_kernel(directory: int, name: bytes, flags: int) -> int:
+    def old_kernel(*_: object) -> int:
         raise OSError(38, "Function not implemented")
 
     if request.param == "without":
@@ -455,8 +455,10 @@ def test_a_file_is_opened_once_and_looked_at_once_a_second(
     first = site.find(b"/sub/index.html", 1)
     # openat2 is asked once, and not there
     without = ["stat", "open", "readlink", "readlink", "fstat", "open"]
-    resolving = {"openat2": ["stat"], "without": without}[resolver]
-    assert calls == [*resolving, "fstat", "readlink", "preadv", "fstat"]
+    resolving = {"openat2": ["stat", "fstat"], "without": [*without, "fstat", *["readlink"] * 2]}[
+        resolver
+    ]
+    assert calls == [*resolving, "preadv", "fstat"]
     calls.clear()
     for spelling in (b"/sub/index.html", b"/sub/%69ndex.html", b"//sub/./index.html"):
         assert site.find(spelling, 1) is first

@@ -59,9 +59,9 @@ def test_a_link_shows_nothing_hidden(way: Way, root: Path) -> None:
             answer = ask(b"/" + name.encode(), {b"accept-encoding": b"gzip"})
             assert answer.status == 404, name
             assert b"secret" not in answer.content
-        assert ask(b"/page.html", {b"accept-encoding": b"gzip"}).status == 200
+        assert ask(b"/page", {b"accept-encoding": b"gzip"}).status == 200
         for name in OPEN:
-            assert ask(b"/" + name.encode()).status in (200, 301), name
+            assert ask(b"/" + name.encode()).status in (200, 301, 308), name
         listed = ask(b"/").content + ask(b"/sub/").content
         for name in SECRETS:
             assert f'"./{name.rpartition("/")[2]}"'.encode() not in listed, name
@@ -95,13 +95,18 @@ def test_a_rule_for_a_path_holds_however_the_path_is_written(way: Way, root: Pat
     (root / "page.html.gz").write_text("compressed")
 
     def client(ask: Ask) -> None:
-        for path in (b"/page", b"//page.html", b"/sub/../p%61ge.html", b"/sub%2f../page.html?a"):
+        for path in (
+            b"/page.html",
+            b"//page.html",
+            b"/sub/../p%61ge.html",
+            b"/sub%2f../page.html?a",
+        ):
             for coding in (b"", b"gzip"):
                 answer = ask(path, {b"accept-encoding": coding})
                 assert answer.fields[b"cache-control"] == b"no-store"
         assert b"cache-control" not in ask(b"/sub/page.html").fields
 
-    way.serve(root, client, rules=FieldRules([("page.*", "no-store")]), **EVERYTHING)
+    way.serve(root, client, rules=FieldRules([("page.*", "no-store")]))
 
 
 def found_in(root: Path, path: bytes, **options: bool) -> object:
@@ -147,15 +152,3 @@ def test_a_link_that_leads_out_shows_no_file_with_a_hidden_name(root: Path, tmp_
     assert isinstance(found_in(root, b"/netrc", hidden=True, **out), Representation)
     assert isinstance(found_in(root, b"/local/", listing=True, **out), Folder)
     assert isinstance(found_in(root, b"/local/file", **out), Representation)
-
-
-def test_a_root_that_was_moved_is_still_the_root(root: Path, tmp_path: Path) -> None:
-    plant(root, SECRETS)
-    for open_first in (True, False):
-        site = Site(root)
-        if open_first:
-            assert isinstance(site.find(b"/page.html", 1), Representation)
-        root = root.rename(tmp_path / f"moved-{open_first}")
-        assert isinstance(site.find(b"/sub/page.html", 1), Representation)
-        assert site.find(b"/env.txt", 1) == Missing(404)
-        site.close()
