@@ -45,14 +45,28 @@ def acceptable(value: bytes) -> tuple[bytes, ...]:
     return _acceptable(value) if len(value) <= LONGEST else ()
 
 
-@lru_cache(512)  # the clients of a server send a few values
-def _acceptable(value: bytes) -> tuple[bytes, ...]:
+def refuses_identity(value: bytes) -> bool:
+    """Whether an Accept-Encoding field rules out content that is in no coding at all."""
+    if len(value) > LONGEST:
+        return False
+    weights = parse(value)
+    return weights.get(b"identity", weights.get(b"*", 1.0)) == 0
+
+
+def parse(value: bytes) -> dict[bytes, float]:
+    """The weights in an Accept-Encoding field; a malformed member is left out."""
     weights: dict[bytes, float] = {}
     for member in value.split(b","):
         found = MEMBER.fullmatch(member.strip(b" \t"))
         if found is not None:
             name = found[1].lower().removeprefix(b"x-")
             weights[name] = max(weights.get(name, 0.0), float(found[2] or 1))
+    return weights
+
+
+@lru_cache(512)  # the clients of a server send a few values
+def _acceptable(value: bytes) -> tuple[bytes, ...]:
+    weights = parse(value)
     others = weights.get(b"*", 0.0)
     plain = weights.get(b"identity", 0.0)
     codings = [(weights.get(coding, others), coding) for coding in SUFFIXES]

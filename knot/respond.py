@@ -4,7 +4,7 @@ the concurrency model."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from email.utils import formatdate
 from fnmatch import translate
 from functools import lru_cache
@@ -13,8 +13,8 @@ from itertools import count
 from typing import Any, Final, NamedTuple, Protocol
 
 from knot import listing
-from knot.conditions import NOT_MODIFIED, evaluate, range_applies
-from knot.encodings import acceptable
+from knot.conditions import NOT_MODIFIED, check_if_match, evaluate, range_applies
+from knot.encodings import acceptable, refuses_identity
 from knot.ranges import Range, content_range, parse_range, part_heads
 from knot.request import ACCEPT, BadRequest, Request, joined
 from knot.site import CACHE_SIZE, Bytes, Folder, Found, Moved, Representation, Slice
@@ -273,16 +273,52 @@ class Answer:
         """Of a file and its compressed copies what the client likes best (section 12.5.3)."""
         value = self._fields.get(b"accept-encoding")
         codings = acceptable(value) if value and found.varies else ()
-        if codings:
-            copies = self._site.copies(found, self._turn)
-            for coding in codings:
-                if coding in copies:
-                    return copies[coding]
-            for coding in codings:
+        if not codings:
+            return found
+        coded = self.coded(found, codings)
+        if value and self._request.method == b"GET" and b"range" in self._fields:
+            return self.choose_for_range(found, coded, refuses_identity(value))
+        return next(coded, found)
+
+    def choose_for_range(
+        self, found: Representation, coded: Iterator[Representation], only_coded: bool
+    ) -> Representation:
+        """The one that If-Range or If-Match names by its tag, else the file as it is.
+
+        Clients that know nothing of codings have libraries that ask for them: to those, a part of
+        a compressed form is of no use.
+        """
+        fields = self._fields
+        if parse_range(fields[b"range"], found.size) is None:
+            return next(coded, found)
+        if b"if-range" in fields:
+            is_named = self.range_applies_to
+        elif b"if-match" in fields:
+            is_named = self.matches
+        else:
+            return next(coded, found) if only_coded else found
+        if is_named(found):
+            return found
+        forms = [*coded, found]
+        return next(filter(is_named, forms), forms[0])
+
+    def matches(self, found: Representation) -> bool:
+        return check_if_match(self._fields[b"if-match"], found.etag)
+
+    def range_applies_to(self, found: Representation) -> bool:
+        return range_applies(self._fields, found.etag, found.modified)
+
+    def coded(self, found: Representation, codings: Iterable[bytes]) -> Iterator[Representation]:
+        """Its compressed forms, those that were compressed beforehand first."""
+        copies = self._site.copies(found, self._turn)
+        for coding in codings:
+            if coding in copies:
+                yield copies[coding]
+        for coding in codings:
+            if coding not in copies:
                 compressed = self._site.compressed(found, coding)
                 if compressed is not None:
-                    return compressed
-        return found
+                    yield compressed
 
     def selected(self, found: Representation) -> Response:
         """The answer to a GET or HEAD whose target has a representation."""
@@ -311,7 +347,7 @@ class Answer:
         """What a Range field asks for; None if it is not to count (section 14.2)."""
         if self._request.method != b"GET":
             return None
-        if not range_applies(self._fields, found.etag, found.modified):
+        if not self.range_applies_to(found):
             return None
         return parse_range(self._fields[b"range"], found.size)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 from pathlib import Path
 
 import pytest
-from ways import Ask, Way
+from ways import Answer, Ask, Way
+
+OLD = 784111777
 
 # -- over either version ---------------------------------------------------------------------------
 
@@ -81,3 +85,92 @@ def test_a_tag_is_weak_in_upper_case_only(way: Way, index: Path) -> None:
             assert ask(b"/", {b"if-range": value, b"range": b"bytes=0-1"}).status == status, value
 
     way.serve(index, client)
+
+
+# -- what is chosen --------------------------------------------------------------------------------
+
+PAGE = b"<p>A paragraph of it.</p>\n" * 100
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    """One with a copy in gzip, and one that is compressed when it is asked for."""
+    for name, content in (
+        ("page.html", PAGE),
+        ("page.html.gz", gzip.compress(PAGE)),
+        ("alone.html", PAGE),
+    ):
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (OLD, OLD))
+    return tmp_path
+
+
+TEN = {b"range": b"bytes=0-9"}
+GZIP = {b"accept-encoding": b"gzip, deflate"}
+
+
+@pytest.mark.parametrize("path", [b"/page.html", b"/alone.html"])
+def test_a_range_is_of_the_file_unless_it_names_a_coding(
+    way: Way, pages: Path, path: bytes
+) -> None:
+    """Every client in Python takes gzip, and few mean a part of that when they ask for bytes."""
+
+    def client(ask: Ask) -> None:
+        plain, coded = ask(path), ask(path, GZIP)
+        assert coded.fields[b"content-encoding"] == b"gzip"
+        tags = {False: plain.fields[b"etag"], True: coded.fields[b"etag"]}
+        assert tags[False] != tags[True]
+
+        def part(is_coded: bool, fields: dict[bytes, bytes], start: int = 0) -> Answer:
+            answer = ask(path, {**fields, b"range": b"bytes=%d-%d" % (start, start + 9)})
+            whole = coded if is_coded else plain
+            assert (answer.status, answer.content) == (206, whole.content[start : start + 10])
+            assert (b"content-encoding" in answer.fields) == is_coded
+            assert answer.fields[b"etag"] == tags[is_coded]
+            assert answer.fields[b"vary"].lower() == b"accept-encoding"
+            return answer
+
+        # Without a validator, of the file; beyond the end of its compressed form, too
+        part(False, {})
+        part(False, GZIP)
+        part(False, GZIP, len(PAGE) - 10)
+        part(False, {b"accept-encoding": b"x-gzip;q=0.5, *"})
+        part(False, {**GZIP, b"if-none-match": tags[True]})
+        # With one that names either
+        part(False, {**GZIP, b"if-range": tags[False]})
+        part(True, {**GZIP, b"if-range": tags[True]})
+        part(True, {b"accept-encoding": b"x-gzip", b"if-range": tags[True]})
+        part(True, {**GZIP, b"if-match": b'"a", %b' % tags[True]})
+        part(False, {**GZIP, b"if-match": b"*"})
+        # Whoever takes nothing but codings means a part of one (section 12.5.3)
+        part(True, {b"accept-encoding": b"gzip, identity;q=0"})
+        part(True, {b"accept-encoding": b"gzip;q=0.5, *;q=0"})
+        part(False, {b"accept-encoding": b"identity;q=0"})  # there is nothing else
+
+        several = ask(path, {**GZIP, b"range": b"bytes=0-1,-2"})
+        assert several.status == 206
+        assert b"\r\n\r\n<p\r\n" in several.content
+        beyond = ask(path, {**GZIP, b"range": b"bytes=%d-" % len(PAGE)})
+        assert beyond.status == 416
+        assert beyond.fields[b"content-range"] == b"bytes */%d" % len(PAGE)
+
+        # Where the range does not count, the answer is what it is without
+        for fields, expected in (
+            ({**GZIP, b"if-range": b'"other"'}, coded),
+            ({**GZIP, b"if-range": b"W/" + tags[True]}, coded),
+            ({b"if-range": tags[True]}, plain),
+            ({b"accept-encoding": b"gzip;q=0", b"if-range": tags[True]}, plain),
+            ({**GZIP, b"range": b"lines=0-9"}, coded),
+            ({**GZIP, b"range": b"bytes=9-0"}, coded),
+        ):
+            answer = ask(path, {**TEN, **fields})
+            assert (answer.status, answer.content) == (200, expected.content), fields
+            assert answer.fields[b"etag"] == expected.fields[b"etag"]
+        for fields in (GZIP, {}):
+            head = ask(path, {**fields, **TEN}, b"HEAD")
+            without = ask(path, fields, b"HEAD")
+            assert (head.status, head.fields) == (200, without.fields | head.fields)
+            assert head.fields[b"content-length"] == without.fields[b"content-length"]
+        assert ask(path, {**GZIP, **TEN, b"if-match": b'"other"'}).status == 412
+
+    way.serve(pages, client)
