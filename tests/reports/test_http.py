@@ -4,20 +4,269 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import socket
 from pathlib import Path
 
 import pytest
+from serving import Model, connect, until_closed, with_server
 from ways import Answer, Ask, Way
 
 OLD = 784111777
 
-# -- over either version ---------------------------------------------------------------------------
+# -- the grammar of HTTP/1.1 -----------------------------------------------------------------------
+
+
+def target(target: bytes, method: bytes = b"GET") -> bytes:
+    return b"%b %b HTTP/1.1\r\nHost: x\r\n\r\n" % (method, target)
+
+
+def version(version: bytes) -> bytes:
+    return b"GET / %b\r\nHost: x\r\n\r\n" % version
+
+
+def host(value: bytes) -> bytes:
+    return b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % value
+
+
+def field(line: bytes) -> bytes:
+    return b"GET / HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % line
+
+
+def post(*lines: bytes, version: bytes = b"1.1") -> bytes:
+    return b"POST / HTTP/%b\r\nHost: x\r\n%b\r\n" % (
+        version,
+        b"".join(b"%b\r\n" % i for i in lines),
+    )
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+
+RAW: list[tuple[int, bytes]] = [
+    # The four forms of a target (RFC 9112, section 3.2)
+    (200, target(b"/")),
+    (200, target(b'/?a=|^{}`"<>\\')),
+    (200, target(b"//")),
+    (400, target(b"/#a")),
+    (400, target(b"/?a#b")),
+    (400, target(b"/a b")),
+    (400, target(b"/\x7f")),
+    (400, target(b"/\x01")),
+    (400, target(b"/\xe9")),
+    (400, target(b"a")),
+    (400, target(b"?a")),
+    (200, target(b"http://x/")),
+    (200, target(b"HTTP://X")),
+    (200, target(b"https://x?a")),
+    (200, target(b"http://x:80/")),
+    (200, target(b"http://x:/")),
+    (200, target(b"http://[::1]:80/")),
+    (200, target(b"http://[v1.a:b]/")),
+    (400, target(b"http://")),
+    (400, target(b"http:///")),
+    (400, target(b"http://?a")),
+    (400, target(b"http://:80/")),
+    (400, target(b"http://a@x/")),
+    (400, target(b"http://a:b@x/")),
+    (400, target(b"http://@x/")),
+    (400, target(b"http://x:65536/")),
+    (400, target(b"http://x:99999/")),
+    (400, target(b"http://x:" + b"9" * 5000 + b"/")),
+    (400, target(b"http://x:a/")),
+    (400, target(b"http://x:-1/")),
+    (400, target(b"http://x#a")),
+    (400, target(b"http://x/#a")),
+    (400, target(b"http://a%zz/")),
+    (400, target(b"http://[:]/")),
+    (400, target(b"http://[::1/")),
+    (400, target(b"http:/x")),
+    (400, target(b"http:x")),
+    (400, target(b"ftp://x/")),
+    (400, target(b"x:80")),
+    (400, target(b"*")),
+    (204, target(b"*", b"OPTIONS")),
+    (400, target(b"*a", b"OPTIONS")),
+    (204, target(b"http://x", b"OPTIONS")),
+    (405, target(b"x:80", b"CONNECT")),
+    (405, target(b"[::1]:80", b"CONNECT")),
+    (400, target(b"x", b"CONNECT")),
+    (400, target(b"x:65536", b"CONNECT")),
+    (400, target(b"/", b"CONNECT")),
+    (400, target(b"*", b"CONNECT")),
+    (400, target(b"http://x:80/", b"CONNECT")),
+    (400, target(b"a@x:80", b"CONNECT")),
+    # Methods (section 3.1)
+    (405, target(b"/", b"PUT")),
+    (501, target(b"/", b"get")),
+    (501, target(b"/", b"BREW")),
+    (400, target(b"/", b"G(T")),
+    # Versions (section 2.3, and RFC 9110, section 2.5)
+    *((200, version(b"HTTP/1.%d" % minor)) for minor in range(1, 10)),
+    (200, b"GET / HTTP/1.0\r\n\r\n"),
+    (400, version(b"HTTP/1.10")),
+    (400, version(b"HTTP/1.2 ")),
+    (400, version(b"HTTP/1.29")),
+    (400, version(b"HTTP/01.1")),
+    (400, version(b"HTTP/1.")),
+    (400, version(b"HTTP/1")),
+    (400, version(b"HTTP/0.8")),
+    (400, version(b"HTTP/0.9")),
+    (400, b"GET /\r\n\r\n"),
+    *((505, version(b"HTTP/%b" % other)) for other in (b"2.0", b"2.1", b"3.0", b"3.7", b"9.9")),
+    (400, version(b"http/1.1")),
+    (400, version(b"HTTPS/1.1")),
+    (400, b"GET / HTTP/1.2\r\n\r\n"),  # without a Host, as HTTP/1.1
+    # Host (section 3.2, and RFC 3986, section 3.2.2)
+    (200, host(b"")),
+    (200, host(b"a%41.example")),
+    (200, host(b"x:65535")),
+    (200, host(b"x:00080")),
+    (200, host(b"x:")),
+    (200, host(b"1.2.3.999")),
+    (200, host(b"[::]")),
+    (200, host(b"[1::2:3]:80")),
+    (200, host(b"[::ffff:1.2.3.4]")),
+    (200, host(b"[v1.a]")),
+    (200, host(b"[VF.a:b]:80")),
+    (400, host(b"a%zz")),
+    (400, host(b"a%4")),
+    (400, host(b"%")),
+    (400, host(b"[:]")),
+    (400, host(b"[]")),
+    (400, host(b"[1::2::3]")),
+    (400, host(b"[1:2:3:4:5:6:7:8:9]")),
+    (400, host(b"[12345::]")),
+    (400, host(b"[::1.2.3.256]")),
+    (400, host(b"[1.2.3.4]")),
+    (400, host(b"[fe80::1%25eth0]")),
+    (400, host(b"[v1.]")),
+    (400, host(b"[v.a]")),
+    (400, host(b"[::1]a")),
+    (400, host(b"[::1")),
+    (400, host(b"::1")),
+    (400, host(b"x:65536")),
+    (400, host(b"x:99999")),
+    (400, host(b"x:" + b"1" * 5000)),
+    (400, host(b"x:a")),
+    (400, host(b":80")),
+    (400, host(b"a@x")),
+    (400, host(b"x, y")),
+    (400, host(b"x\r\nHost: x")),
+    # Framing (section 6)
+    (405, post(b"Content-Length: 0")),
+    (405, post(b"Content-Length: 005")),
+    (405, post(b"Content-Length: \t5 ")),
+    (400, post(b"Content-Length: +5")),
+    (400, post(b"Content-Length: -5")),
+    (400, post(b"Content-Length: 5, 5")),
+    (400, post(b"Content-Length: 5,6")),
+    (400, post(b"Content-Length: 5 5")),
+    (400, post(b"Content-Length: 0x5")),
+    (400, post(b"Content-Length: ")),
+    (400, post(b"Content-Length: 99999999999999999999")),
+    (400, post(b"Content-Length: 5", b"Content-Length: 5")),
+    (400, post(b"Content-Length: 5", CHUNKED)),
+    (405, post(CHUNKED)),
+    (405, post(b"transfer-encoding: Chunked")),
+    (501, post(b"Transfer-Encoding: gzip, chunked")),
+    (501, post(b"Transfer-Encoding: gzip", CHUNKED)),
+    (400, post(CHUNKED, CHUNKED)),
+    (400, post(CHUNKED, version=b"1.0")),
+    (400, post(b"Connection: keep-alive", CHUNKED, version=b"1.0")),
+    (400, post(b"Transfer-Encoding: gzip", version=b"1.0")),
+    (400, post(b"Transfer-Encoding: ", version=b"1.0")),
+    # Fields (section 5)
+    (200, field(b"A:\t b \t")),
+    (200, field(b"A:")),
+    (200, field(b"A: \xe9")),
+    (400, field(b"A: b\r\n c")),
+    (400, field(b"A: b\rc")),
+    (400, field(b"A: b\0c")),
+    (400, field(b"A: \x01")),
+    (400, field(b"A: \x7f")),
+    (400, field(b"A : b")),
+    (400, field(b": b")),
+    (400, field(b"A")),
+]
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
     (tmp_path / "index.html").write_text("0123456789")
     return tmp_path
+
+
+def statuses(port: int, sent: bytes) -> list[int]:
+    """Those of the answers to `sent`."""
+    with connect(port) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        received = until_closed(connection)
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
+
+
+def test_a_request_is_valid_or_refused_as_the_grammar_says(model: Model, index: Path) -> None:
+    def client(port: int) -> dict[bytes, tuple[list[int], int]]:
+        found = {sent: (statuses(port, sent), status) for status, sent in RAW}
+        return {sent: (got, wanted) for sent, (got, wanted) in found.items() if got != [wanted]}
+
+    assert with_server(index, client) == {}
+
+
+def test_after_what_is_invalid_nothing_else_is_answered(model: Model, index: Path) -> None:
+    """Another server may see other requests in what follows (section 11.2)."""
+
+    def client(port: int) -> list[bytes]:
+        bad = [sent for status, sent in RAW if status in (400, 501, 505)]
+        return [sent for sent in bad if len(statuses(port, sent + target(b"/"))) != 1]
+
+    assert with_server(index, client) == []
+
+
+def test_a_connection_in_a_newer_version_is_kept(model: Model, index: Path) -> None:
+    """Each version is looked at again, however many requests come at once."""
+    newer = version(b"HTTP/1.2")
+    cases = [
+        (target(b"/") + newer + target(b"/") + newer, [200, 200, 200, 200]),
+        (newer * 3 + version(b"HTTP/3.7") + newer, [200, 200, 200, 505]),
+        (newer + version(b"HTTP/0.8"), [200, 400]),
+        (newer + b"GET / HTTP/1.0\r\n\r\n" + newer, [200, 200]),
+        (b"\r\n" + newer + field(b"X: GET / HTTP/1.2") + newer, [200, 200, 200]),
+        (b"GET / HTTP/1.3\r\nHost: x\r\nConnection: close\r\n\r\n" + newer, [200]),
+    ]
+
+    def client(port: int) -> None:
+        for sent, expected in cases:
+            assert statuses(port, sent) == expected, sent
+
+    with_server(index, client)
+
+
+# -- over either version ---------------------------------------------------------------------------
+
+TARGETS: list[tuple[int, bytes, bytes]] = [
+    (200, b"GET", b"/"),
+    (200, b"GET", b"/?a=|^"),
+    (400, b"GET", b"/#a"),
+    (400, b"GET", b"/?#"),
+    (400, b"GET", b"/%zz"),
+    (200, b"GET", b"/?%zz"),
+    (400, b"GET", b"*"),
+    (204, b"OPTIONS", b"*"),
+    (400, b"OPTIONS", b"*a"),
+    (405, b"DELETE", b"/"),
+    (501, b"get", b"/"),
+    (501, b"BREW", b"/"),
+    (400, b"G(T", b"/"),
+]
+
+
+def test_a_target_is_valid_or_refused_over_either_version(way: Way, index: Path) -> None:
+    def client(ask: Ask) -> None:
+        for status, method, path in TARGETS:
+            assert ask(path, method=method).status == status, (method, path)
+
+    way.serve(index, client)
 
 
 MUCH = b"9" * 5000
