@@ -37,6 +37,7 @@ from hyperframe.frame import (
     RstStreamFrame,
 )
 
+from knot.accept import MAX_ACCEPT, prefers_json
 from knot.request import (
     ACCEPT,
     AGENT,
@@ -44,12 +45,12 @@ from knot.request import (
     CONNECT,
     FIELDS,
     HOST,
-    JSON,
     MAX_HEAD,
     MAX_SAID,
     MAX_TARGET,
     MOST_FIELDS,
     NO_NAMES,
+    PREFERS_JSON,
     REFERER,
     BadRequest,
     Request,
@@ -480,6 +481,7 @@ def find_request(
     pseudo: dict[bytes, bytes] = {}
     kept: list[tuple[bytes, bytes]] = []
     hosts: list[bytes] = []
+    accept = b""
     referer = agent = b""
     size = 0
     broken = regular = False
@@ -492,8 +494,10 @@ def find_request(
             broken = broken or regular or name in pseudo
             pseudo[name] = value
             continue
-        elif name in FIELD_NAMES or (name == ACCEPT and value.startswith(JSON)):
+        elif name in FIELD_NAMES:
             kept.append((name, value))
+        elif name == ACCEPT:
+            accept = accept[: MAX_ACCEPT + 1] + b", " + value if accept else value
         elif name == HOST:
             hosts.append(value)
         elif name == REFERER:
@@ -530,6 +534,8 @@ def find_request(
         status, reason = 501, "the method of the request is not known here"
     if status:
         return BadRequest(status, reason, target[:MAX_TARGET]), said
+    if accept and prefers_json(accept):
+        kept.append(PREFERS_JSON)
     if HOST in wanted:
         kept.append((HOST, named))
     return new_request((method, target, True, False, tuple(kept))), said

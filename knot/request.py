@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 
 import httptools
 
+from knot.accept import MAX_ACCEPT, prefers_json
+
 MAX_HEAD: Final = 32 * 1024
 """Bytes of an unfinished head that are waited for; browsers send 2 KiB, nginx takes 32."""
 
@@ -36,7 +38,7 @@ LENGTH: Final = b"content-length"
 CODING: Final = b"transfer-encoding"
 CONNECTION: Final = b"connection"
 ACCEPT: Final = b"accept"
-JSON: Final = b"application/json"
+PREFERS_JSON: Final = (ACCEPT, b"application/json")
 REFERER: Final = b"referer"
 AGENT: Final = b"user-agent"
 
@@ -49,8 +51,9 @@ FIELDS: Final = (
     b"if-unmodified-since",
     b"range",
 )
-"""The fields that an answer may depend on; Accept is another, but only if JSON is what it asks
-for first: browsers send ten forms of it, which would be ten answers to keep."""
+"""The fields that an answer may depend on.  Accept is another, but a request has it only if it
+prefers JSON, and then always as `PREFERS_JSON`: browsers send ten forms of it, which would be ten
+answers to keep."""
 
 IDLE: Final = (
     b"accept-language", b"authorization", b"cache-control", b"cookie", b"origin", b"pragma",
@@ -111,6 +114,7 @@ LONG: Final = 256
 
 _hosts_seen: set[bytes] = set()  # valid ones: a look here costs a tenth of the match
 _targets_seen: set[bytes] = set()  # likewise; of the forms that every method may have
+_pages_seen: set[bytes] = set()  # values of Accept that do not prefer JSON
 
 
 class Request(NamedTuple):
@@ -213,7 +217,7 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_asks_version", "_coding", "_fields", "_has_content", "_hosts", "_is_crowded",
+        "_accept", "_asks_version", "_coding", "_fields", "_has_content", "_hosts", "_is_crowded",
         "_is_lenient", "_is_special", "_parser", "_requests", "_target", "ended", "said",
         "unfinished", "unread",
     )  # fmt: skip
@@ -234,6 +238,7 @@ class RequestParser:
         self._is_special = False
         """Whether there is anything that few requests have, as these two."""
         self._coding: bytes | None = None
+        self._accept = b""
         self._fields: Fields = ()
         self.unfinished = 0
         """Bytes of a head that has no end yet."""
@@ -333,6 +338,7 @@ class RequestParser:
 
     def on_url(self, target: bytes) -> None:
         self._target += target
+        self._accept = b""  # that of the request before
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name in IDLE_AS_SPELT:
@@ -348,13 +354,19 @@ class RequestParser:
                 self.on_header(lower, value)
         elif known is CONNECTION:
             self._asks_version = True
+        elif known is ACCEPT:
+            if self._accept or value not in _pages_seen:
+                self._is_special = True
+                if self._accept:  # several lines are a list, and too long if the first is
+                    value = self._accept[: MAX_ACCEPT + 1] + b", " + value
+            self._accept = value
         elif known is CODING:
             self._is_special = self._has_content = True
             self._coding = value.lower() if self._coding is None else SEVERAL
         elif known is LENGTH:
             if value.strip(b"0"):
                 self._is_special = self._has_content = True
-        elif known is not ACCEPT or value.startswith(JSON):
+        else:
             self._take(known, value)
 
     def _take(self, name: bytes, value: bytes) -> None:
@@ -394,6 +406,8 @@ class RequestParser:
             self._is_special = False
             if self._is_crowded:
                 return self._refuse(431, f"no request has {MOST_FIELDS} conditions and preferences")
+            if self._accept:
+                fields += self._preference()
             if self._has_content:
                 if self._coding is not None and old:
                     why = "HTTP/1.0 has no transfer codings (RFC 9112, section 6.1)"
@@ -407,6 +421,16 @@ class RequestParser:
         self._requests.append(new_request((parser.get_method(), target, keep_alive, old, fields)))
         self.ended = not keep_alive
         self.unfinished = 0
+
+    def _preference(self) -> Fields:
+        value = self._accept
+        if prefers_json(value):
+            return (PREFERS_JSON,)
+        if len(value) <= MAX_ACCEPT:
+            if len(_pages_seen) >= MANY:
+                _pages_seen.clear()
+            _pages_seen.add(value)
+        return ()
 
 
 class AttentiveParser(RequestParser):

@@ -27,6 +27,7 @@ NOT_FOUND: Final = b"/404.html"
 PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 VARY: Final = b"Vary: Accept-Encoding\r\n"
+VARY_ACCEPT: Final = b"Vary: Accept\r\n"
 """Tells caches that other clients may get another representation (section 12.5.5)."""
 
 NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
@@ -389,9 +390,9 @@ class Answer:
                     found.file.fd, site.hidden, site.follow_symlinks, site.root, site.withheld
                 )
             except OSError:
-                return self.refusal(503)
+                return self.refusal(503, VARY_ACCEPT)
             page = render(found.path, entries)
-            fields = b"Vary: Accept\r\n" + self._rules.otherwise
+            fields = VARY_ACCEPT + self._rules.otherwise
             return self.response(200, fields, kind, [page])
 
         def then(response: Response) -> Response:

@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 
 import click
 
+from knot.accept import prefers_json
 from knot.conditions import evaluate, range_applies
 from knot.config import Address, Pair, Seconds, Size, Workers
 from knot.encodings import SUFFIXES, acceptable
@@ -99,6 +100,7 @@ def codings(data: bytes) -> None:
     chosen = acceptable(data)
     assert set(chosen) <= set(SUFFIXES)
     assert len(set(chosen)) == len(chosen)
+    assert not prefers_json(data) or not prefers_json(data + b", text/html")
 
 
 def targets(data: bytes) -> None:

@@ -38,6 +38,7 @@ from knot.models import http2 as model
 from knot.request import (
     MAX_HEAD,
     MAX_TARGET,
+    PREFERS_JSON,
     BadRequest,
     Request,
     RequestParser,
@@ -245,6 +246,11 @@ TAKEN = [
     ([*USUAL, (b"te", b"trailers")], Request(b"GET", b"/")),
     ([*USUAL, (b"range", b"bytes=0-1")], Request(b"GET", b"/", fields=((b"range", b"bytes=0-1"),))),
     ([*USUAL, (b"accept", b"text/html")], Request(b"GET", b"/")),
+    ([*USUAL, (b"accept", b"application/*")], Request(b"GET", b"/", fields=(PREFERS_JSON,))),
+    (
+        [*USUAL, (b"accept", b"text/html;q=0"), (b"accept", b"*/*")],
+        Request(b"GET", b"/", fields=(PREFERS_JSON,)),
+    ),
     ([*USUAL[:3], (b":authority", b"[v1.a]:80")], Request(b"GET", b"/")),
     (
         [(b":method", b"OPTIONS"), USUAL[1], (b":path", b"*"), USUAL[3]],

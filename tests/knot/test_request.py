@@ -14,6 +14,7 @@ from knot.request import (
     MAX_HEAD,
     MAX_SAID,
     MAX_TARGET,
+    PREFERS_JSON,
     AttentiveParser,
     BadRequest,
     Request,
@@ -265,10 +266,10 @@ def test_a_field_that_is_wanted_is_taken_once_however_it_is_spelt(
     assert isinstance(bad, BadRequest)
 
 
-def test_json_that_is_asked_for_first_is_the_only_accept_that_counts() -> None:
-    (page,) = parse(get(fields=HOST + b"Accept: text/html, application/json\r\n"))
-    (json,) = parse(get(fields=HOST + b"ACCEPT: application/json, text/plain\r\n"))
-    assert isinstance(page, Request)
-    assert isinstance(json, Request)
-    assert page.fields == ()
-    assert dict(json.fields) == {b"accept": b"application/json, text/plain"}
+def test_a_request_that_prefers_json_equals_every_other_that_does() -> None:
+    pages = [b"Accept: text/html, application/json\r\n", b"Accept: */*\r\n", b""]
+    asks = [b"ACCEPT: application/json, text/plain\r\n", b"accept: application/*\r\n"]
+    for lines, fields in ((pages, ()), (asks, (PREFERS_JSON,))):
+        requests = [request for line in lines * 2 for request in parse(get(fields=HOST + line))]
+        assert set(requests) == {Request(b"GET", b"/", fields=fields)}
+        assert parse(*(get(fields=HOST + line) for line in lines)) == requests[: len(lines)]

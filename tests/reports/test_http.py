@@ -338,6 +338,76 @@ def test_a_tag_is_weak_in_upper_case_only(way: Way, index: Path) -> None:
 
 # -- what is chosen --------------------------------------------------------------------------------
 
+ACCEPT: list[tuple[bytes, bool]] = [
+    # Whether that prefers JSON to a page (RFC 9110, section 12.5.1)
+    (b"application/json", True),
+    (b"Application/JSON", True),
+    (b"application/json;q=0.001", True),
+    (b"application/json; charset=utf-8", True),
+    (b"application/json, text/plain, */*", True),
+    (b"application/json, text/html;q=0.9", True),
+    (b"text/html;q=0.9,application/json", True),
+    (b"text/html;q=0, */*", True),
+    (b"application/*", True),
+    (b"*/*;q=0.1, application/json;q=0.2", True),
+    (b'a/b;c="application/xml, text/html", application/json', True),
+    (b"", False),
+    (b"*/*", False),
+    (b"application/json;q=0", False),
+    (b"application/json;q=0, */*", False),
+    (b"application/json;q=0.000", False),
+    (b"application/json; q=0 , text/html;q=0", False),
+    (b"application/json-seq", False),
+    (b"application/jsonx, text/html", False),
+    (b"application/jso", False),
+    (b"text/html, application/json", False),
+    (b"application/json;q=0.5, text/html", False),
+    (b"application/json;q=0.5, text/*;q=0.6", False),
+    (b"application/json;q=0.5, */*", False),
+    (b"application/json;q=2", False),
+    (b"application/json;q=0.0001", False),
+    (b"application/*, text/html", False),
+    (b'a/b;c="application/json"', False),
+    (b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
+]
+
+
+def test_a_listing_is_json_for_whoever_prefers_that_to_a_page(way: Way, tmp_path: Path) -> None:
+    def client(ask: Ask) -> None:
+        for value, wanted in ACCEPT:
+            answer = ask(b"/", {b"accept": value} if value else {})
+            assert answer.content.startswith(b'{"path"') == wanted, value
+            kind = answer.fields[b"content-type"]
+            assert (kind == b"application/json; charset=utf-8") == wanted, value
+            assert answer.fields[b"vary"].lower() == b"accept"
+
+    way.serve(tmp_path, client, listing=True)
+
+
+def test_several_lines_of_accept_are_one_list(model: Model, tmp_path: Path) -> None:
+    json = b"Accept: application/json;q=0.5"
+    cases = [
+        ((json,), True),
+        ((json, b"Accept: text/html"), False),
+        ((b"Accept: text/html", json), False),
+        ((b"Accept: text/html;q=0.1", json), True),
+        ((b"Accept: text/html;q=0", b"Accept: */*"), True),
+        ((b"Accept: image/png", b"Accept: text/css", json), True),
+        ((b"Accept: " + b"a/b," * 200, json), False),  # too long to be read
+    ]
+
+    def client(port: int) -> None:
+        with connect(port) as connection, connection.makefile("rb") as received:
+            for lines, wanted in cases * 2:
+                sent = b"".join(b"%b\r\n" % line for line in lines)
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n%b\r\n" % sent)
+                head = b"".join(iter(received.readline, b"\r\n")).lower()
+                received.read(int(head.partition(b"content-length: ")[2].split(b"\r")[0]))
+                assert (b"application/json" in head) == wanted, lines
+
+    with_server(tmp_path, client, listing=True)
+
+
 PAGE = b"<p>A paragraph of it.</p>\n" * 100
 
 
