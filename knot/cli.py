@@ -178,7 +178,7 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     "--mime",
     multiple=True,
     type=Pair("SUFFIX", "TYPE"),
-    help="Media type of a suffix, as wasm=application/wasm.",
+    help="Media type of a suffix or of a whole file name, as wasm=application/wasm.",
 )
 @option(
     "--cache-control",

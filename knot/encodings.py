@@ -26,15 +26,22 @@ MEMBER: Final = re.compile(
 )
 
 TEXT: Final = re.compile(
-    rb"text/|application/(?:.*[+/.-])?(?:json|xml|javascript|wasm|manifest|toml|yaml|x-sh|rtf)\b"
+    rb"text/|(?:application|model)/(?:.*[+/.-])?"
+    rb"(?:json5?|ndjson|xml|javascript|wasm|manifest|toml|yaml|sql|x-sh|rtf)\b"
+    rb"|application/(?:node|postscript|n-quads|n-triples|trig|vnd\.apple\.mpegurl"
+    rb"|vnd\.ms-fontobject|x-(?:csh|latex|tcl|tex|texinfo|troff)|texinfo)\b"
+    rb"|model/(?:gltf-binary|mtl|obj|step|stl)\b"
     rb"|image/(?:svg|bmp|x-icon|vnd\.microsoft)|font/(?:ttf|otf|collection)",
     re.IGNORECASE,
 )
 """Media types whose files compress well."""
 
 COMPRESSED: Final = re.compile(
-    rb"(?:image|audio|video)/|font/woff"
-    rb"|application/(?:zip|gzip|zstd|pdf|.*compressed|x-(?:xz|bzip2?|7z|rar))",
+    rb"(?:image|audio|video)/|font/woff|model/3mf|.*\+zip"
+    rb"|application/(?:zip|gzip|zstd|pdf|java-archive|.*compressed|x-(?:xz|bzip2?|7z|rar|rpm)"
+    rb"|x-(?:chrome-extension|mobipocket-ebook|xpinstall)"
+    rb"|vnd\.(?:amazon|android\.package|apache\.parquet|apple\.pkpass|comicbook|debian|pmtiles|rar"
+    rb"|google-earth\.kmz|ms-.*\.macroenabled|oasis\.opendocument|openxmlformats-officedocument))",
     re.IGNORECASE,
 )
 """Media types, if not of `TEXT`, of which nobody keeps a compressed copy."""

@@ -9,7 +9,6 @@ not in the kernel's memory is left to be read by whoever sends it.
 from __future__ import annotations
 
 import errno
-import mimetypes
 import os
 import re
 from collections.abc import Container, Iterable, Mapping
@@ -20,6 +19,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from knot.beneath import Directory, real_path
 from knot.encodings import SUFFIXES, compress, compressible, may_have_copies
+from knot.media_types import CODINGS, TYPES
 
 INDEX: Final = b"index.html"
 
@@ -45,29 +45,6 @@ BUSY: Final = {
     errno.EBADMSG, errno.EUCLEAN, errno.EREMOTEIO, errno.ENODATA,  # of disks that have lost bytes
 }  # fmt: skip
 """What says nothing of whether there is such a file: 503, for a 404 would be remembered."""
-
-# The standard library's table, not the machine's: a site is the same wherever it is served.
-_table = mimetypes.MimeTypes(filenames=()).types_map[True]
-TYPES: Final[Mapping[str, str]] = {
-    **_table,
-    ".avif": "image/avif",
-    ".gz": "application/gzip",
-    ".js": "text/javascript",
-    ".jsonld": "application/ld+json",
-    ".map": "application/json",
-    ".md": "text/markdown",
-    ".opus": "audio/ogg",
-    ".otf": "font/otf",
-    ".tgz": "application/gzip",
-    ".ttf": "font/ttf",
-    ".webmanifest": "application/manifest+json",
-    ".webp": "image/webp",
-    ".whl": "application/zip",
-    ".woff": "font/woff",
-    ".woff2": "font/woff2",
-    ".xz": "application/x-xz",
-    ".zst": "application/zstd",
-}
 
 LAST_SECOND: Final = 253_402_300_799
 """That of the year 9999."""
@@ -253,8 +230,9 @@ class Site:
         `follow_symlinks` lets symbolic links lead out of the directory; with `clean_urls`
         ``/about`` is also ``about.html``; with `spa` a path without a file is the index of the
         root, if its last segment has no dot; `listing` gives directories without an index.
-        `types` are media types by suffix, as ``{".foo": "text/x-foo"}``; `withheld` are files
-        that are served under no name; `open_files` is how many the cache holds open at most.
+        `types` are media types by suffix, as ``{".foo": "text/x-foo"}``, or by whole name, as
+        ``{"LICENSE": "text/plain"}``; `withheld` are files that are served under no name;
+        `open_files` is how many the cache holds open at most.
         """
         self.directory = Path(directory)
         self.hidden = hidden
@@ -262,8 +240,7 @@ class Site:
         self._clean_urls = clean_urls
         self._spa = spa
         self._listing = listing
-        known = {**TYPES, **(types or {})}
-        self._types = {suffix.lower().encode(): full_type(kind) for suffix, kind in known.items()}
+        self._types = full_types(types or {})
         self.withheld: Container[bytes] = {os.path.realpath(os.fsencode(name)) for name in withheld}
         """Real paths."""
         self._top = Directory(directory, follow_symlinks=follow_symlinks)
@@ -454,17 +431,39 @@ class Site:
             return Missing(404)
         if self.withheld and real_path(file.fd) in self.withheld:
             return Missing(404)
-        found = Representation(name, stamp, self.media_type(name), file)
+        coding = self.coding(name)
+        found = Representation(name, stamp, self.media_type(name), file, coding=coding)
+        found.varies = found.varies and not coding  # whoever asks for it gets it as it is
         found.load()
         return found
 
     def media_type(self, name: bytes) -> bytes:
-        """The media type that the end of a file's name stands for (RFC 9110, section 8.3)."""
-        suffix = name[name.rfind(b".") :]
-        if b"/" in suffix:
-            suffix = b""
-        found = self._types.get(suffix)
-        return self._types.get(suffix.lower(), OTHER_TYPE) if found is None else found
+        """The media type that a file's name or its suffix has (RFC 9110, section 8.3).
+
+        What was given goes before what is usual, and a whole name before a suffix.
+        """
+        whole = name.rpartition(b"/")[2].lower()
+        suffix = suffix_of(name)
+        for types in (self._types, USUAL_TYPES):
+            found = types.get(whole) or types.get(suffix)
+            if found:
+                return found
+        return OTHER_TYPE
+
+    def coding(self, name: bytes) -> bytes:
+        """The content coding that a file has already (section 8.4), empty for none."""
+        suffix = suffix_of(name)
+        return b"" if suffix in self._types else CODINGS.get(suffix, b"")
+
+
+def suffix_of(name: bytes) -> bytes:
+    """From the last dot of a file's name on, in lower case; empty if there is none."""
+    suffix = name[name.rfind(b".") :].lower()
+    return suffix if suffix.startswith(b".") and b"/" not in suffix else b""
+
+
+def full_types(types: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {name.lower().encode(): full_type(kind) for name, kind in types.items()}
 
 
 def full_type(kind: str) -> bytes:
@@ -474,6 +473,9 @@ def full_type(kind: str) -> bytes:
     if ";" not in kind and (kind.startswith("text/") or kind in IN_UTF_8):
         kind += "; charset=utf-8"
     return kind.encode()
+
+
+USUAL_TYPES: Final = full_types(TYPES)
 
 
 def is_hidden(name: bytes) -> bool:

@@ -6,6 +6,7 @@ were asked for are brought into the process.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Semaphore
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -93,7 +94,7 @@ def open_site(
             clean_urls=given["clean_urls"],
             spa=given["spa"],
             listing=interactive if given["listing"] is None else given["listing"],
-            types={"." + suffix.lstrip("."): kind for suffix, kind in given["mime"]},
+            types=media_types(given["mime"]),
             withheld=withheld,
             open_files=max(OPEN_FILES // number, 1),
         )
@@ -102,6 +103,16 @@ def open_site(
             f"cannot serve {given['directory']}: {error.strerror}; name a directory to serve"
         ) from None
     return site, Responder(site, rules, room)
+
+
+def media_types(given: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """By suffix with its dot; what has no dot in front may also be the whole name of a file."""
+    types = {}
+    for name, kind in given:
+        types["." + name.lstrip(".")] = kind
+        if not name.startswith("."):
+            types[name] = kind
+    return types
 
 
 def open_passwords(path: str, turns: Semaphore) -> Passwords:

@@ -290,11 +290,15 @@ def test_what_is_one_packet_anyway_is_not_compressed() -> None:
 
 COMPRESSED_HERE = [
     "html", "css", "js", "mjs", "json", "map", "svg", "xml", "wasm", "ttf", "otf", "ico", "md",
-    "txt", "csv", "webmanifest",
+    "txt", "csv", "webmanifest", "xhtml", "rss", "atom", "ics", "yaml", "toml", "geojson", "gltf",
+    "glb", "mpd", "m3u8", "jsonl", "json5", "sql", "rtf", "vcf", "eot", "ttc", "dae", "stl", "nt",
+    "tex", "ps", "ipynb",
 ]  # fmt: skip
 LEFT_ALONE = [
     "png", "jpg", "gif", "webp", "avif", "mp4", "webm", "mp3", "opus", "woff", "woff2", "zip", "gz",
-    "zst", "xz", "bz2", "7z", "rar", "tgz", "whl", "pdf", "bin", "unknown",
+    "zst", "xz", "bz2", "7z", "rar", "tgz", "whl", "pdf", "bin", "unknown", "docx", "xlsx", "pptx",
+    "odt", "epub", "apk", "jar", "parquet", "arrow", "flac", "mkv", "ts", "m4s", "apng", "jxl",
+    "psd", "usdz", "3mf", "pmtiles", "xpi", "kmz", "deb", "rpm", "pkpass", "docm", "cbz",
 ]  # fmt: skip
 
 
@@ -303,6 +307,8 @@ def test_it_goes_by_how_a_file_ends(tmp_path: Path, suffix: str) -> None:
     site = Site(tmp_path)
     kind = site.media_type(b"a." + suffix.encode())
     assert compressible(kind, 1 << 16) == (suffix in COMPRESSED_HERE)
+    if suffix not in ("bin", "unknown", "arrow"):
+        assert may_have_copies(kind) == (suffix in COMPRESSED_HERE)
     site.close()
 
 

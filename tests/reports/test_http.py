@@ -493,3 +493,60 @@ def test_a_range_is_of_the_file_unless_it_names_a_coding(
         assert ask(path, {**GZIP, **TEN, b"if-match": b'"other"'}).status == 412
 
     way.serve(pages, client)
+
+
+# -- media types -----------------------------------------------------------------------------------
+
+
+def test_a_drawing_that_is_compressed_already_says_so(way: Way, tmp_path: Path) -> None:
+    """``.svgz`` is one representation, in gzip for everybody."""
+    drawing = b"<svg xmlns='http://www.w3.org/2000/svg'/>" * 20
+    content = gzip.compress(drawing)
+    (tmp_path / "a.svgz").write_bytes(content)
+    (tmp_path / "a.svgz.br").write_bytes(b"a copy of a copy")
+    (tmp_path / "a.svg").write_bytes(drawing)
+    (tmp_path / "a.svg.gz").write_bytes(content + b"")
+
+    def client(ask: Ask) -> None:
+        tags = set()
+        for accept in (b"gzip, br", b"identity", b"gzip;q=0", b"br"):
+            answer = ask(b"/a.svgz", {b"accept-encoding": accept})
+            assert (answer.status, answer.content) == (200, content)
+            assert answer.fields[b"content-type"] == b"image/svg+xml; charset=utf-8"
+            assert answer.fields[b"content-encoding"] == b"gzip"
+            assert b"vary" not in answer.fields
+            tags.add(answer.fields[b"etag"])
+            part = ask(b"/a.svgz", {b"accept-encoding": accept, b"range": b"bytes=3-5"})
+            assert (part.status, part.content) == (206, content[3:6])
+            assert part.fields[b"content-encoding"] == b"gzip"
+        (tag,) = tags
+        assert ask(b"/a.svgz", {b"if-none-match": tag}).status == 304
+        plain = ask(b"/a.svg")
+        assert plain.content == drawing
+        assert b"content-encoding" not in plain.fields
+        assert ask(b"/a.svg", {b"accept-encoding": b"gzip"}).content == content
+
+    way.serve(tmp_path, client)
+
+
+def test_a_file_has_a_type_by_its_suffix_or_by_its_whole_name(way: Way, tmp_path: Path) -> None:
+    types = {
+        b"app.mjs": b"text/javascript; charset=utf-8",
+        b"book.epub": b"application/epub+zip",
+        b"table.parquet": b"application/vnd.apache.parquet",
+        b"part.m4s": b"video/iso.segment",
+        b"LICENSE": b"text/plain; charset=utf-8",
+        b"apple-app-site-association": b"application/json; charset=utf-8",
+        b"LICENSE.other": b"application/octet-stream",
+    }
+    for name in types:
+        (tmp_path / os.fsdecode(name)).write_text("{}" * 500)
+
+    def client(ask: Ask) -> None:
+        for name, kind in types.items():
+            answer = ask(b"/" + name, GZIP)
+            assert answer.fields[b"content-type"] == kind
+            is_text = kind.endswith(b"charset=utf-8")
+            assert (b"content-encoding" in answer.fields) == is_text, name
+
+    way.serve(tmp_path, client)
