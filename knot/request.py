@@ -98,9 +98,11 @@ allow, as they are; a fragment is never sent (RFC 9112, section 3.2)."""
 ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(?:[/?].*)?", re.IGNORECASE)
 BAD_TARGET: Final = "the target of the request is not valid (RFC 9112, section 3.2)"
 
-NEWER: Final = re.compile(rb"^[A-Z-]+ +[^ \r\n]+ +HTTP/1\.[2-9](?=[\r\n]|\Z)", re.MULTILINE)
-END_OF_NEWER: Final = re.compile(rb"(?:[^\r\n]*\.)?[2-9](?=[\r\n]|\Z)")
-"""A request line that says HTTP/1.2 to HTTP/1.9, and what the last piece of one may be."""
+NEWER: Final = re.compile(rb"(?:\A|(?<=[\r\n]))[A-Z-]+ +[^ \r\n]+ +HTTP/1\.[2-9]")
+NEWER_FROM_TARGET: Final = re.compile(rb"[^\r\n]*? HTTP/1\.[2-9]")
+NEWER_FROM_VERSION: Final = re.compile(rb" *(?:H?T?T?P?/?1?\.)?[2-9]")
+"""A request line up to a version from HTTP/1.2 to 1.9, and what data has of it that begins before
+the end of the target, or behind it."""
 
 VERSIONS: Final = {"0.0", "0.9", "1.0", "1.1", "2.0"}
 """What the parser says before it has read any, and those that are no error to it."""
@@ -218,8 +220,8 @@ class RequestParser:
 
     __slots__ = (
         "_accept", "_asks_version", "_coding", "_fields", "_has_content", "_hosts", "_is_crowded",
-        "_is_lenient", "_is_special", "_parser", "_requests", "_target", "ended", "said",
-        "unfinished", "unread",
+        "_is_lenient", "_is_special", "_parser", "_requests", "_target", "_target_before", "ended",
+        "said", "unfinished", "unread",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -242,6 +244,8 @@ class RequestParser:
         self._fields: Fields = ()
         self.unfinished = 0
         """Bytes of a head that has no end yet."""
+        self._target_before = 0
+        """Those of its target that came with earlier data."""
         self.ended = False
         """Whether no request will be found any more, whatever the client sends."""
         self.unread = False
@@ -291,6 +295,7 @@ class RequestParser:
             self.unfinished = 0
         if self.unfinished or self._target or data.strip(b"\r\n"):
             self.unfinished += len(data) or 1  # "PRI * HTTP/2.0" goes on after an empty line
+        self._target_before = len(self._target)
         if len(self._target) > MAX_TARGET:
             self._refuse(414, f"the target of the request is longer than {MAX_TARGET} bytes")
         elif self.unfinished > MAX_HEAD:
@@ -303,10 +308,12 @@ class RequestParser:
         parser that takes every version, and so do those that follow it on the connection.
         """
         requests = self._requests
-        if self.unfinished and not requests:
-            found = END_OF_NEWER.match(data)
-        else:  # the line does not begin where the end of another request does
-            found = NEWER.search(data, min(len(requests), 1))
+        if requests or not self.unfinished:
+            found = NEWER.search(data, min(len(requests), 1))  # not where another request ends
+        elif len(self._target) > self._target_before:
+            found = NEWER_FROM_TARGET.match(data)
+        else:
+            found = NEWER_FROM_VERSION.match(data)
         major, _, minor = version.partition(".")
         if major != "1" or found is None:
             self._refuse_version(major)

@@ -179,6 +179,10 @@ def test_a_newer_version_is_found_wherever_the_data_is_cut() -> None:
         newer % b"GET /1.3 HTTP/1.4" + b"\r\n" + newer % b"",
         get(b"/1.9", HOST + b"X: GET /1.3 HTTP/1.2\r\n") + newer % b"GET / HTTP/1.9",
         newer % b"" + b"GET /1.2 HTTP/1.20\r\n",
+        newer % b"" + b"GET / HTTP/1.2.2\r\n\r\n",
+        get() + b"\r" + newer % b"",
+        get() + b"GET /2 HTTP/1.2 HTTP/1.2\r\n\r\n",
+        get() + b"GET /HTTP/1.2 HTTP/1.3.3\r\n\r\n",
         get() + b"HEAD http://a/ HTTP/1.7\r\nHost: a\r\n\r\n" + get() + b"GET / HTTP/2.1\r\n\r\n",
     ):
         whole = parse(sent)
