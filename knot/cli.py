@@ -202,7 +202,7 @@ class Serve(click.Command):
     "--mime",
     multiple=True,
     type=Pair("SUFFIX", "TYPE"),
-    help="Media type of a suffix, as wasm=application/wasm.",
+    help="Media type of a suffix or of a whole file name, as wasm=application/wasm.",
 )
 @option(
     "--cache-control",

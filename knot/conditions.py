@@ -17,8 +17,8 @@ Fields = Mapping[bytes, bytes]
 NOT_MODIFIED: Final = 304
 FAILED: Final = 412
 
-TAG: Final = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
-"""An entity tag (section 8.8.3), which may have commas in it."""
+TAG: Final = re.compile(rb'(?:^|,)[ \t]*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")(?=[ \t]*(?:,|\Z))')
+"""An entity tag as a member of a list (section 8.8.3); it may have commas in it."""
 
 
 def evaluate(fields: Fields, etag: bytes, modified: int | None) -> int | None:

@@ -26,15 +26,22 @@ MEMBER: Final = re.compile(
 )
 
 TEXT: Final = re.compile(
-    rb"text/|application/(?:.*[+/.-])?(?:json|xml|javascript|wasm|manifest|toml|yaml|x-sh|rtf)\b"
+    rb"text/|(?:application|model)/(?:.*[+/.-])?"
+    rb"(?:json5?|ndjson|xml|javascript|wasm|manifest|toml|yaml|sql|x-sh|rtf)\b"
+    rb"|application/(?:node|postscript|n-quads|n-triples|trig|vnd\.apple\.mpegurl"
+    rb"|vnd\.ms-fontobject|x-(?:csh|latex|tcl|tex|texinfo|troff)|texinfo)\b"
+    rb"|model/(?:gltf-binary|mtl|obj|step|stl)\b"
     rb"|image/(?:svg|bmp|x-icon|vnd\.microsoft)|font/(?:ttf|otf|collection)",
     re.IGNORECASE,
 )
 """Media types whose files compress well."""
 
 COMPRESSED: Final = re.compile(
-    rb"(?:image|audio|video)/|font/woff"
-    rb"|application/(?:zip|gzip|zstd|pdf|.*compressed|x-(?:xz|bzip2?|7z|rar))",
+    rb"(?:image|audio|video)/|font/woff|model/3mf|.*\+zip"
+    rb"|application/(?:zip|gzip|zstd|pdf|java-archive|.*compressed|x-(?:xz|bzip2?|7z|rar|rpm)"
+    rb"|x-(?:chrome-extension|mobipocket-ebook|xpinstall)"
+    rb"|vnd\.(?:amazon|android\.package|apache\.parquet|apple\.pkpass|comicbook|debian|pmtiles|rar"
+    rb"|google-earth\.kmz|ms-.*\.macroenabled|oasis\.opendocument|openxmlformats-officedocument))",
     re.IGNORECASE,
 )
 """Media types, if not of `TEXT`, of which nobody keeps a compressed copy."""
@@ -45,14 +52,28 @@ def acceptable(value: bytes) -> tuple[bytes, ...]:
     return _acceptable(value) if len(value) <= LONGEST else ()
 
 
-@lru_cache(512)  # the clients of a server send a few values
-def _acceptable(value: bytes) -> tuple[bytes, ...]:
+def refuses_identity(value: bytes) -> bool:
+    """Whether an Accept-Encoding field rules out content that is in no coding at all."""
+    if len(value) > LONGEST:
+        return False
+    weights = parse(value)
+    return weights.get(b"identity", weights.get(b"*", 1.0)) == 0
+
+
+def parse(value: bytes) -> dict[bytes, float]:
+    """The weights in an Accept-Encoding field; a malformed member is left out."""
     weights: dict[bytes, float] = {}
     for member in value.split(b","):
         found = MEMBER.fullmatch(member.strip(b" \t"))
         if found is not None:
             name = found[1].lower().removeprefix(b"x-")
             weights[name] = max(weights.get(name, 0.0), float(found[2] or 1))
+    return weights
+
+
+@lru_cache(512)  # the clients of a server send a few values
+def _acceptable(value: bytes) -> tuple[bytes, ...]:
+    weights = parse(value)
     others = weights.get(b"*", 0.0)
     plain = weights.get(b"identity", 0.0)
     codings = [(weights.get(coding, others), coding) for coding in SUFFIXES]

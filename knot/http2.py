@@ -51,22 +51,26 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from knot.accept import MAX_ACCEPT, prefers_json
 from knot.request import (
     ACCEPT,
     AGENT,
-    AUTHORITY,
+    BAD_TARGET,
+    CONNECT,
     FIELDS,
     HOST,
-    JSON,
     LENGTH,
     MAX_HEAD,
     MAX_SAID,
     MAX_TARGET,
     MOST_FIELDS,
     NO_NAMES,
+    PREFERS_JSON,
     REFERER,
     BadRequest,
     Request,
+    can_be_authority,
+    can_be_target,
     new_request,
 )
 from knot.respond import Response, length_of
@@ -141,17 +145,16 @@ NAMED: Final = b":authority"
 PSEUDO: Final = {METHOD, PATH, SCHEME, NAMED}
 FIELD_NAMES: Final = frozenset(FIELDS)
 
-CONNECT: Final = b"CONNECT"
 METHODS: Final = {
     CONNECT, b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT", b"TRACE",
 }  # fmt: skip
 
+TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 NAME: Final = re.compile(rb":?[!#$%&'*+.^_`|~0-9a-z-]+")
-VALUE: Final = re.compile(rb"(?![ \t])[^\0\r\n]*(?<![ \t])")
-"""What a field may consist of (section 8.2.1)."""
+VALUE: Final = re.compile(rb"(?![ \t])[^\x00-\x08\x0a-\x1f\x7f]*(?<![ \t])")
+"""What a field may consist of (section 8.2.1, and RFC 9110, section 5.5)."""
 
 NUMBER: Final = re.compile(rb"[0-9]{1,18}")
-TARGET: Final = re.compile(rb"/[\x21-\x7e]*|\*")
 
 OF_CONNECTIONS: Final = {
     b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade",
@@ -173,7 +176,6 @@ MANY: Final = 1000
 """Bytes of what is remembered to be good, and how much of it."""
 
 _fields_seen: set[tuple[bytes, bytes]] = set()  # what was looked at: a look here costs a third
-_hosts_seen: set[bytes] = set()
 
 
 class CompressionError(ProtocolError):
@@ -793,6 +795,7 @@ def find_request(
     kept: list[tuple[bytes, bytes]] = []
     hosts: list[bytes] = []
     lengths: list[bytes] = []
+    accept = b""
     referer = agent = b""
     size = 0
     broken = regular = False
@@ -808,8 +811,10 @@ def find_request(
             broken = broken or regular or name in pseudo
             pseudo[name] = value
             continue
-        elif name in FIELD_NAMES or (name == ACCEPT and value.startswith(JSON)):
+        elif name in FIELD_NAMES:
             kept.append((name, value))
+        elif name == ACCEPT:
+            accept = accept[: MAX_ACCEPT + 1] + b", " + value if accept else value
         elif name == HOST:
             hosts.append(value)
         elif name == REFERER:
@@ -827,7 +832,8 @@ def find_request(
         broken = broken or PATH in pseudo or SCHEME in pseudo
         target = named
     else:
-        broken = broken or SCHEME not in pseudo or not TARGET.fullmatch(target)
+        broken = broken or SCHEME not in pseudo or target[:1] not in (b"/", b"*")
+    broken = broken or (method not in METHODS and not TOKEN.fullmatch(method))
     status, reason = 0, ""
     if size > MAX_HEAD:
         status, reason = 431, f"the fields of the request are longer than {MAX_HEAD} bytes"
@@ -835,16 +841,20 @@ def find_request(
         status, reason = 414, f"the target is longer than {MAX_TARGET} bytes"
     elif len(kept) > MOST_FIELDS:
         status, reason = 431, f"no request has {MOST_FIELDS} conditions and preferences"
-    elif broken or not method:
+    elif broken:
         status, reason = 400, "the fields are not those of a request (RFC 9113, section 8.3.1)"
     elif lengths and not can_be_length(lengths, whole):
         status, reason = 400, "the content of the request has another length (RFC 9113, 8.1.1)"
-    elif len(hosts) > 1 or (hosts and hosts[0] != named) or not can_be_host(named):
+    elif len(hosts) > 1 or (hosts and hosts[0] != named) or not can_be_authority(named):
         status, reason = 400, "a request names one host (RFC 9113, section 8.3.1)"
+    elif not can_be_target(target, method):
+        status, reason = 400, BAD_TARGET
     elif method not in METHODS:
         status, reason = 501, "the method of the request is not known here"
     if status:
         return BadRequest(status, reason, target[:MAX_TARGET]), said
+    if accept and prefers_json(accept):
+        kept.append(PREFERS_JSON)
     if HOST in wanted:
         kept.append((HOST, named))
     return new_request((method, target, True, False, tuple(kept))), said
@@ -879,17 +889,6 @@ def can_be_field(name: bytes, value: bytes) -> bool:
         return False
     if len(value) < LONG and len(_fields_seen) < MANY:
         _fields_seen.add((name, value))
-    return True
-
-
-def can_be_host(name: bytes) -> bool:
-    """Whether there is one, which could be one (RFC 9110, section 7.2)."""
-    if name in _hosts_seen:
-        return True
-    if not name or not AUTHORITY.fullmatch(name):
-        return False
-    if len(name) < LONG and len(_hosts_seen) < MANY:
-        _hosts_seen.add(name)
     return True
 
 

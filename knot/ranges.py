@@ -11,7 +11,10 @@ MOST: Final = 16
 GAP: Final = 80
 """Bytes between two ranges that are sent along, because the head of a part has as many."""
 
-SPEC: Final = re.compile(rb"(\d{1,19})-(\d{0,19})|-(\d{1,19})", re.ASCII)
+SPEC: Final = re.compile(rb"([0-9]++)-([0-9]*+)|-([0-9]++)")
+
+DIGITS: Final = 19
+"""Of the largest size that a file can have."""
 
 
 class Range(NamedTuple):
@@ -31,9 +34,9 @@ def parse_range(value: bytes, size: int) -> list[Range] | None:
     if size == 0:
         return None
     unit, equals, specs = value.partition(b"=")
-    if not equals or unit.strip().lower() != b"bytes":
+    if not equals or unit.lower() != b"bytes" or specs.startswith((b" ", b"\t")):
         return None
-    wanted = [spec.strip() for spec in specs.split(b",", MOST + 1)]
+    wanted = [spec.strip(b" \t") for spec in specs.split(b",", MOST + 1)]
     wanted = [spec for spec in wanted if spec]  # an empty member of a list counts nothing (5.6.1)
     if not 0 < len(wanted) <= MOST:
         return None
@@ -44,16 +47,29 @@ def parse_range(value: bytes, size: int) -> list[Range] | None:
             return None
         first, last, suffix = found.groups()
         if suffix is not None:
-            part = Range(max(0, size - int(suffix)), size)
-        elif last and int(last) < int(first):
+            part = Range(max(0, size - number(suffix)), size)
+        elif last and magnitude(last) < magnitude(first):
             return None
         else:
-            part = Range(int(first), min(int(last) + 1 if last else size, size))
+            part = Range(number(first), min(number(last) + 1 if last else size, size))
         if part.start < part.stop:
             ranges.append(part)
     if sum(stop - start for start, stop in ranges) > size:
         return None
     return coalesce(ranges)
+
+
+def number(digits: bytes) -> int:
+    """`digits` as a number, or one that is larger than every size: to convert thousands of them
+    takes long, and Python refuses."""
+    digits = digits.lstrip(b"0")
+    return int(digits or b"0") if len(digits) <= DIGITS else 10**DIGITS
+
+
+def magnitude(digits: bytes) -> tuple[int, bytes]:
+    """What compares as the number does."""
+    digits = digits.lstrip(b"0")
+    return len(digits), digits
 
 
 def coalesce(ranges: list[Range]) -> list[Range]:

@@ -4,7 +4,7 @@ the concurrency model."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from email.utils import formatdate
 from fnmatch import translate
 from functools import lru_cache, partial
@@ -14,8 +14,8 @@ from random import SystemRandom
 from typing import Any, Final, NamedTuple, Protocol
 
 from knot import listing
-from knot.conditions import NOT_MODIFIED, evaluate, range_applies
-from knot.encodings import acceptable
+from knot.conditions import NOT_MODIFIED, check_if_match, evaluate, range_applies
+from knot.encodings import acceptable, refuses_identity
 from knot.ranges import Range, content_range, parse_range, part_heads
 from knot.request import ACCEPT, BadRequest, Request, joined
 from knot.site import CACHE_SIZE, Bytes, Folder, Found, Missing, Moved, Representation, Slice
@@ -28,6 +28,7 @@ NOT_FOUND: Final = b"404.html"
 PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 VARY: Final = b"Vary: Accept-Encoding\r\n"
+VARY_ACCEPT: Final = b"Vary: Accept\r\n"
 """Tells caches that other clients may get another representation (section 12.5.5)."""
 
 NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
@@ -298,8 +299,9 @@ class Answer:
 
     def represent(self, found: Representation) -> Response | Later:
         """The answer to a GET or HEAD whose target is a file."""
-        chosen = self.choose(found)
-        if chosen.is_cold:  # its tag is that of its bytes
+        # A cold one has no tag yet, which a range may be asked for by.
+        chosen = found if found.is_cold and b"range" in self._fields else self.choose(found)
+        if chosen.is_cold:
             return Later(partial(self._site.read, chosen), partial(self.warmed, found, chosen))
         return self.kept(chosen)
 
@@ -323,20 +325,60 @@ class Answer:
         """Of a file and its compressed copies what the client likes best (section 12.5.3)."""
         value = self._fields.get(b"accept-encoding")
         codings = acceptable(value) if value and found.varies else ()
-        if codings:
-            copies = self._site.copies(found, self._turn)
-            for coding in codings:
-                if coding in copies:
-                    return copies[coding]
-            for coding in codings:
+        if not codings:
+            return found
+        coded = self.coded(found, codings)
+        if value and self._request.method == b"GET" and b"range" in self._fields:
+            return self.choose_for_range(found, coded, refuses_identity(value))
+        return next(coded, found)
+
+    def choose_for_range(
+        self, found: Representation, coded: Iterator[Representation], only_coded: bool
+    ) -> Representation:
+        """The one that If-Range or If-Match names by its tag, else the file as it is.
+
+        Clients that know nothing of codings have libraries that ask for them: to those, a part of
+        a compressed form is of no use.
+        """
+        fields = self._fields
+        if parse_range(fields[b"range"], found.size) is None:
+            return next(coded, found)
+        if b"if-range" in fields:
+            is_named = self.range_applies_to
+        elif b"if-match" in fields:
+            is_named = self.matches
+        else:
+            return next(coded, found) if only_coded else found
+        if is_named(found):
+            return found
+        forms = [*coded, found]
+        return next(filter(is_named, forms), forms[0])
+
+    def matches(self, found: Representation) -> bool:
+        return check_if_match(self._fields[b"if-match"], found.etag)
+
+    def range_applies_to(self, found: Representation) -> bool:
+        return range_applies(self._fields, found.etag, self.modified(found))
+
+    def modified(self, found: Representation) -> int | None:
+        """Its modification date, once that is a strong validator (section 8.8.2.2)."""
+        return found.modified if 0 < found.modified <= self._second - DATED else None
+
+    def coded(self, found: Representation, codings: Iterable[bytes]) -> Iterator[Representation]:
+        """Its compressed forms, those that were compressed beforehand first."""
+        copies = self._site.copies(found, self._turn)
+        for coding in codings:
+            if coding in copies:
+                yield copies[coding]
+        for coding in codings:
+            if coding not in copies:
                 compressed = self._site.compressed(found, coding)
                 if compressed is not None:
-                    return compressed
-        return found
+                    yield compressed
 
     def selected(self, found: Representation) -> Response:
         """The answer that has this representation, or a part of it, unless a condition fails."""
-        modified = found.modified if 0 < found.modified <= self._second - DATED else None
+        modified = self.modified(found)
         about = b"%bETag: %b\r\n%b%b" % (
             b"" if modified is None else b"Last-Modified: %b\r\n" % http_date(modified),
             found.etag,
@@ -353,16 +395,16 @@ class Answer:
         about += b"Accept-Ranges: bytes\r\n"
         if found.coding:
             about += b"Content-Encoding: %b\r\n" % found.coding
-        ranges = self.wanted_ranges(found, modified) if b"range" in fields else None
+        ranges = self.wanted_ranges(found) if b"range" in fields else None
         if ranges is None:
             return self.response(200, about, found.type, [found.slice(0, found.size)])
         return self.partial(found, about, ranges)
 
-    def wanted_ranges(self, found: Representation, modified: int | None) -> list[Range] | None:
+    def wanted_ranges(self, found: Representation) -> list[Range] | None:
         """What a Range field asks for; None if it is not to count (section 14.2)."""
         if self._request.method != b"GET":
             return None
-        if not range_applies(self._fields, found.etag, modified):
+        if not self.range_applies_to(found):
             return None
         return parse_range(self._fields[b"range"], found.size)
 
@@ -399,9 +441,9 @@ class Answer:
             try:
                 entries = listing.read_directory(found.file.fd, found.scope)
             except OSError as error:
-                return self.refusal(403 if isinstance(error, PermissionError) else 503)
+                return self.refusal(403 if isinstance(error, PermissionError) else 503, VARY_ACCEPT)
             page = render(found.path, entries)
-            fields = b"Vary: Accept\r\n" + self._rules.otherwise
+            fields = VARY_ACCEPT + self._rules.otherwise
             return self.response(200, fields, kind, [page])
 
         def then(response: Response) -> Response:

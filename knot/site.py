@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import mimetypes
 import os
 import re
 from _blake2 import blake2b  # `hashlib` has it, too, and brings OpenSSL, 3.7 MiB
@@ -24,6 +23,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from knot.beneath import Directory, read_permission, real_path
 from knot.encodings import SUFFIXES, compress, compressible, may_have_copies
+from knot.media_types import CODINGS, TYPES
 from knot.paths import Inode, Withheld, absolute, reason
 from knot.stamps import Stamp, stamp_of
 
@@ -68,29 +68,6 @@ EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """What says nothing of a directory that could not be opened."""
 
 log = logging.getLogger("knot")
-
-# The standard library's table, not the machine's: a site is the same wherever it is served.
-_table = mimetypes.MimeTypes(filenames=()).types_map[True]
-TYPES: Final[Mapping[str, str]] = {
-    **_table,
-    ".avif": "image/avif",
-    ".gz": "application/gzip",
-    ".js": "text/javascript",
-    ".jsonld": "application/ld+json",
-    ".map": "application/json",
-    ".md": "text/markdown",
-    ".opus": "audio/ogg",
-    ".otf": "font/otf",
-    ".tgz": "application/gzip",
-    ".ttf": "font/ttf",
-    ".webmanifest": "application/manifest+json",
-    ".webp": "image/webp",
-    ".whl": "application/zip",
-    ".woff": "font/woff",
-    ".woff2": "font/woff2",
-    ".xz": "application/x-xz",
-    ".zst": "application/zstd",
-}
 
 LAST_SECOND: Final = 253_402_300_799
 """That of the year 9999."""
@@ -374,9 +351,10 @@ class Site:
         ``about.html`` is found as ``/about``, and its other paths lead there; with `spa` a path
         without a file is the index of the root, if its last segment has no dot; `listing` gives
         directories without an index.  `types` are media types by suffix, as
-        ``{".foo": "text/x-foo"}``; `withheld` are files that are served under no name;
-        `open_files` is how many the cache holds open at most; with `shared_tags` the tags of large
-        files are made of size and modification time alone.
+        ``{".foo": "text/x-foo"}``, or by whole name, as ``{"LICENSE": "text/plain"}``; `withheld`
+        are files that are served under no name; `open_files` is how many the cache holds open at
+        most; with `shared_tags` the tags of large files are made of size and modification time
+        alone.
         """
         self.directory = Path(os.fsdecode(absolute(directory)))
         self.hidden = hidden
@@ -384,8 +362,7 @@ class Site:
         self._clean_urls = clean_urls
         self._spa = spa
         self._listing = listing
-        known = {**TYPES, **(types or {})}
-        self._types = {suffix.lower().encode(): full_type(kind) for suffix, kind in known.items()}
+        self._types = full_types(types or {})
         self.withheld = withheld if isinstance(withheld, Withheld) else Withheld(withheld)
         self.withheld.changed.append(self._forget_all)
         # With the dot it must be a directory, and one that this process may search.
@@ -612,7 +589,9 @@ class Site:
         assert cold.file is not None
         try:
             file = File(os.dup(cold.file.fd))
-            return self._represent(cold.name, file, cold.type, cold.coding, wait=True)
+            found = self._represent(cold.name, file, cold.type, cold.coding, wait=True)
+            found.varies = cold.varies
+            return found
         except OSError as error:
             return missing(error)
 
@@ -822,7 +801,10 @@ class Site:
 
     def _open_file(self, name: bytes) -> Representation:
         """Raises `OSError`."""
-        return self._represent(name, self._open_plain(name), self.media_type(name))
+        coding = self.coding(name)
+        found = self._represent(name, self._open_plain(name), self.media_type(name), coding)
+        found.varies = found.varies and not coding  # whoever asks for it gets it as it is
+        return found
 
     def _open_plain(self, name: bytes) -> File:
         """The file `name`, if it is one that is served.  Raises `OSError`."""
@@ -848,12 +830,32 @@ class Site:
             raise FileNotFoundError
 
     def media_type(self, name: bytes) -> bytes:
-        """The media type that the end of a file's name stands for (RFC 9110, section 8.3)."""
-        suffix = name[name.rfind(b".") :]
-        if b"/" in suffix:
-            suffix = b""
-        found = self._types.get(suffix)
-        return self._types.get(suffix.lower(), OTHER_TYPE) if found is None else found
+        """The media type that a file's name or its suffix has (RFC 9110, section 8.3).
+
+        What was given goes before what is usual, and a whole name before a suffix.
+        """
+        whole = name.rpartition(b"/")[2].lower()
+        suffix = suffix_of(name)
+        for types in (self._types, USUAL_TYPES):
+            found = types.get(whole) or types.get(suffix)
+            if found:
+                return found
+        return OTHER_TYPE
+
+    def coding(self, name: bytes) -> bytes:
+        """The content coding that a file has already (section 8.4), empty for none."""
+        suffix = suffix_of(name)
+        return b"" if suffix in self._types else CODINGS.get(suffix, b"")
+
+
+def suffix_of(name: bytes) -> bytes:
+    """From the last dot of a file's name on, in lower case; empty if there is none."""
+    suffix = name[name.rfind(b".") :].lower()
+    return suffix if suffix.startswith(b".") and b"/" not in suffix else b""
+
+
+def full_types(types: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {name.lower().encode(): full_type(kind) for name, kind in types.items()}
 
 
 def is_same(old: Representation, new: Representation) -> bool:
@@ -878,6 +880,9 @@ def can_be_clean(name: bytes) -> bool:
 def clean(name: bytes) -> bytes:
     """The path of the page ``name.html``: that of an index is its directory's."""
     return name[:-5] if name == b"index" or name.endswith(b"/index") else name
+
+
+USUAL_TYPES: Final = full_types(TYPES)
 
 
 def is_hidden(name: bytes) -> bool:

@@ -7,6 +7,7 @@ were asked for are brought into the process.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Semaphore
 from time import time
@@ -145,7 +146,7 @@ def open_site(
             clean_urls=given["clean_urls"],
             spa=given["spa"],
             listing=interactive if given["listing"] is None else given["listing"],
-            types={"." + suffix.lstrip("."): kind for suffix, kind in given["mime"]},
+            types=media_types(given["mime"]),
             withheld=withheld,
             open_files=max(OPEN_FILES // number, 1),
             shared_tags=given["shared_tags"],
@@ -155,6 +156,16 @@ def open_site(
             f"cannot serve {given['directory']}: {error.strerror}; name a directory to serve"
         ) from None
     return site, Responder(site, rules, room)
+
+
+def media_types(given: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """By suffix with its dot; what has no dot in front may also be the whole name of a file."""
+    types = {}
+    for name, kind in given:
+        types["." + name.lstrip(".")] = kind
+        if not name.startswith("."):
+            types[name] = kind
+    return types
 
 
 def open_passwords(path: str, turns: Semaphore, before: Passwords | None = None) -> Passwords:

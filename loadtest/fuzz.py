@@ -24,11 +24,19 @@ from typing import Final, NamedTuple
 
 import click
 
+from knot.accept import prefers_json
 from knot.conditions import evaluate, range_applies
 from knot.config import Address, Pair, Seconds, Size, Workers
 from knot.encodings import SUFFIXES, acceptable
 from knot.ranges import parse_range
-from knot.request import BadRequest, Request, RequestParser, TalkativeParser
+from knot.request import (
+    BadRequest,
+    Request,
+    RequestParser,
+    TalkativeParser,
+    can_be_authority,
+    can_be_target,
+)
 from knot.respond import authority_of, field_line, split_target
 from knot.site import file_name
 from knot.spawn import python
@@ -93,13 +101,17 @@ def codings(data: bytes) -> None:
     chosen = acceptable(data)
     assert set(chosen) <= set(SUFFIXES)
     assert len(set(chosen)) == len(chosen)
+    assert not prefers_json(data) or not prefers_json(data + b", text/html")
 
 
 def targets(data: bytes) -> None:
     """No target is the name of anything outside."""
     path, query = split_target(data)
     assert not query or query.startswith(b"?")
-    authority_of(data)
+    authority = authority_of(data)
+    if can_be_target(data, b"GET"):
+        assert path.startswith(b"/")
+        assert not authority or can_be_authority(authority)
     name = file_name(path)
     if name is not None:
         segments = name.split(b"/")
@@ -165,6 +177,7 @@ TARGETS: Final = {
             b"\0\0\0GET / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n" + GET,
             b"\0\0\0PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             b"\0\0\0\r\n\r\n" + GET,
+            b"\x08\x0e\x20GET /a HTTP/1.2\r\nHost: x\r\nAccept: a/b\r\n\r\nGET / HTTP/3.7\r\n\r\n",
         ],
     ),
     "ranges": Target(
@@ -178,7 +191,17 @@ TARGETS: Final = {
         codings, [b"gzip, br;q=0.5, *;q=0", b"identity;q=0, x-gzip", b"zstd;q=1.000"]
     ),
     "targets": Target(
-        targets, [b"/a/../b/./c//d?e=/../f", b"/%2e%2e/%2fa", b"http://x/a?b", b"//x", b"*", b"/"]
+        targets,
+        [
+            b"http://[::1]:80/",
+            b"h:80",
+            b"/a/../b/./c//d?e=/../f",
+            b"/%2e%2e/%2fa",
+            b"http://x/a?b",
+            b"//x",
+            b"*",
+            b"/",
+        ],
     ),
     "options": Target(options, [b"64M", b"1.5 GiB", b"auto", b"[::1]:80", b"A-B: c", b"k=v"]),
     "tls": Target(

@@ -17,7 +17,8 @@ LAYERS = ["loadtest", "knot", "tame"]
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
 CORE = [
-    "knot/conditions.py", "knot/http2.py", "knot/ranges.py", "knot/request.py", "knot/respond.py",
+    "knot/accept.py", "knot/conditions.py", "knot/http2.py", "knot/media_types.py",
+    "knot/ranges.py", "knot/request.py", "knot/respond.py",
 ]  # fmt: skip
 IO = {"asyncio", "io", "os", "pathlib", "select", "socket", "tame", "threading", "uvloop"}
 

@@ -258,6 +258,9 @@ def may_be(ask: Ask, answer: Answer, files: Files) -> str:
     coding = answer.fields.get("content-encoding", "")
     if coding and coding not in ask.fields.get("Accept-Encoding", ""):
         return f"coding {coding}, which was not asked for"
+    named = "If-Range" in ask.fields or "If-Match" in ask.fields
+    if coding and answer.status == 206 and not named:
+        return f"a part in the coding {coding}, which the range does not name"
     codings = {coding, "gzip"} if "Accept-Encoding" in ask.fields else {coding}
     second = seconds(answer.fields["date"])
     possible = [

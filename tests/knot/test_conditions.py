@@ -25,6 +25,9 @@ CASES: list[tuple[dict[bytes, bytes], int | None]] = [
     ({b"if-match": b'"x"'}, 412),
     ({b"if-match": b'W/"1a-5"'}, 412),
     ({b"if-match": b"1a-5"}, 412),
+    ({b"if-match": b'w/"1a-5"'}, 412),
+    ({b"if-match": b'x"1a-5"'}, 412),
+    ({b"if-match": b'"x""1a-5"'}, 412),
     ({b"if-match": b""}, 412),
     # 13.1.2
     ({b"if-none-match": ETAG}, 304),
@@ -34,6 +37,9 @@ CASES: list[tuple[dict[bytes, bytes], int | None]] = [
     ({b"if-none-match": b'"x"'}, None),
     ({b"if-none-match": b'"x, 1a-5"'}, None),
     ({b"if-none-match": b"1a-5"}, None),
+    ({b"if-none-match": b'w/"1a-5"'}, None),
+    ({b"if-none-match": b'"x", w/"1a-5", "y"'}, None),
+    ({b"if-none-match": b'"1a-5"x, "y"'}, None),
     ({b"if-none-match": b""}, None),
     # 13.1.3
     ({b"if-modified-since": DATE}, 304),
@@ -67,6 +73,8 @@ def test_conditions_lead_to_a_status(fields: dict[bytes, bytes], status: int | N
         (b' "1a-5" ', True),
         (b'"x"', False),
         (b'W/"1a-5"', False),
+        (b'w/"1a-5"', False),
+        (b'"x", "1a-5"', False),
         (DATE, True),
         (AFTER, False),
         (BEFORE, False),

@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 
 from knot import encodings
 from knot import site as sites
-from knot.encodings import LEAST, SUFFIXES, acceptable, compress, compressible, may_have_copies
+from knot.encodings import (
+    LEAST,
+    SUFFIXES,
+    acceptable,
+    compress,
+    compressible,
+    may_have_copies,
+    refuses_identity,
+)
 from knot.request import Request
 from knot.respond import FieldRules, Responder, Response
 from knot.site import ENTRY, IN_MEMORY, Representation, Site, Slice
@@ -282,11 +290,15 @@ def test_what_is_one_packet_anyway_is_not_compressed() -> None:
 
 COMPRESSED_HERE = [
     "html", "css", "js", "mjs", "json", "map", "svg", "xml", "wasm", "ttf", "otf", "ico", "md",
-    "txt", "csv", "webmanifest",
+    "txt", "csv", "webmanifest", "xhtml", "rss", "atom", "ics", "yaml", "toml", "geojson", "gltf",
+    "glb", "mpd", "m3u8", "jsonl", "json5", "sql", "rtf", "vcf", "eot", "ttc", "dae", "stl", "nt",
+    "tex", "ps", "ipynb",
 ]  # fmt: skip
 LEFT_ALONE = [
     "png", "jpg", "gif", "webp", "avif", "mp4", "webm", "mp3", "opus", "woff", "woff2", "zip", "gz",
-    "zst", "xz", "bz2", "7z", "rar", "tgz", "whl", "pdf", "bin", "unknown",
+    "zst", "xz", "bz2", "7z", "rar", "tgz", "whl", "pdf", "bin", "unknown", "docx", "xlsx", "pptx",
+    "odt", "epub", "apk", "jar", "parquet", "arrow", "flac", "mkv", "ts", "m4s", "apng", "jxl",
+    "psd", "usdz", "3mf", "pmtiles", "xpi", "kmz", "deb", "rpm", "pkpass", "docm", "cbz",
 ]  # fmt: skip
 
 
@@ -295,6 +307,8 @@ def test_it_goes_by_how_a_file_ends(tmp_path: Path, suffix: str) -> None:
     site = Site(tmp_path)
     kind = site.media_type(b"a." + suffix.encode())
     assert compressible(kind, 1 << 16) == (suffix in COMPRESSED_HERE)
+    if suffix not in ("bin", "unknown", "arrow"):
+        assert may_have_copies(kind) == (suffix in COMPRESSED_HERE)
     site.close()
 
 
@@ -508,8 +522,11 @@ def test_a_condition_on_another_representation_fails(client: Client) -> None:
 
 @pytest.mark.parametrize("page", ["/page.html", "/alone.html"])
 @pytest.mark.parametrize("coding", ALL)
-def test_ranges_are_of_the_encoded_bytes(client: Client, page: str, coding: bytes) -> None:
+def test_ranges_are_of_the_encoded_bytes_that_are_named(
+    client: Client, page: str, coding: bytes
+) -> None:
     whole = client.get(page, coding)
+    named = (b"if-range", whole.fields["etag"].encode())
     size = len(whole.content)
     cases = [
         (b"bytes=0-9", whole.content[:10], f"0-9/{size}"),
@@ -517,7 +534,7 @@ def test_ranges_are_of_the_encoded_bytes(client: Client, page: str, coding: byte
         (b"bytes=10-", whole.content[10:], f"10-{size - 1}/{size}"),
     ]
     for wanted, content, shown in cases:
-        part = client.get(page, coding, (b"range", wanted))
+        part = client.get(page, coding, (b"range", wanted), named)
         assert (part.status, part.content) == (206, content)
         assert part.fields["content-range"] == f"bytes {shown}"
         assert part.coding == coding.decode()
@@ -525,7 +542,7 @@ def test_ranges_are_of_the_encoded_bytes(client: Client, page: str, coding: byte
         assert part.fields["vary"] == "accept-encoding"
     # Between the end of the copy and that of the page there is nothing.
     assert size < len(PAGE) - 1
-    beyond = client.get(page, coding, (b"range", b"bytes=%d-" % (len(PAGE) - 1)))
+    beyond = client.get(page, coding, (b"range", b"bytes=%d-" % (len(PAGE) - 1)), named)
     assert beyond.status == 416
     assert beyond.fields["content-range"] == f"bytes */{size}"
     plain = client.get(page, None, (b"range", b"bytes=%d-" % (len(PAGE) - 1)))
@@ -538,6 +555,41 @@ def test_a_download_goes_on_only_in_the_coding_in_which_it_began(client: Client)
     assert client.get("/page.html", b"gzip", *resumed).status == 206
     for other in (None, b"br"):
         assert client.get("/page.html", other, *resumed).status == 200
+
+
+def test_a_range_that_names_no_coding_makes_none(client: Client, compressions: list[bytes]) -> None:
+    part = client.get("/alone.html", b"gzip, br", (b"range", b"bytes=0-9"))
+    assert (part.status, part.content, part.coding) == (206, PAGE[:10], "")
+    assert compressions == []
+
+
+def test_of_several_codings_a_range_is_of_the_one_that_is_named(client: Client) -> None:
+    for page in ("/page.html", "/alone.html"):
+        for coding in ALL:
+            whole = client.get(page, coding)
+            named = (b"if-range", whole.fields["etag"].encode())
+            part = client.get(page, b"gzip, br, zstd", (b"range", b"bytes=0-9"), named)
+            assert (part.status, part.content) == (206, whole.content[:10])
+            assert part.coding == coding.decode()
+
+
+REFUSES_IDENTITY = [
+    (b"identity;q=0", True),
+    (b"gzip, identity;q=0.000", True),
+    (b"gzip, *;q=0", True),
+    (b"*;q=0, identity", False),
+    (b"*;q=0, identity;q=0.1", False),
+    (b"identity;q=0, *", True),
+    (b"gzip", False),
+    (b"*", False),
+    (b"identity;q=0.0000", False),
+    (b"", False),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), REFUSES_IDENTITY)
+def test_no_coding_at_all_is_ruled_out_by(value: bytes, expected: bool) -> None:
+    assert refuses_identity(value) == expected
 
 
 def test_head_says_what_get_sends(client: Client) -> None:

@@ -43,7 +43,15 @@ from knot.http2 import (
 from knot.models import connection as common
 from knot.models import events
 from knot.models import http2 as model
-from knot.request import MAX_HEAD, MAX_TARGET, BadRequest, Request, RequestParser, without
+from knot.request import (
+    MAX_HEAD,
+    MAX_TARGET,
+    PREFERS_JSON,
+    BadRequest,
+    Request,
+    RequestParser,
+    without,
+)
 from knot.respond import Later, Response
 from knot.site import Slice, read_now
 from tame import WRITE, Event
@@ -197,6 +205,15 @@ REFUSED = [
     ([*USUAL[:2], (b":path", b"/\xff"), USUAL[3]], 400),
     ([*USUAL[:3], (b":authority", b"a b")], 400),
     ([*USUAL[:3], (b":authority", b"a@b")], 400),
+    ([*USUAL[:3], (b":authority", b"a%zz")], 400),
+    ([*USUAL[:3], (b":authority", b"x:65536")], 400),
+    ([*USUAL[:3], (b":authority", b":80")], 400),
+    ([*USUAL[:3], (b":authority", b"[:]")], 400),
+    ([*USUAL[:3], (b":authority", b"[1::2::3]:80")], 400),
+    ([*USUAL[:2], (b":path", b"/a#b"), USUAL[3]], 400),
+    ([*USUAL[:2], (b":path", b"*"), USUAL[3]], 400),
+    ([(b":method", b"CONNECT"), (b":authority", b"x")], 400),
+    ([*USUAL, (b"a", b"x\x01")], 400),
     ([*USUAL, (b"host", b"y")], 400),
     ([*USUAL[:3], (b"host", b"x"), (b"host", b"x")], 400),
     ([*USUAL, (b"connection", b"close")], 400),
@@ -213,6 +230,9 @@ REFUSED = [
     ([*USUAL, (b"a", b"x\t")], 400),
     ([(b":method", b"CONNECT"), *USUAL[1:]], 400),
     ([(b":method", b"GET "), *USUAL[1:]], 400),
+    ([(b":method", b"G(T"), *USUAL[1:]], 400),
+    ([(b":method", b""), *USUAL[1:]], 400),
+    ([(b":method", b"get"), *USUAL[1:]], 501),
     ([(b":method", b"BREW"), *USUAL[1:]], 501),
     ([*USUAL, (b"cookie", b"x" * MAX_HEAD)], 431),
     ([*USUAL[:2], (b":path", b"/" + b"a" * MAX_TARGET), USUAL[3]], 414),
@@ -234,6 +254,16 @@ TAKEN = [
     ([*USUAL, (b"te", b"trailers")], Request(b"GET", b"/")),
     ([*USUAL, (b"range", b"bytes=0-1")], Request(b"GET", b"/", fields=((b"range", b"bytes=0-1"),))),
     ([*USUAL, (b"accept", b"text/html")], Request(b"GET", b"/")),
+    ([*USUAL, (b"accept", b"application/*")], Request(b"GET", b"/", fields=(PREFERS_JSON,))),
+    (
+        [*USUAL, (b"accept", b"text/html;q=0"), (b"accept", b"*/*")],
+        Request(b"GET", b"/", fields=(PREFERS_JSON,)),
+    ),
+    ([*USUAL[:3], (b":authority", b"[v1.a]:80")], Request(b"GET", b"/")),
+    (
+        [(b":method", b"OPTIONS"), USUAL[1], (b":path", b"*"), USUAL[3]],
+        Request(b"OPTIONS", b"*"),
+    ),
     ([*USUAL, (b"x-empty", b"")], Request(b"GET", b"/")),
     ([(b":method", b"CONNECT"), (b":authority", b"x:1")], Request(b"CONNECT", b"x:1")),
 ]

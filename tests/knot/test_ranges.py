@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from email.parser import BytesParser
 from itertools import pairwise
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -20,9 +21,14 @@ CASES: list[tuple[bytes, list[tuple[int, int]] | None]] = [
     (b"bytes=100-5000", [(100, 1000)]),
     (b"bytes=-10", [(990, 1000)]),
     (b"bytes=-5000", [(0, 1000)]),
-    (b"Bytes = 0-9", [(0, 10)]),
+    (b"Bytes=0-9", [(0, 10)]),
+    (b"bytes=000-0009", [(0, 10)]),
+    (b"bytes=5-" + b"9" * 30_000, [(5, 1000)]),
+    (b"bytes=-" + b"9" * 30_000, [(0, 1000)]),
+    (b"bytes=" + b"0" * 10_000 + b"5-" + b"0" * 10_000 + b"6", [(5, 7)]),
     (b"bytes=0-9,200-209", [(0, 10), (200, 210)]),
-    (b"bytes= 200-209 , , 0-9", [(200, 210), (0, 10)]),
+    (b"bytes=200-209 , , 0-9", [(200, 210), (0, 10)]),
+    (b"bytes=, 200-209\t,", [(200, 210)]),
     (b"bytes=0-9,5-19", [(0, 20)]),
     (b"bytes=0-9,10-19", [(0, 20)]),
     (b"bytes=0-9,50-59", [(0, 60)]),
@@ -32,6 +38,9 @@ CASES: list[tuple[bytes, list[tuple[int, int]] | None]] = [
     (b"bytes=1000-", []),
     (b"bytes=1000-1005,-0", []),
     (b"bytes=-0", []),
+    (b"bytes=-000", []),
+    (b"bytes=" + b"9" * 5000 + b"-", []),
+    (b"bytes=" + b"9" * 5000 + b"-" + b"9" * 5000, []),
     # To be ignored:
     (b"", None),
     (b"bytes", None),
@@ -45,7 +54,13 @@ CASES: list[tuple[bytes, list[tuple[int, int]] | None]] = [
     (b"bytes=--9", None),
     (b"bytes=+1-2", None),
     (b"bytes=0-9;5", None),
-    (b"bytes=" + b"9" * 5000 + b"-", None),
+    (b"bytes=" + b"9" * 5000 + b"-" + b"9" * 4999, None),
+    (b"bytes=10-00000000000000000009", None),
+    (b"bytes = 0-9", None),
+    (b"bytes =0-9", None),
+    (b"bytes= 0-9", None),
+    (b"bytes=0 - 9", None),
+    (b"bytes=\x0b0-9", None),
     (b"bytes=0-,0-", None),
     (b"bytes=" + b"0-0," * (MOST + 1), None),
     (b"bytes=" + b"," * 100_000, None),
@@ -55,6 +70,14 @@ CASES: list[tuple[bytes, list[tuple[int, int]] | None]] = [
 @pytest.mark.parametrize(("value", "expected"), CASES, ids=lambda case: repr(case)[:50])
 def test_ranges_of_a_thousand_bytes(value: bytes, expected: list[tuple[int, int]] | None) -> None:
     assert parse_range(value, 1000) == expected
+
+
+def test_a_long_number_costs_nothing() -> None:
+    """Digits that could belong to two parts of a pattern take minutes to be refused."""
+    for value in (b"0" * 30_000, b"0" * 30_000 + b"x", b"1-" + b"0" * 30_000 + b"x"):
+        started = process_time()
+        assert parse_range(b"bytes=" + value, 1000) is None
+        assert process_time() - started < 1
 
 
 def test_an_empty_representation_has_no_ranges() -> None:

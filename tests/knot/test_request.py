@@ -14,6 +14,7 @@ from knot.request import (
     MAX_HEAD,
     MAX_SAID,
     MAX_TARGET,
+    PREFERS_JSON,
     AttentiveParser,
     BadRequest,
     Request,
@@ -66,6 +67,16 @@ KEPT = [
     (get(fields=b"Host: \r\n"), [(b"GET", b"/", True)]),
     (get(fields=HOST + b"cOnnection: CLOSE\r\n"), [(b"GET", b"/", False)]),
     (get(fields=HOST + b"Connection: keep-alive\r\n"), [(b"GET", b"/", True)]),
+    # What is newer is answered in HTTP/1.1 (RFC 9110, section 2.5).
+    (
+        b"GET / HTTP/1.2\r\n" + HOST + b"\r\n" + get(b"/2"),
+        [(b"GET", b"/", True), (b"GET", b"/2", True)],
+    ),
+    (
+        get(b"/1.5") + b"GET /1.9 HTTP/1.9\r\n" + HOST + b"Connection: close\r\n\r\n",
+        [(b"GET", b"/1.5", True), (b"GET", b"/1.9", False)],
+    ),
+    (b"CONNECT a:80 HTTP/1.1\r\n" + HOST + b"\r\n", [(b"CONNECT", b"a:80", False)]),
     # An upgrade is declined (RFC 9110, section 7.8).
     (
         get(fields=HOST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n") + b"PRI * HTTP/2.0",
@@ -106,7 +117,16 @@ REFUSED = [
     (b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n", 400),
     (b"GET\t/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
     (b"GET / HTTP/1.1 \r\n" + HOST + b"\r\n", 400),
-    (b"GET / HTTP/1.2\r\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/1.10\r\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/1.29\r\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/1.2 \r\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/0.8\r\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/3.7\r\n" + HOST + b"\r\n", 505),
+    (get(b"/a#b"), 400),
+    (get(b"http://a@b/"), 400),
+    (get(b"*"), 400),
+    (b"CONNECT / HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     (b"GET / HTTP/2.0\r\n" + HOST + b"Connection: keep-alive\r\n\r\n", 505),
     (b"GET /\r\n" + HOST + b"Connection: keep-alive\r\n\r\n", 400),
     (b"GET /x\nHost: x\n\n", 400),  # taken for HTTP/0.9 with a head by llhttp (issue 877)
@@ -150,6 +170,26 @@ def test_what_is_no_request_is_refused(sent: bytes, status: int) -> None:
         assert parser.ended
         assert parser.unread
         assert parser.feed(get()) == []
+
+
+def test_a_newer_version_is_found_wherever_the_data_is_cut() -> None:
+    """Other lines that look like that request's, and other versions, do not mislead."""
+    newer = b"GET /1.3 HTTP/1.2\r\nHost: x\r\nX: %b\r\n\r\n"
+    for sent in (
+        newer % b"GET /1.3 HTTP/1.4" + b"\r\n" + newer % b"",
+        get(b"/1.9", HOST + b"X: GET /1.3 HTTP/1.2\r\n") + newer % b"GET / HTTP/1.9",
+        newer % b"" + b"GET /1.2 HTTP/1.20\r\n",
+        newer % b"" + b"GET / HTTP/1.2.2\r\n\r\n",
+        get() + b"\r" + newer % b"",
+        get() + b"GET /2 HTTP/1.2 HTTP/1.2\r\n\r\n",
+        get() + b"GET /HTTP/1.2 HTTP/1.3.3\r\n\r\n",
+        get() + b"HEAD http://a/ HTTP/1.7\r\nHost: a\r\n\r\n" + get() + b"GET / HTTP/2.1\r\n\r\n",
+    ):
+        whole = parse(sent)
+        assert len(whole) > 1
+        for first in range(len(sent)):
+            for second in range(first, len(sent), 7):
+                assert parse(sent[:first], sent[first:second], sent[second:]) == whole
 
 
 def test_the_fields_that_an_answer_may_depend_on_are_kept() -> None:
@@ -230,10 +270,10 @@ def test_a_field_that_is_wanted_is_taken_once_however_it_is_spelt(
     assert isinstance(bad, BadRequest)
 
 
-def test_json_that_is_asked_for_first_is_the_only_accept_that_counts() -> None:
-    (page,) = parse(get(fields=HOST + b"Accept: text/html, application/json\r\n"))
-    (json,) = parse(get(fields=HOST + b"ACCEPT: application/json, text/plain\r\n"))
-    assert isinstance(page, Request)
-    assert isinstance(json, Request)
-    assert page.fields == ()
-    assert dict(json.fields) == {b"accept": b"application/json, text/plain"}
+def test_a_request_that_prefers_json_equals_every_other_that_does() -> None:
+    pages = [b"Accept: text/html, application/json\r\n", b"Accept: */*\r\n", b""]
+    asks = [b"ACCEPT: application/json, text/plain\r\n", b"accept: application/*\r\n"]
+    for lines, fields in ((pages, ()), (asks, (PREFERS_JSON,))):
+        requests = [request for line in lines * 2 for request in parse(get(fields=HOST + line))]
+        assert set(requests) == {Request(b"GET", b"/", fields=fields)}
+        assert parse(*(get(fields=HOST + line) for line in lines)) == requests[: len(lines)]
