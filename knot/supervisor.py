@@ -71,7 +71,13 @@ LATE: Final = 5.0
 class Worker:
     """A process, from its start to its end."""
 
-    def __init__(self, listeners: Sequence[socket.socket], *, counted: bool) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        redirects: Sequence[socket.socket] = (),
+        *,
+        counted: bool,
+    ) -> None:
         with ExitStack() as undo:
             self.shared = Shared.new() if counted else None
             """What it has done, if somebody wants to know."""
@@ -80,12 +86,16 @@ class Worker:
             own, other = asking.pair()
             undo.enter_context(own)
             counts = -1 if self.shared is None else self.shared.fd
-            fds = [other.fileno(), counts, *(listener.fileno() for listener in listeners)]
+            fds = [
+                [other.fileno(), counts],
+                [listener.fileno() for listener in listeners],
+                [listener.fileno() for listener in redirects],
+            ]
             with other:
                 self.process = subprocess.Popen(  # noqa: S603  (it is this program)
                     [sys.executable, "-m", "knot.cli", *sys.argv[1:]],
-                    pass_fds=[fd for fd in fds if fd >= 0],
-                    env={**os.environ, WORKER: ",".join(map(str, fds))},
+                    pass_fds=[fd for group in fds for fd in group if fd >= 0],
+                    env={**os.environ, WORKER: ";".join(",".join(map(str, g)) for g in fds)},
                     process_group=0,  # a Ctrl-C is the supervisor's, who tells the workers
                 )
             undo.callback(self.process.wait)
@@ -122,6 +132,7 @@ class Place:
     """One of the workers that there are to be."""
 
     listeners: Sequence[socket.socket]
+    redirects: Sequence[socket.socket] = ()
     worker: Worker | None = None
     starting: bool = False
     pause: float = SHORTEST
@@ -211,7 +222,7 @@ def launch(supervisor: Supervisor, place: Place, reason: str, done: Event[bool])
         late: bool
     place.starting = True
     try:
-        worker = Worker(place.listeners, counted=supervisor.counted)
+        worker = Worker(place.listeners, place.redirects, counted=supervisor.counted)
     except OSError as error:
         place.starting = False
         supervisor.say(f"a worker cannot be started: {error.strerror}")
@@ -334,21 +345,21 @@ def stop(supervisor: Supervisor, done: Event[()]) -> None:
 
 
 def supervise(
-    listeners: Iterable[Sequence[socket.socket]],
+    listeners: Iterable[tuple[Sequence[socket.socket], Sequence[socket.socket]]],
     *,
     grace: float,
     most_memory: int | None = None,
     began: Callable[[], object],
-    admin: socket.socket | None = None,
+    admin: Sequence[socket.socket] = (),
 ) -> bool:
-    """Keep a worker at each group of listeners until a signal; `began` is called when all are
-    ready.
+    """Keep a worker at each group of listeners, those of the site and those of the redirect to it,
+    until a signal; `began` is called when all are ready.
 
-    SIGHUP replaces them all.  `admin` listens for who asks how they are.  Whether they ever were
+    SIGHUP replaces them all.  `admin` listen for who asks how they are.  Whether they ever were
     ready.
     """
-    places = [Place(group) for group in listeners]
-    supervisor = Supervisor(places, grace, counted=admin is not None)
+    places = [Place(*group) for group in listeners]
+    supervisor = Supervisor(places, grace, counted=bool(admin))
     signals = Signals(
         {
             signal.SIGHUP: partial(renew, supervisor),
@@ -364,8 +375,10 @@ def supervise(
             ready: list[bool]
             over: bool
         heard = Descriptor(os.dup(signals.fd))
-        if admin is not None:
-            attend_admin(admin, Answers(supervisor))
+        if admin:
+            answers = Answers(supervisor)
+            for listener in admin:
+                attend_admin(listener, answers)
         ready = [False] * len(places)
         with twait:
             for number, place in enumerate(places):

@@ -22,7 +22,9 @@ class Post:
     counts: int
     """Memory for what it counts; -1 if nobody wants to know, or will ask anything."""
     listeners: Sequence[int]
-    """Those of the site, and of the redirect to it if there is one."""
+    """Of the site."""
+    redirects: Sequence[int] = ()
+    """Of those clients that are sent to it."""
 
     def is_ready(self) -> None:
         os.write(self.supervisor, READY)
@@ -35,8 +37,10 @@ def post() -> Post | None:
     said = os.environ.pop(WORKER, "")
     if not said:
         return None
-    supervisor, counts, *listeners = map(int, said.split(","))
-    found = Post(supervisor, counts, listeners)
+    (supervisor, counts), listeners, redirects = (
+        [int(fd) for fd in fds.split(",") if fd] for fds in said.split(";")
+    )
+    found = Post(supervisor, counts, listeners, redirects)
     for fd in (found.supervisor, found.counts):
         if fd >= 0:
             os.set_inheritable(fd, False)
