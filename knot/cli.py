@@ -51,6 +51,13 @@ if TYPE_CHECKING:
 OWN_FILES: Final = 1024
 """Descriptors for what is no connection: the cache has 256, transfers of files hold others."""
 
+LEAST_FILES: Final = 64
+"""Descriptors without which a process that serves one site does not begin: half of them are its
+own, half are connections."""
+
+FILES_OF_A_WORKER: Final = 8
+"""Those of its supervisor, beside sockets: of one that serves, and of the next."""
+
 STDOUT: Final = 1
 
 MAX_FD: Final = 2**31 - 1
@@ -336,6 +343,7 @@ def serve(directory: str, config: Config, **options: Any) -> None:
     """
     check(options)
     post = workers.post()
+    check_open_files(options, config, post)
     if post is None:
         warn_of_environment()
     else:
@@ -474,6 +482,9 @@ def look_after_workers(directory: str, options: dict[str, Any]) -> None:
             )
     finally:
         remove_path(options)
+        for group in groups:
+            for each in group:
+                each.close()
     if not started:
         sys.exit(1)
 
@@ -487,6 +498,8 @@ def serve_here(
     pool = {} if options["threads"] is None else {"pool": options["threads"]}
     try:
         certificates = load_certificates(config, options)
+        if certificates is not None:
+            certificates.warn(is_first(post))
         log = open_access_log(options, interactive)
         user = None if options["user"] is None else service.account(options["user"])
         if user is not None and options["log_file"] is not None:
@@ -499,7 +512,7 @@ def serve_here(
         keep_alive=options["keep_alive"],
         send=options["send_timeout"],
         requests=options["max_requests"],
-        connections=connections(options["max_connections"]),
+        connections=connections(options["max_connections"], is_first(post)),
     )
     with (
         closing(sites),
@@ -713,12 +726,38 @@ def open_access_log(options: dict[str, Any], interactive: bool) -> AccessLog | N
         )
 
 
-def connections(wanted: int) -> int:
-    """How many connections the system's limit of open files leaves room for, at most `wanted`."""
+def open_files() -> int:
+    """How many this process may have, once it allows itself as many as the system does."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+def check_open_files(options: dict[str, Any], config: Config, post: workers.Post | None) -> None:
+    """What is missing later is not always said: a module that cannot be opened seems not to be
+    there."""
+    least = LEAST_FILES + len(config.hosts)
+    if post is None and options["workers"] is not None:
+        addresses = 2 * len(options["host"]) + 2 * (options["redirect_http"] is not None)
+        least = max(least, LEAST_FILES + options["workers"] * (FILES_OF_A_WORKER + addresses))
+    if open_files() < least:
+        sys.exit(
+            f"knot: the system allows {open_files()} open files, and this needs {least}: raise it"
+            " with ulimit -n, or LimitNOFILE= of a systemd unit"
+        )
+
+
+def is_first(post: workers.Post | None) -> bool:
+    """Whether this process says what is true of all workers."""
+    return post is None or post.number == 0
+
+
+def connections(wanted: int, says: bool) -> int:
+    """How many connections the system's limit of open files leaves room for, at most `wanted`; if
+    it `says`, with a warning."""
+    hard = open_files()
     room = max(hard - OWN_FILES, hard // 2)
-    if room < wanted:
+    if room < wanted and says:
         click.echo(
             f"The system allows {hard} open files, so {room} connections at once, not {wanted};"
             " raise it with ulimit -n, or LimitNOFILE= of a systemd unit",

@@ -41,6 +41,9 @@ OF_LINKS: Final = re.compile(
 )
 """Their names."""
 
+MAX_SECONDS: Final = 1e9
+"""31 years; timers do not know infinity."""
+
 MIN_RATE: Final = 1e-3
 MAX_RATE: Final = 1e6
 """Requests per second; what is slower is a lock, and what is faster is no limit."""
@@ -188,7 +191,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
             seconds = float(value)
         except ValueError:
             seconds = -1
-        if not seconds >= 0:  # nor is NaN
+        if not 0 <= seconds <= MAX_SECONDS:  # nor is NaN
             self.fail(f"{value!r} is no number of seconds", param, ctx)
         return seconds
 
@@ -203,19 +206,20 @@ class Option(click.Option):
 
 def doubts(prefix: str, names: Iterable[str], environment: Mapping[str, str]) -> Iterator[str]:
     """Sentences about variables that begin with `prefix` and set none of the options `names`."""
-    known = {prefix + name.upper() for name in names}
+    known = [name.upper() for name in names]
     for variable, value in sorted(environment.items()):
         if not variable.startswith(prefix):
             continue
-        if variable in known:
+        name = variable.removeprefix(prefix)
+        if name in known:
             if LINK.fullmatch(value):
                 yield (
                     f"{variable}={value} is ignored: it is set for a service of that name;"
                     " enableServiceLinks: false in the pod's specification keeps it out"
                 )
         elif not OF_LINKS.fullmatch(variable):
-            near = get_close_matches(variable, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             yield f"{variable} is ignored: there is no such option{hint}"
 
 

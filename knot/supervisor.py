@@ -75,6 +75,7 @@ class Worker:
         self,
         listeners: Sequence[socket.socket],
         redirects: Sequence[socket.socket] = (),
+        number: int = 0,
         *,
         counted: bool,
     ) -> None:
@@ -83,19 +84,17 @@ class Worker:
             """What it has done, if somebody wants to know."""
             if self.shared is not None:
                 undo.callback(self.shared.close)
-            own, other = asking.pair()
-            undo.enter_context(own)
+            line, other = asking.pair()
+            undo.enter_context(line)
             counts = -1 if self.shared is None else self.shared.fd
-            fds = [
-                [other.fileno(), counts],
-                [listener.fileno() for listener in listeners],
-                [listener.fileno() for listener in redirects],
-            ]
+            own = [other.fileno(), counts]
+            groups = [[each.fileno() for each in group] for group in (listeners, redirects)]
+            said = [[number, *own], *groups]
             with other:
                 self.process = subprocess.Popen(  # noqa: S603  (it is this program)
                     [sys.executable, "-m", "knot.cli", *sys.argv[1:]],
-                    pass_fds=[fd for group in fds for fd in group if fd >= 0],
-                    env={**os.environ, WORKER: ";".join(",".join(map(str, g)) for g in fds)},
+                    pass_fds=[fd for group in (own, *groups) for fd in group if fd >= 0],
+                    env={**os.environ, WORKER: ";".join(",".join(map(str, g)) for g in said)},
                     process_group=0,  # a Ctrl-C is the supervisor's, who tells the workers
                 )
             undo.callback(self.process.wait)
@@ -103,7 +102,7 @@ class Worker:
             self.end = Descriptor(os.pidfd_open(self.process.pid))
             """Readable when it has ended."""
             undo.pop_all()
-        self.line = Line(own.detach())
+        self.line = Line(line.detach())
         """Readable when it is ready, or has ended before; then for questions."""
         self.began = monotonic()
         self.ready = False
@@ -133,6 +132,7 @@ class Place:
 
     listeners: Sequence[socket.socket]
     redirects: Sequence[socket.socket] = ()
+    number: int = 0
     worker: Worker | None = None
     starting: bool = False
     pause: float = SHORTEST
@@ -222,7 +222,7 @@ def launch(supervisor: Supervisor, place: Place, reason: str, done: Event[bool])
         late: bool
     place.starting = True
     try:
-        worker = Worker(place.listeners, place.redirects, counted=supervisor.counted)
+        worker = Worker(place.listeners, place.redirects, place.number, counted=supervisor.counted)
     except OSError as error:
         place.starting = False
         supervisor.say(f"a worker cannot be started: {error.strerror}")
@@ -358,7 +358,7 @@ def supervise(
     SIGHUP replaces them all.  `admin` listen for who asks how they are.  Whether they ever were
     ready.
     """
-    places = [Place(*group) for group in listeners]
+    places = [Place(*group, number) for number, group in enumerate(listeners)]
     supervisor = Supervisor(places, grace, counted=bool(admin))
     signals = Signals(
         {

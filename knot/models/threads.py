@@ -272,8 +272,15 @@ def run(
         threading.Thread(target=work, args=(group, server), daemon=True) for group in groups
     ]
     server.began()
-    for thread in acceptors:
-        thread.start()
+    for number, thread in enumerate(acceptors):
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not number:
+                raise
+            log.warning("cannot start more than %d threads: %s", number, error)
+            del acceptors[number:]
+            break
     watch(server, signals, None)
     server.stopping = True
     for listener in listeners:
