@@ -8,14 +8,14 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import zip_longest
 from pwd import struct_passwd
-from socket import socket
+from socket import AF_INET6, socket
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -25,13 +25,16 @@ from knot.config import (
     Address,
     Config,
     File,
+    Host,
     Network,
+    Option,
     Pair,
     Rate,
     Seconds,
     Size,
     Text,
     Workers,
+    doubts,
     load_config,
 )
 from knot.limits import Limits
@@ -43,7 +46,7 @@ from knot.reload import Reload, Served, Settings, speaks_tls
 from knot.safe_paths import open_to_append, place_to_append
 from knot.signals import Signals
 from knot.sites import Sites, guard, open_sites
-from knot.sockets import inherited
+from knot.sockets import Listeners
 
 if TYPE_CHECKING:
     from knot.stats import Counter
@@ -52,7 +55,16 @@ if TYPE_CHECKING:
 OWN_FILES: Final = 1024
 """Descriptors for what is no connection: the cache has 256, transfers of files hold others."""
 
+LEAST_FILES: Final = 64
+"""Descriptors without which a process that serves one site does not begin: half of them are its
+own, half are connections."""
+
+FILES_OF_A_WORKER: Final = 8
+"""Those of its supervisor, beside sockets: of one that serves, and of the next."""
+
 STDOUT: Final = 1
+
+MAX_FD: Final = 2**31 - 1
 
 REOPEN: Final[int] = signal.SIGUSR1
 
@@ -74,7 +86,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
     settings.setdefault("show_default", not settings.get("multiple"))
-    return click.option(*names, **settings)
+    return click.option(*names, cls=Option, **settings)
 
 
 class Serve(click.Command):
@@ -91,19 +103,33 @@ class Serve(click.Command):
 
 
 @main.command(cls=Serve, context_settings={"auto_envvar_prefix": "KNOT", "max_content_width": 100})
-@click.argument("directory", metavar="[DIR]", default=".", envvar="KNOT_DIRECTORY")
-@option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is every IPv4 one.")
+@click.argument("directory", metavar="[DIR]", default=".", envvar="KNOT_DIRECTORY", type=File())
+@option(
+    "--host",
+    multiple=True,
+    default=("127.0.0.1",),
+    type=Host(),
+    show_default=True,
+    help="Address or name to listen on; several may be given. 0.0.0.0 is every IPv4 address, and"
+    " :: every address.",
+)
 @option("--port", default=8000, type=click.IntRange(0, 65535), help="0 takes one that is free.")
 @option(
+    "--share-port",
+    is_flag=True,
+    show_default=False,
+    help="Share the port with other instances of Knot that have this option or --workers.",
+)
+@option(
     "--unix",
-    type=click.Path(),
+    type=File(),
     default=None,
     show_default=False,
     help="Path to listen at, instead of an address.",
 )
 @option(
     "--fd",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MAX_FD),
     default=None,
     show_default=False,
     help="Descriptor of a socket that listens already; one of systemd's is taken by itself.",
@@ -153,7 +179,14 @@ class Serve(click.Command):
     type=Address(),
     default=None,
     show_default=False,
-    help="Address whose HTTP clients are sent to HTTPS, as 0.0.0.0:80.",
+    help="Address whose HTTP clients are sent to HTTPS, as 0.0.0.0:80, or :80 for every address.",
+)
+@option(
+    "--https-port",
+    type=click.IntRange(1, 65535),
+    default=None,
+    show_default=False,
+    help="Port to which they are sent, if clients see another than --port.",
 )
 @option(
     "--hsts",
@@ -252,7 +285,7 @@ class Serve(click.Command):
 )
 @option(
     "--auth",
-    type=click.Path(dir_okay=False),
+    type=File(),
     default=None,
     show_default=False,
     help="File of names and passwords, made by htpasswd -B, of which clients have to know one.",
@@ -306,7 +339,7 @@ class Serve(click.Command):
 )
 @option(
     "--log-file",
-    type=click.Path(dir_okay=False),
+    type=File(),
     default=None,
     show_default=False,
     help="Where to; standard output by default.",
@@ -344,7 +377,10 @@ def serve(directory: str, config: Config, **options: Any) -> None:
     spawn.clean_import_path(directory, *served)
     check(options)
     post = workers.post()
-    if post is not None:
+    check_open_files(options, config, post)
+    if post is None:
+        warn_of_environment()
+    else:
         service.end_with_parent(signal.SIGTERM)
     if options["workers"] is not None and post is None:
         look_after_workers(directory, options)
@@ -381,6 +417,19 @@ def top(address: str, interval: float, once: bool) -> None:
         sys.exit(f"knot: {error}")
 
 
+def warn_of_environment() -> None:
+    """Of variables that look like options."""
+    context = click.get_current_context()
+    names = [param.name for param in context.command.params if param.name is not None]
+    prefix = f"{context.auto_envvar_prefix}_"
+    others = {} if context.command is top else {"KNOT_TOP_"}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(tuple(others))
+    }
+    for text in doubts(prefix, names, environment):
+        click.echo(f"knot: {text}", err=True)
+
+
 def check(options: dict[str, Any]) -> None:
     """Raises `click.UsageError` for options that do not go together."""
     if options["threads"] is not None and options["model"] != "threads":
@@ -400,8 +449,15 @@ def check(options: dict[str, Any]) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} needs --cert")
     if options["unix"] is not None and options["fd"] is not None:
         raise click.UsageError("--unix and --fd are two places to listen: choose one")
-    if options["redirect_http"] is not None and options["unix"] is not None:
-        raise click.UsageError("--redirect-http sends clients to a port, and --unix has none")
+    https = options["https_port"]
+    if https is not None and options["redirect_http"] is None:
+        raise click.UsageError("--https-port needs --redirect-http")
+    if options["redirect_http"] is not None and options["unix"] is not None and https is None:
+        raise click.UsageError(
+            "--redirect-http sends clients to a port, and --unix has none: name it by --https-port"
+        )
+    if options["share_port"] and (options["unix"] is not None or options["fd"] is not None):
+        raise click.UsageError("--share-port needs a port, and --unix and --fd have none")
     if options["proxy_protocol"] and not options["trust"]:
         raise click.UsageError("--proxy-protocol needs --trust, with the networks of the proxies")
     if options["unix"] is not None:
@@ -438,29 +494,27 @@ def look_after_workers(directory: str, options: dict[str, Any]) -> None:
 
     if options["tls_self_signed"]:
         make_certificate(options)  # once, and not in every worker
-    listener, own = open_listener(options, shared=True)
-    listeners = [listener] * options["workers"]
-    if own:
-        listeners[1:] = open_again(listener, options["host"], options["workers"] - 1)
-    groups = [[listener] for listener in listeners]
-    if options["redirect_http"] is not None:
-        first = open_address(*options["redirect_http"], shared=True)
-        others = open_again(first, options["redirect_http"][0], options["workers"] - 1)
-        for group, redirect in zip(groups, [first, *others], strict=True):
-            group.append(redirect)
+    listeners, own = open_listeners(options)
+    redirects = open_redirects(options, listeners)
+    groups = [(listeners, redirects)]
+    for _ in range(1, options["workers"]):
+        groups.append((open_again(listeners) if own else listeners, open_again(redirects)))
     if options["open"]:
-        open_browser(sockets.shown(listener, scheme(options)))
+        open_browser(sockets.shown(listeners[0], scheme(options)))
     try:
-        with open_admin(options["admin"]) as admin:
+        with closing(open_admin(options)) as admin:
             started = supervise(
                 groups,
                 grace=options["grace"],
                 most_memory=options["worker_memory"],
-                began=partial(say_so, directory, listener, options, admin),
+                began=partial(say_so, directory, listeners, options, admin),
                 admin=admin,
             )
     finally:
         remove_path(options)
+        for group in groups:
+            for each in group:
+                each.close()
     if not started:
         sys.exit(1)
 
@@ -472,22 +526,27 @@ def serve_here(settings: Settings, post: workers.Post | None) -> None:
     model = load_model(options["model"])
     pool = {} if options["threads"] is None else {"pool": options["threads"]}
     try:
-        served = open_served(interactive, settings)
+        served = open_served(interactive, settings, says=is_first(post))
         user = account(options)
     except ValueError as error:
         sys.exit(f"knot: {error}")
     with (
-        open_listener(options)[0] if post is None else inherited(post.listeners[0]) as listener,
-        open_other(options["redirect_http"], post) as redirect,
-        open_admin(options["admin"] if post is None else None) as admin,
+        closing(
+            open_listeners(options)[0] if post is None else inherit(post.listeners)
+        ) as listeners,
+        closing(
+            open_redirects(options, listeners) if post is None else inherit(post.redirects)
+        ) as redirects,
+        closing(open_admin(options if post is None else {})) as admin,
     ):
         server = model.Server(served.sites[""].responder, served.limits, served.log, **pool)
-        port = None if redirect is None else listener.getsockname()[1]
+        https_port = options["https_port"] or sockets.port_of(listeners)
+        port = https_port if redirects else None
         guard(server, served.sites, options, port)
         served.sites.watch(server)
         certificates = served.certificates
         secure = (
-            {} if certificates is None else {"certificates": certificates, "redirect": redirect}
+            {} if certificates is None else {"certificates": certificates, "redirects": redirects}
         )
         context = click.get_current_context()
         assert isinstance(context.command, Serve)
@@ -503,7 +562,7 @@ def serve_here(settings: Settings, post: workers.Post | None) -> None:
         if post is None:
             signals.add(signal.SIGHUP, partial(reload_or_stop, reload, signals, interactive))
         signals.install()
-        server.began = partial(set_out, directory, listener, admin, reload, user, post)
+        server.began = partial(set_out, directory, listeners, admin, reload, user, post)
         del served  # which lasts until the next reload, and no longer
         gc.collect()
         gc.freeze()  # what the modules hold need not be looked at again
@@ -512,7 +571,7 @@ def serve_here(settings: Settings, post: workers.Post | None) -> None:
         )  # nothing here makes cycles; 10,000 clients at once are 8,000 looks
         grace = options["grace"]
         try:
-            cut = model.run(listener, server, signals, grace, **secure)
+            cut = model.run(listeners, server, signals, grace, **secure)
         finally:
             server.ended()
             if post is None:
@@ -524,14 +583,19 @@ def serve_here(settings: Settings, post: workers.Post | None) -> None:
     reload.close()
 
 
-def open_served(interactive: bool, settings: Settings, before: Served | None = None) -> Served:
+def open_served(
+    interactive: bool, settings: Settings, before: Served | None = None, *, says: bool = True
+) -> Served:
     """What these settings say, ready to be served: at the start, and again at each reload, which
-    takes over from the one `before` what need not change.
+    takes over from the one `before` what need not change.  Warnings are for a process that `says`
+    what is true of all workers.
 
     Raises `ValueError` for what cannot be served.
     """
     directory, config, options = settings
     certificates = load_certificates(config, options)
+    if certificates is not None:
+        certificates.warn(says)
     sites = open_sites(
         directory, config, options, interactive, None if before is None else before.sites
     )
@@ -540,7 +604,7 @@ def open_served(interactive: bool, settings: Settings, before: Served | None = N
         keep_alive=options["keep_alive"],
         send=options["send_timeout"],
         requests=options["max_requests"],
-        connections=connections(options["max_connections"]),
+        connections=connections(options["max_connections"], says),
     )
     form = log_form(options, interactive)
     if before is not None and before.log_form == form:
@@ -560,8 +624,8 @@ def reload_or_stop(reload: Reload, signals: Signals, interactive: bool) -> None:
 
 def set_out(
     directory: str,
-    listener: socket,
-    admin: socket | None,
+    listeners: Sequence[socket],
+    admin: Sequence[socket],
     reload: Reload,
     user: struct_passwd | None,
     post: workers.Post | None,
@@ -572,10 +636,10 @@ def set_out(
     if user is not None:
         service.become(user)
     if options["open"] and post is None:
-        open_browser(sockets.shown(listener, scheme(options)))
+        open_browser(sockets.shown(listeners[0], scheme(options)))
     if post is not None:
         answer_supervisor(reload.server, sites, post)
-    elif admin is not None:
+    elif admin:
         reload.counter = count(reload.server, sites, admin)
     if options["sandbox"] and not any(place.site.follow_symlinks for place in sites.values()):
         places: dict[str | bytes, int] = {}
@@ -596,7 +660,7 @@ def set_out(
         if service.confine(places):
             reload.confined_to = [where for where, right in places.items() if right & service.READ]
     if post is None:
-        say_so(directory, listener, options, admin)
+        say_so(directory, listeners, options, admin)
         if service.is_watched():
             reload.server.on_sweep = partial(service.notify, service.ALIVE)
         service.notify("READY=1")
@@ -604,13 +668,15 @@ def set_out(
         post.is_ready()
 
 
-def count(server: Server, sites: Sites, admin: socket) -> Counter:
+def count(server: Server, sites: Sites, admin: Sequence[socket]) -> Counter:
     """Count what the server does, for its admin address."""
     from knot.admin import Alone, Answers, attend
     from knot.stats import Counter
 
     counter = Counter(server, [place.site for place in sites.values()])
-    attend(admin, Answers(Alone(server, counter)))
+    answers = Answers(Alone(server, counter))
+    for listener in admin:
+        attend(listener, answers)
     return counter
 
 
@@ -638,18 +704,26 @@ def answer_supervisor(server: Server, sites: Sites, post: workers.Post) -> None:
     asking.attend(post.supervisor, answers)
 
 
-def say_so(directory: str, listener: socket, options: dict[str, Any], admin: socket | None) -> None:
-    address, workers = sockets.shown(listener, scheme(options)), options["workers"]
+def say_so(
+    directory: str, listeners: Sequence[socket], options: dict[str, Any], admin: Sequence[socket]
+) -> None:
+    workers = options["workers"]
+    addresses = in_words([sockets.shown(listener, scheme(options)) for listener in listeners])
     by = f", {workers} worker{'' if workers == 1 else 's'}" if workers else ""
-    line = f"Serving {directory} at {address}{by} (Ctrl-C stops)\n"
-    if admin is not None:
-        line += f"Metrics at {sockets.shown(admin)}/metrics\n"
+    line = f"Serving {directory} at {addresses}{by} (Ctrl-C stops)\n"
+    if admin:
+        line += f"Metrics at {in_words([f'{sockets.shown(each)}/metrics' for each in admin])}\n"
     if options["tls_self_signed"]:
         from knot.self_signed import authority
 
         line += f"Clients that are to trust it need {authority(options['host'])}\n"
     with suppress(OSError):  # it is closed, or its disk is full: no reason not to serve
         os.write(STDOUT, os.fsencode(line))
+
+
+def in_words(items: Sequence[str]) -> str:
+    """What they are, as a list in a sentence."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
 def scheme(options: dict[str, Any]) -> str:
@@ -688,6 +762,8 @@ def make_certificate(options: dict[str, Any]) -> str:
         return certificate(options["host"])
     except ImportError:
         sys.exit("knot: --tls-self-signed needs trustme: pip install 'knot[self-signed]'")
+    except ValueError as error:
+        sys.exit(f"knot: {error}")
     except OSError as error:
         sys.exit(f"knot: cannot keep a certificate in {error.filename}: {error.strerror}")
 
@@ -743,12 +819,38 @@ def open_access_log(
         ) from None
 
 
-def connections(wanted: int) -> int:
-    """How many connections the system's limit of open files leaves room for, at most `wanted`."""
+def open_files() -> int:
+    """How many this process may have, once it allows itself as many as the system does."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+def check_open_files(options: dict[str, Any], config: Config, post: workers.Post | None) -> None:
+    """What is missing later is not always said: a module that cannot be opened seems not to be
+    there."""
+    least = LEAST_FILES + len(config.hosts)
+    if post is None and options["workers"] is not None:
+        addresses = 2 * len(options["host"]) + 2 * (options["redirect_http"] is not None)
+        least = max(least, LEAST_FILES + options["workers"] * (FILES_OF_A_WORKER + addresses))
+    if open_files() < least:
+        sys.exit(
+            f"knot: the system allows {open_files()} open files, and this needs {least}: raise it"
+            " with ulimit -n, or LimitNOFILE= of a systemd unit"
+        )
+
+
+def is_first(post: workers.Post | None) -> bool:
+    """Whether this process says what is true of all workers."""
+    return post is None or post.number == 0
+
+
+def connections(wanted: int, says: bool) -> int:
+    """How many connections the system's limit of open files leaves room for, at most `wanted`; if
+    it `says`, with a warning."""
+    hard = open_files()
     room = max(hard - OWN_FILES, hard // 2)
-    if room < wanted:
+    if room < wanted and says:
         click.echo(
             f"The system allows {hard} open files, so {room} connections at once, not {wanted};"
             " raise it with ulimit -n, or LimitNOFILE= of a systemd unit",
@@ -765,40 +867,69 @@ def open_browser(address: str) -> None:
     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
-def open_listener(options: dict[str, Any], *, shared: bool = False) -> tuple[socket, bool]:
-    """The socket that was asked for, and whether others may be opened beside it."""
+def open_listeners(options: dict[str, Any]) -> tuple[Listeners, bool]:
+    """The sockets that were asked for, and whether others may be opened beside them."""
     path, fd = options["unix"], options["fd"]
     try:
         if path is not None:
-            return sockets.listen_at(path, account(options)), False
-        given = inherited(fd) if fd is not None else sockets.activated()
+            return Listeners([sockets.listen_at(path, account(options))]), False
+        given = sockets.activated() if fd is None else [sockets.inherited(fd)]
     except OSError as error:
-        where = path if path is not None else f"the socket {fd}" if fd is not None else "its socket"
+        where = path or ("the sockets of systemd" if fd is None else f"the socket {fd}")
         sys.exit(f"knot: cannot listen on {where}: {error.strerror or error}")
     except ValueError as error:
         sys.exit(f"knot: {error}")
-    if given is not None:
-        return given, False
-    return open_address(options["host"], options["port"], shared=shared), True
+    if given:
+        return Listeners(given), False
+    return open_addresses(options, options["host"], options["port"], "--port"), True
 
 
-def open_again(listener: socket, host: str, number: int) -> list[socket]:
-    """So many sockets more that listen at the same port."""
-    port = listener.getsockname()[1]
-    return [open_address(host, port, shared=True) for _ in range(number)]
+def open_redirects(options: dict[str, Any], listeners: Sequence[socket]) -> Listeners:
+    """The sockets of those clients that are sent to `listeners`."""
+    if options["redirect_http"] is None:
+        return Listeners()
+    if options["https_port"] is None and sockets.port_of(listeners) is None:
+        sys.exit("knot: --redirect-http sends clients to a port: name it by --https-port")
+    host, port = options["redirect_http"]
+    return open_addresses(options, [host], port, "--redirect-http")
 
 
-def open_admin(address: tuple[str, int] | None) -> AbstractContextManager[socket | None]:
-    return nullcontext() if address is None else open_address(*address, shared=False)
+def open_admin(options: dict[str, Any]) -> Listeners:
+    if options.get("admin") is None:
+        return Listeners()
+    host, port = options["admin"]
+    return open_addresses({}, [host], port, "--admin")
 
 
-def open_other(
-    address: tuple[str, int] | None, post: workers.Post | None
-) -> AbstractContextManager[socket | None]:
-    """The listener of those that are sent elsewhere."""
-    if address is None or post is None:
-        return open_admin(address)
-    return inherited(post.listeners[1])
+def open_addresses(
+    options: dict[str, Any], hosts: Sequence[str], port: int, option: str
+) -> Listeners:
+    """Sockets at addresses that `option` gives; whether to share them is in `options`."""
+    joining = options.get("share_port", False)
+    shared = joining or options.get("workers") is not None
+    try:
+        found = sockets.listen_everywhere(hosts, port, shared=shared, joining=joining)
+    except OSError as error:
+        sys.exit(
+            f"knot: cannot listen on {error.filename}: {error.strerror};"
+            f" {remedy(error, option, port)}"
+        )
+    if sockets.EVERY_6 in hosts and all(each.family != AF_INET6 for each in found):
+        click.echo("knot: this system has no IPv6: :: is every IPv4 address", err=True)
+    return Listeners(found)
+
+
+def open_again(listeners: Sequence[socket]) -> Listeners:
+    """As many sockets more at the same addresses, for another worker."""
+    try:
+        return Listeners(sockets.listen_again(listeners))
+    except OSError as error:
+        sys.exit(f"knot: cannot open a socket for each worker: {error.strerror}")
+
+
+def inherit(fds: Sequence[int]) -> Listeners:
+    """The sockets of a worker."""
+    return Listeners(map(sockets.inherited, fds))
 
 
 def remove_path(options: dict[str, Any]) -> None:
@@ -807,21 +938,23 @@ def remove_path(options: dict[str, Any]) -> None:
             os.unlink(options["unix"])
 
 
-def open_address(host: str, port: int, *, shared: bool) -> socket:
-    try:
-        return sockets.listen(host, port, shared=shared)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # create_server() says the address again
-        sys.exit(f"knot: cannot listen on {host}:{port}: {reason}; {remedy(error, port)}")
-
-
-def remedy(error: OSError, port: int) -> str:
-    """What to do when a socket cannot listen."""
+def remedy(error: OSError, option: str, port: int) -> str:
+    """What to do when a socket cannot listen at what `option` says."""
     if error.errno == errno.EADDRINUSE:
-        return "stop the program that listens there, or choose another port with --port"
+        share = "" if option == "--admin" else ", or share it with another Knot by --share-port"
+        return f"stop the program that listens there, choose another port with {option}{share}"
     if error.errno == errno.EACCES:
-        return f"ports below 1024 need a privilege: choose another, as --port {8000 + port % 1000}"
-    return "give --host an address of this machine, as 127.0.0.1, or 0.0.0.0 for all of them"
+        example = 8000 + port % 1000
+        value = example if option == "--port" else f"127.0.0.1:{example}"
+        return f"ports below 1024 need a privilege: choose another, as {option} {value}"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise the limit of open files with ulimit -n, or use fewer workers"
+    if error.errno == errno.EAFNOSUPPORT:
+        return "give an IPv4 address, as 127.0.0.1, or 0.0.0.0 for all of them"
+    if error.errno == errno.EINVAL and str(error.filename).startswith("[fe80"):
+        return "an address of a link needs its interface, as fe80::1%eth0"
+    where = "--host" if option == "--port" else option
+    return f"give {where} an address of this machine, as 127.0.0.1, or :: for all of them"
 
 
 if __name__ == "__main__":

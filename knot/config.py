@@ -6,16 +6,17 @@ before the default.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
 
-from knot import cpus
+from knot import cpus, sockets
 
 FILE: Final = "knot.toml"
 
@@ -31,6 +32,17 @@ OF_A_HOST: Final = (
 SIZE: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
+
+LINK: Final = re.compile(r"(?:tcp|udp|sctp)://\S*")
+"""What Kubernetes and Docker have in variables such as ``KNOT_PORT`` for a service called knot."""
+
+OF_LINKS: Final = re.compile(
+    r".*_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
+)
+"""Their names."""
+
+MAX_SECONDS: Final = 1e9
+"""31 years; timers do not know infinity."""
 
 MIN_RATE: Final = 1e-3
 MAX_RATE: Final = 1e6
@@ -50,9 +62,30 @@ class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
 
 
 class File(Text):
-    """A path."""
+    """A path.  In a file of options it is relative to that file, elsewhere to the current
+    directory."""
 
     name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("a path cannot be empty", param, ctx)
+        return str(value)
+
+
+class Host(click.ParamType):  # type: ignore[type-arg]
+    """An address or a name to listen at; an environment variable may have several."""
+
+    name = "host"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return sockets.parse_host(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return rv.replace(",", " ").split()
 
 
 class Pair(Text):
@@ -109,10 +142,10 @@ class Address(click.ParamType):  # type: ignore[type-arg]
     ) -> tuple[str, int]:
         if isinstance(value, tuple):  # converted already
             return value
-        host, _, port = str(value).rpartition(":")
-        if not (host and port.isdecimal() and int(port) < 65536):
-            self.fail(f"{value!r} is no address: write it as 127.0.0.1:9090", param, ctx)
-        return host.strip("[]"), int(port)
+        try:
+            return sockets.parse_address(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Network(click.ParamType):  # type: ignore[type-arg]
@@ -158,9 +191,36 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
             seconds = float(value)
         except ValueError:
             seconds = -1
-        if not seconds >= 0:  # nor is NaN
+        if not 0 <= seconds <= MAX_SECONDS:  # nor is NaN
             self.fail(f"{value!r} is no number of seconds", param, ctx)
         return seconds
+
+
+class Option(click.Option):
+    """One whose environment variable may be empty, or somebody else's."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        return None if value is None or not value.strip() or LINK.fullmatch(value) else value
+
+
+def doubts(prefix: str, names: Iterable[str], environment: Mapping[str, str]) -> Iterator[str]:
+    """Sentences about variables that begin with `prefix` and set none of the options `names`."""
+    known = [name.upper() for name in names]
+    for variable, value in sorted(environment.items()):
+        if not variable.startswith(prefix):
+            continue
+        name = variable.removeprefix(prefix)
+        if name in known:
+            if LINK.fullmatch(value):
+                yield (
+                    f"{variable}={value} is ignored: it is set for a service of that name;"
+                    " enableServiceLinks: false in the pod's specification keeps it out"
+                )
+        elif not OF_LINKS.fullmatch(variable):
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            yield f"{variable} is ignored: there is no such option{hint}"
 
 
 class Config(NamedTuple):
@@ -186,13 +246,14 @@ def load_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
         raise click.UsageError(f"{file} is no TOML: {error}") from None
     ctx.default_map = {}
     hosts: Mapping[str, Mapping[str, Any]] = {}
+    keys: dict[str, str] = {}
     for key, value in values.items():
-        name = known(key, [*(str(name) for name in options), HOSTS], str(file))
+        name = known(key, [*(str(name) for name in options), HOSTS], str(file), keys)
         if name == HOSTS:
             hosts = load_hosts(ctx, value, {name: options[name] for name in OF_A_HOST}, file)
             continue
         try:
-            ctx.default_map[name] = as_option(options[name], value)
+            ctx.default_map[name] = as_option(options[name], value, file)
         except ValueError as error:
             raise click.UsageError(f"{file}: {key} {error}") from None
     return Config(file, hosts)
@@ -218,39 +279,37 @@ def load_hosts(
         if not isinstance(values, dict):
             raise click.UsageError(f'{where} is a table: write it as [{HOSTS}."{text}"]')
         hosts[host] = {}
+        keys: dict[str, str] = {}
         for key, value in values.items():
             if isinstance(value, dict) and key.replace("-", "_").lower() not in options:
                 raise click.UsageError(
                     f"{where}: no option is called {key}; a name with dots in it is quoted, as"
                     f' [{HOSTS}."{text}.{key}"]'
                 )
-            name = known(key, options, where)
+            name = known(key, options, where, keys)
+            option = options[name]
             try:
-                hosts[host][name] = of_a_host(ctx, options[name], value)
+                hosts[host][name] = option.type_cast_value(ctx, as_option(option, value, file))
             except (ValueError, click.BadParameter) as error:
                 raise click.UsageError(f"{where}: {key} {error}") from None
     return hosts
 
 
-def of_a_host(ctx: click.Context, option: click.Parameter, value: object) -> Any:
-    """A value as the option gives it.  Raises `ValueError` or `click.BadParameter`."""
-    if isinstance(option.type, File) and option.multiple and isinstance(value, str):
-        value = [value]
-    return option.type_cast_value(ctx, as_option(option, value))
-
-
-def known(key: str, names: Collection[str], where: str) -> str:
-    """The parameter that a key of the file is for."""
+def known(key: str, names: Collection[str], where: str, keys: dict[str, str]) -> str:
+    """The parameter that a key of the file is for; `keys` are those that were there before it."""
     name = key.replace("-", "_").lower()
-    if name in names:
-        return name
-    near = get_close_matches(name, names, 1)
-    hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
-    raise click.UsageError(f"{where}: no option is called {key}{hint}")
+    if name not in names:
+        near = get_close_matches(name, names, 1)
+        hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
+        raise click.UsageError(f"{where}: no option is called {key}{hint}")
+    if name in keys:
+        raise click.UsageError(f"{where}: {keys[name]} and {key} are the same option: remove one")
+    keys[name] = key
+    return name
 
 
-def as_option(option: click.Parameter, value: object) -> object:
-    """A value of the file as the command line would have it.  Raises `ValueError`."""
+def as_option(option: click.Parameter, value: object, file: Path) -> object:
+    """A value of `file` as the command line would have it.  Raises `ValueError`."""
     if getattr(option, "is_flag", False):
         if not isinstance(value, bool):
             raise ValueError("is true or false")
@@ -258,12 +317,21 @@ def as_option(option: click.Parameter, value: object) -> object:
     if getattr(option, "multiple", False):
         if isinstance(value, dict) and isinstance(option.type, Pair):
             return [f"{key}={text(member)}" for key, member in value.items()]
+        if isinstance(value, str) and isinstance(option.type, File | Host):
+            value = [value]
         if not isinstance(value, list):
             raise ValueError("is a list of strings")
-        return [text(member) for member in value]
+        return [as_value(option, member, file) for member in value]
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    return text(value)
+    return as_value(option, value, file)
+
+
+def as_value(option: click.Parameter, value: object, file: Path) -> str:
+    found = text(value)
+    if isinstance(option.type, File) and found:
+        return os.path.join(os.path.dirname(file), found)
+    return found
 
 
 def text(value: object) -> str:

@@ -12,6 +12,7 @@ import os
 import re
 from _blake2 import blake2b  # `hashlib` has it, too, and brings OpenSSL, 3.7 MiB
 from binascii import Error, a2b_base64
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from threading import Event, Semaphore
 from time import time
@@ -231,7 +232,7 @@ def read_users(path: str) -> dict[bytes, bytes]:
     """
     users: dict[bytes, bytes] = {}
     with open(path, "rb") as file:
-        lines = file.read().splitlines()
+        lines = file.read().removeprefix(BOM_UTF8).splitlines()
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(b"#"):
             continue

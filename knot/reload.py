@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FIXED: Final = (
     "host", "port", "unix", "fd", "workers", "worker_memory", "admin", "redirect_http", "user",
-    "sandbox", "model", "threads", "grace",
+    "sandbox", "model", "threads", "grace", "share_port", "https_port",
 )  # fmt: skip
 """Options of the process and its sockets, which last as long as it does."""
 

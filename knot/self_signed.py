@@ -7,55 +7,82 @@ other once need not be told again.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final
 
 from knot.safe_paths import refuse_strangers
+from knot.sockets import EVERY_4, EVERY_6
 
-EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104  (to be known, not to be bound)
+LONGEST: Final = 200
+"""Bytes of a file's name, whose end is not part of it."""
+
 ALWAYS: Final = ("localhost", "127.0.0.1", "::1")
 """Names that every certificate has."""
 
 
 def directory() -> Path:
-    """Where they are kept (XDG base directory specification)."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "knot"
+    """Where they are kept (XDG base directory specification).  Raises `ValueError`."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(cache):  # the specification ignores others
+        return Path(cache) / "knot"
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise ValueError(
+            "there is no home directory to keep a certificate in: set HOME, or XDG_CACHE_HOME"
+        )
+    return Path(home) / ".cache" / "knot"
 
 
-def certificate(host: str) -> str:
-    """The file with chain and key for ``localhost`` and for `host`, made if there is none.
+def certificate(hosts: Iterable[str]) -> str:
+    """The file with chain and key for ``localhost`` and for `hosts`, made if there is none.
 
-    Raises `ImportError` without trustme, `OSError` if it cannot be kept.
+    Raises `ImportError` without trustme, `OSError` if it cannot be kept, `ValueError` if there is
+    no place for it.
     """
-    file = directory() / f"{name_for(host)}.pem"
+    names = names_for(hosts)
+    file = directory() / f"{stem(names)}.pem"
     refuse_strangers(str(file))
     if not file.exists():
-        make(file, host)
+        make(file, names)
     return str(file)
 
 
-def authority(host: str) -> str:
+def authority(hosts: Iterable[str]) -> str:
     """The file with the authority that has signed it, which ``curl --cacert`` takes."""
-    return str(directory() / f"{name_for(host)}-authority.pem")
+    return str(authority_beside(directory() / f"{stem(names_for(hosts))}.pem"))
 
 
-def name_for(host: str) -> str:
-    if host in EVERYWHERE:
-        return os.uname().nodename
-    return ALWAYS[0] if host in ALWAYS else host
+def authority_beside(file: Path) -> Path:
+    return file.with_name(f"{file.stem}-authority.pem")
 
 
-def make(file: Path, host: str) -> None:
+def names_for(hosts: Iterable[str]) -> list[str]:
+    """Those that not every certificate has."""
+    every = {EVERY_4, EVERY_6}
+    names = {os.uname().nodename if host in every else host.partition("%")[0] for host in hosts}
+    return sorted(names.difference(ALWAYS))
+
+
+def stem(names: list[str]) -> str:
+    found = "+".join(names) or ALWAYS[0]
+    if len(found) < LONGEST:
+        return found
+    from hashlib import sha256  # brings OpenSSL, 3.7 MiB
+
+    return sha256(found.encode()).hexdigest()
+
+
+def make(file: Path, names: list[str]) -> None:
     import trustme
 
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     refuse_strangers(str(file))  # now that the directory is there
     signer = trustme.CA(organization_name="Knot, for development")
-    issued = signer.issue_cert(*{*ALWAYS, name_for(host)})
+    issued = signer.issue_cert(*ALWAYS, *names)
     # The signer's key is not kept: nobody can sign anything else that a client would trust.
-    write(Path(authority(host)), signer.cert_pem.bytes())
+    write(authority_beside(file), signer.cert_pem.bytes())
     write(file, issued.private_key_and_cert_chain_pem.bytes())
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 import stat
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pwd import struct_passwd
-from typing import Final
+from typing import Any, Final
 
 from knot.safe_paths import acting_as, is_root, owned, refuse_strangers
 
@@ -15,16 +18,210 @@ BACKLOG: Final = 4096
 FIRST: Final = 3
 """The first descriptor that systemd gives (sd_listen_fds(3))."""
 
+EVERY_4: Final = "0.0.0.0"  # noqa: S104
+EVERY_6: Final = "::"
+"""Addresses of all interfaces; the second takes clients of both families."""
+
+MAPPED: Final = "::ffff:"
+"""Before an address of IPv4 that is written as one of IPv6 (RFC 4291, section 2.5.5.2)."""
+
+ABSENT: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""This machine does not have the address, or no address of its family."""
+
+ATTEMPTS: Final = 20
+"""To find a port that is free at every address."""
+
+Place = tuple[socket.AddressFamily, tuple[Any, ...]]
+"""Family and address, as the system has them; the port is still open."""
+
+# -- addresses, as users write them ----------------------------------------------------------------
+
+NUMBER: Final = re.compile("[0-9]{1,7}")
+NOT_IN_A_NAME: Final = re.compile(r"[\s/\[\]@?#%,\0]")
+
+
+def parse_host(text: str) -> str:
+    """An address or a name, as `resolve` takes it.  Raises `ValueError`."""
+    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if ":" in inner:
+        address, percent, zone = inner.partition("%")
+        try:
+            found = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, address))
+        except (OSError, ValueError):
+            host, _, port = inner.rpartition(":")
+            hint = f"; the port of {host} is given by --port" if port and ":" not in host else ""
+            raise ValueError(f"{text!r} is not an address{hint}") from None
+        if found.startswith(MAPPED) and "." in found:
+            return found.removeprefix(MAPPED)
+        return found + percent + zone
+    if not text or NOT_IN_A_NAME.search(text):
+        raise ValueError(f"{text!r} is not an address or a name: use 127.0.0.1, ::1 or localhost")
+    return text
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port; without a host it means every address.  Raises `ValueError`."""
+    host, colon, port = text.rpartition(":")
+    bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if bare or not (colon and NUMBER.fullmatch(port) and int(port) < 65536):
+        raise ValueError(
+            f"{text!r} is not an address with a port: use 127.0.0.1:9090, [::1]:9090 or :9090"
+        )
+    return parse_host(host) if host else EVERY_6, int(port)
+
+
+def written(host: str, port: int) -> str:
+    """The opposite of `parse_address`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# -- sockets of its own ----------------------------------------------------------------------------
+
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A socket that listens there; port 0 means any that is free.  Raises `OSError`.
+    """A socket that listens at an address; port 0 means any that is free.  Raises `OSError`.
 
     If it is `shared`, further processes may listen there, and the kernel spreads the connections.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return prepared(
-        socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
-    )
+    return listen_to((family, (host, port)), shared=shared)
+
+
+def listen_to(place: Place, *, shared: bool) -> socket.socket:
+    listener = bound(place, shared=shared)
+    try:
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return prepared(listener)
+
+
+def bound(place: Place, *, shared: bool) -> socket.socket:
+    family, address = place
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            only = address[0] != EVERY_6
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        listener.bind(address)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def listen_everywhere(
+    hosts: Sequence[str], port: int, *, shared: bool = False, joining: bool = False
+) -> list[socket.socket]:
+    """Sockets that listen at all addresses of `hosts`, all at the same port; 0 means any that is
+    free.
+
+    `shared` is as for `listen`.  A port that others share is refused as any that is taken, unless
+    this process is `joining` them.  Raises `OSError`, whose `filename` is the address.
+    """
+    places = uncovered([(host, list(resolve(host, port))) for host in hosts])
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return listen_at_port(places, port, shared=shared, joining=joining)
+        except OSError as error:
+            # Port 0: what the kernel chose at the first address may be taken at another.
+            if port or error.errno != errno.EADDRINUSE or attempt == ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+def resolve(host: str, port: int) -> Iterator[Place]:
+    """All addresses of a host, those of IPv4 first.  Raises `OSError`."""
+    if host == EVERY_6 and not has_ipv6():
+        host = EVERY_4
+    if host.lower().rstrip(".") == "localhost":  # both, whatever /etc/hosts has (RFC 6761, 6.3)
+        yield socket.AF_INET, ("127.0.0.1", port)
+        yield socket.AF_INET6, ("::1", port, 0, 0)
+        return
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except UnicodeError:  # its labels are too long, or there are empty ones
+        raise OSError(errno.EINVAL, "this cannot be a name", written(host, port)) from None
+    except OSError as error:
+        error.filename = written(host, port)
+        raise
+    for family, _, _, _, address in sorted(found, key=lambda each: each[0] != socket.AF_INET):
+        if family in (socket.AF_INET, socket.AF_INET6):
+            yield family, address
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def uncovered(hosts: Iterable[tuple[str, list[Place]]]) -> list[tuple[str, list[Place]]]:
+    """Without the addresses that another one has in it: both could not be bound."""
+    given = list(hosts)
+    everywhere = {address[0] for _, places in given for _, address in places}
+    seen: set[Place] = set()
+
+    def is_new(place: Place) -> bool:
+        host = place[1][0]
+        covered = host != EVERY_6 and (
+            EVERY_6 in everywhere
+            or (place[0] == socket.AF_INET and host != EVERY_4 and EVERY_4 in everywhere)
+        )
+        if covered or place in seen:
+            return False
+        seen.add(place)
+        return True
+
+    return [(host, [place for place in places if is_new(place)]) for host, places in given]
+
+
+def listen_at_port(
+    hosts: Iterable[tuple[str, list[Place]]], port: int, *, shared: bool, joining: bool
+) -> list[socket.socket]:
+    with ExitStack() as undo:
+        listeners: list[socket.socket] = []
+        for _, places in hosts:
+            absent: OSError | None = None
+            before = len(listeners)
+            for family, address in places:
+                place = family, (address[0], port, *address[2:])
+                try:
+                    if shared and port and not joining:
+                        bound(place, shared=False).close()
+                    listener = undo.enter_context(listen_to(place, shared=shared))
+                except OSError as error:
+                    error.filename = written(address[0], port)
+                    if error.errno not in ABSENT:
+                        raise
+                    absent = error  # as ::1, which is localhost where there is no IPv6, too
+                    continue
+                listeners.append(listener)
+                port = port or listener.getsockname()[1]
+            if absent is not None and len(listeners) == before:
+                raise absent
+        undo.pop_all()
+        return listeners
+
+
+def listen_again(listeners: Iterable[socket.socket]) -> list[socket.socket]:
+    """As many sockets more at the same addresses.  Raises `OSError`."""
+    with ExitStack() as undo:
+        found = [
+            undo.enter_context(listen_to((listener.family, listener.getsockname()), shared=True))
+            for listener in listeners
+        ]
+        undo.pop_all()
+        return found
+
+
+# -- sockets of others -----------------------------------------------------------------------------
 
 
 def listen_at(path: str, user: struct_passwd | None = None) -> socket.socket:
@@ -122,17 +319,25 @@ def inherited(fd: int) -> socket.socket:
     return prepared(listener)
 
 
-def activated() -> socket.socket | None:
-    """The socket that systemd has opened for this process (sd_listen_fds(3)), if it has.
+def activated() -> list[socket.socket]:
+    """The sockets that systemd has opened for this process (sd_listen_fds(3)), if it has.
 
-    Raises `OSError` if it has opened several, or one that does not listen.
+    Raises `OSError` if one does not listen, or if it is not said how many there are.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return None
-    count = int(os.environ.get("LISTEN_FDS", "0"))
-    if count > 1:
-        raise OSError(f"systemd gives {count} sockets; name one in ListenStream=")
-    return inherited(FIRST) if count else None
+        return []
+    count = os.environ.get("LISTEN_FDS", "")
+    if not NUMBER.fullmatch(count):
+        raise OSError(f"LISTEN_FDS is {count!r}, which is not a number of sockets")
+    found: list[socket.socket] = []
+    with ExitStack() as undo:
+        for fd in range(FIRST, FIRST + int(count)):
+            try:
+                found.append(undo.enter_context(inherited(fd)))
+            except OSError as error:
+                raise OSError(f"descriptor {fd}: {error.strerror or error}") from None
+        undo.pop_all()
+    return found
 
 
 def prepared(listener: socket.socket) -> socket.socket:
@@ -151,5 +356,21 @@ def shown(listener: socket.socket, scheme: str = "http") -> str:
     address = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{address}"
-    host = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
-    return f"{scheme}://{host}:{address[1]}"
+    host = address[0]
+    if listener.family == socket.AF_INET6 and address[3]:
+        host += f"%25{socket.if_indextoname(address[3])}"  # RFC 6874, section 2
+    return f"{scheme}://{written(host, address[1])}"
+
+
+class Listeners(list[socket.socket]):
+    """Sockets that are closed together."""
+
+    def close(self) -> None:
+        for listener in self:
+            listener.close()
+
+
+def port_of(listeners: Iterable[socket.socket]) -> int | None:
+    """The port that clients come to; None if they come by paths only."""
+    ports = (each.getsockname()[1] for each in listeners if each.family != socket.AF_UNIX)
+    return next(ports, None)

@@ -77,28 +77,37 @@ LATE: Final = 5.0
 class Worker:
     """A process, from its start to its end."""
 
-    def __init__(self, listeners: Sequence[socket.socket], *, counted: bool) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        redirects: Sequence[socket.socket] = (),
+        number: int = 0,
+        *,
+        counted: bool,
+    ) -> None:
         with ExitStack() as undo:
             self.shared = Shared.new() if counted else None
             """What it has done, if somebody wants to know."""
             if self.shared is not None:
                 undo.callback(self.shared.close)
-            own, other = asking.pair()
-            undo.enter_context(own)
+            line, other = asking.pair()
+            undo.enter_context(line)
             counts = -1 if self.shared is None else self.shared.fd
-            fds = [other.fileno(), counts, *(listener.fileno() for listener in listeners)]
+            own = [other.fileno(), counts]
+            groups = [[each.fileno() for each in group] for group in (listeners, redirects)]
+            said = [[number, *own], *groups]
             with other:
                 self.process = spawn.start(
                     sys.argv[1:],
-                    [fd for fd in fds if fd >= 0],
-                    {WORKER: ",".join(map(str, fds))},
+                    [fd for group in (own, *groups) for fd in group if fd >= 0],
+                    {WORKER: ";".join(",".join(map(str, group)) for group in said)},
                 )
             undo.callback(self.process.wait)
             undo.callback(self.process.kill)
             self.end = Descriptor(os.pidfd_open(self.process.pid))
             """Readable when it has ended."""
             undo.pop_all()
-        self.line = Line(own.detach())
+        self.line = Line(line.detach())
         """Readable when it is ready, or has ended before; then for questions."""
         self.began = monotonic()
         self.ready = False
@@ -136,6 +145,8 @@ class Place:
     """One of the workers that there are to be."""
 
     listeners: Sequence[socket.socket]
+    redirects: Sequence[socket.socket] = ()
+    number: int = 0
     worker: Worker | None = None
     starting: bool = False
     replacing: bool = False
@@ -237,7 +248,7 @@ def launch(supervisor: Supervisor, place: Place, reason: str, done: Event[bool])
         late: bool
     place.starting = True
     try:
-        worker = Worker(place.listeners, counted=supervisor.counted)
+        worker = Worker(place.listeners, place.redirects, place.number, counted=supervisor.counted)
     except OSError as error:
         place.starting = False
         supervisor.say(f"a worker cannot be started: {error.strerror}")
@@ -408,21 +419,21 @@ def stop(supervisor: Supervisor, done: Event[()]) -> None:
 
 
 def supervise(
-    listeners: Iterable[Sequence[socket.socket]],
+    listeners: Iterable[tuple[Sequence[socket.socket], Sequence[socket.socket]]],
     *,
     grace: float,
     most_memory: int | None = None,
     began: Callable[[], object],
-    admin: socket.socket | None = None,
+    admin: Sequence[socket.socket] = (),
 ) -> bool:
-    """Keep a worker at each group of listeners until a signal; `began` is called when all are
-    ready.
+    """Keep a worker at each group of listeners, those of the site and those of the redirect to it,
+    until a signal; `began` is called when all are ready.
 
-    SIGHUP replaces them all.  `admin` listens for who asks how they are.  Whether they ever were
+    SIGHUP replaces them all.  `admin` listen for who asks how they are.  Whether they ever were
     ready.
     """
-    places = [Place(group) for group in listeners]
-    supervisor = Supervisor(places, grace, counted=admin is not None)
+    places = [Place(*group, number) for number, group in enumerate(listeners)]
+    supervisor = Supervisor(places, grace, counted=bool(admin))
     signals = Signals(
         {
             signal.SIGHUP: partial(renew, supervisor),
@@ -438,8 +449,10 @@ def supervise(
             ready: list[bool]
             over: bool
         heard = Descriptor(os.dup(signals.fd))
-        if admin is not None:
-            attend_admin(admin, Answers(supervisor))
+        if admin:
+            answers = Answers(supervisor)
+            for listener in admin:
+                attend_admin(listener, answers)
         ready = [False] * len(places)
         with twait:
             for number, place in enumerate(places):

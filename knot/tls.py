@@ -20,7 +20,8 @@ from _blake2 import blake2b
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from time import monotonic, time
+from math import inf
+from time import gmtime, monotonic, strftime, time
 from typing import Any, Final
 
 from knot.paths import absolute, reason
@@ -54,6 +55,11 @@ HTTP_2: Final = "h2"
 LOOK: Final = 0.5
 """Seconds between two looks at whether a certificate has been renewed; the server asks once a
 second."""
+
+SHOWN: Final = 3
+"""Names in a message."""
+
+TOO_WEAK: Final = ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK")
 
 log = logging.getLogger("knot")
 
@@ -232,6 +238,10 @@ class Certificate:
         self.context.set_alpn_protocols(list(protocols))
         self.names: list[str] = []
         """Hosts that it is for, in lower case; ``*.`` stands for one label."""
+        self.shown: list[str] = []
+        """Hosts and addresses that it is for, else its subject, for messages."""
+        self.valid = (-inf, inf)
+        """From when until when, in seconds since the epoch."""
         self._stamps: list[Stamp] = []
         self._content: list[bytes] = []  # hashes of it
         self._settled = False
@@ -249,9 +259,12 @@ class Certificate:
             # First elsewhere: a pair that does not fit would leave half of it behind.
             for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
                 context.load_cert_chain(self.chain, self.key, no_password)
+                found = first_of(self.chain)
         except ssl.SSLError as error:
             raise ValueError(why_not(self, error)) from None
-        self.names = host_names(self.chain)
+        self.names = [value.lower() for kind, value in alternatives(found) if kind == "DNS"]
+        self.shown = [value for _, value in alternatives(found)] or subject(found)
+        self.valid = moment(found.get("notBefore"), -inf), moment(found.get("notAfter"), inf)
         self._stamps, self._content = stamps, content
         self._settled = all(stamp.is_settled(now) for stamp in stamps)
 
@@ -277,6 +290,16 @@ class Certificate:
                 hashes.append(blake2b(file.read(), digest_size=16).digest())
         return hashes
 
+    def invalidity(self, now: float) -> str:
+        """Why clients refuse it at that time, in seconds since the epoch; empty if they do not."""
+        begin, end = self.valid
+        if begin <= now <= end:
+            return ""
+        names = ", ".join(self.shown[:SHOWN]) + (", …" if len(self.shown) > SHOWN else "")
+        what, when = ("expired on", end) if now > end else ("is not valid before", begin)
+        date = strftime("%Y-%m-%d %H:%M:%S UTC", gmtime(when))
+        return f"the certificate {self.chain} for {names} {what} {date}: clients refuse it"
+
 
 def no_password() -> str:
     raise ValueError("a key with a password cannot be used by a server that starts by itself")
@@ -284,20 +307,42 @@ def no_password() -> str:
 
 def why_not(certificate: Certificate, error: ssl.SSLError) -> str:
     chain, key = certificate.chain, certificate.key
-    if error.reason == "KEY_VALUES_MISMATCH":
-        return f"the key in {key or chain} is not that of the certificate in {chain}"
+    reason = getattr(error, "reason", None)  # some lack it
+    if reason == "KEY_VALUES_MISMATCH":
+        return (
+            f"the key in {key or chain} is not that of the certificate in {chain}, or another"
+            " certificate stands there before it"
+        )
+    if reason in TOO_WEAK:
+        return f"the certificate in {chain} is too weak for OpenSSL: {reason}"
     if key is None:
         return f"{chain} has no certificate and key in PEM; name the key's file with --key"
     return f"{chain} and {key} are no certificate and key in PEM"
 
 
-def host_names(chain: str) -> list[str]:
-    """For which hosts the first certificate of a file is (RFC 6125; the older Common Name has no
-    meaning any more)."""
+def first_of(chain: str) -> dict[str, Any]:
+    """The first certificate of a file, as `ssl` reads that of a peer."""
     # No public function reads a certificate that is nobody's peer's.
     decode: Any = ssl._ssl._test_decode_cert  # type: ignore[attr-defined]
-    found = decode(chain)
-    return [value.lower() for kind, value in found.get("subjectAltName", ()) if kind == "DNS"]
+    found: dict[str, Any] = decode(chain)
+    return found
+
+
+def alternatives(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """For which hosts it is (RFC 6125; the older Common Name has no meaning any more)."""
+    return [(kind, value) for kind, value in found.get("subjectAltName", ())]
+
+
+def moment(date: str | None, otherwise: float) -> float:
+    """In seconds since the epoch."""
+    try:
+        return otherwise if date is None else ssl.cert_time_to_seconds(date)
+    except ValueError:
+        return otherwise
+
+
+def subject(found: dict[str, Any]) -> list[str]:
+    return ["/".join(value for names in found.get("subject", ()) for _, value in names) or "nobody"]
 
 
 class Certificates:
@@ -312,6 +357,8 @@ class Certificates:
         self._all = [Certificate(chain, key, protocols) for chain, key in pairs]
         self._by_name: dict[str, ssl.SSLContext] = {}
         self._refused: dict[Certificate, str] = {}
+        self._invalid: dict[Certificate, str] = {}
+        """What has been said of those that clients refuse."""
         self._look_at = monotonic() + LOOK
         self.context = self._all[0].context
         """For new connections."""
@@ -373,3 +420,14 @@ class Certificates:
             self._refused.pop(certificate, None)
             self._sort()
             log.warning("the certificate %s was renewed", certificate.chain)
+        self.warn()
+
+    def warn(self, aloud: bool = True) -> None:
+        """Say once of each certificate that clients refuse it by now; or only note that it is known
+        already."""
+        now = time()
+        for certificate in self._all:
+            why = certificate.invalidity(now)
+            if aloud and why and why != self._invalid.get(certificate):
+                log.warning("%s", why)
+            self._invalid[certificate] = why

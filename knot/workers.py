@@ -22,7 +22,11 @@ class Post:
     counts: int
     """Memory for what it counts; -1 if nobody wants to know."""
     listeners: Sequence[int]
-    """Those of the site, and of the redirect to it if there is one."""
+    """Of the site."""
+    redirects: Sequence[int] = ()
+    """Of those clients that are sent to it."""
+    number: int = 0
+    """Of this worker; the first one says what is true of all."""
 
     def is_ready(self) -> None:
         os.write(self.supervisor, READY)
@@ -33,8 +37,10 @@ def post() -> Post | None:
     said = os.environ.pop(WORKER, "")
     if not said:
         return None
-    supervisor, counts, *listeners = map(int, said.split(","))
-    found = Post(supervisor, counts, listeners)
+    (number, supervisor, counts), listeners, redirects = (
+        [int(fd) for fd in fds.split(",") if fd] for fds in said.split(";")
+    )
+    found = Post(supervisor, counts, listeners, redirects, number)
     for fd in (found.supervisor, found.counts):
         if fd >= 0:
             os.set_inheritable(fd, False)

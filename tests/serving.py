@@ -87,14 +87,16 @@ def with_server(
     log: AccessLog | None = None,
     rules: FieldRules | None = None,
     listener: socket.socket | None = None,
+    listeners: Sequence[socket.socket] = (),
     grace: float = 0,
     **options: Any,
 ) -> T:
-    """Serve `root` while `client`, given the port, runs on a thread; its result."""
+    """Serve `root` while `client`, given the port of the first listener, runs on a thread; its
+    result."""
     results: list[T] = []
     errors: list[BaseException] = []
-    listener = listener or listen("127.0.0.1", 0)
-    port = listener.getsockname()[1]
+    listeners = listeners or [listener or listen("127.0.0.1", 0)]
+    port = listeners[0].getsockname()[1]
     site = Site(root, **options)
     responder = Responder(site, rules)
     server = model.module.Server(responder, limits, log, **model.options)
@@ -110,7 +112,7 @@ def with_server(
 
     thread = threading.Thread(target=work)
     thread.start()
-    model.module.run(listener, server, signals, grace)
+    model.module.run(listeners, server, signals, grace)
     thread.join()
     if model.name == "threads":
         await_end_of_threads()
@@ -176,7 +178,10 @@ def answers(received: bytes, methods: str = "") -> list[tuple[int, bytes]]:
 
 KNOT = python("-m", "knot.cli")
 
-SERVING = re.compile(r"Serving .* at (\S+?)(?:, \d+ workers?)? \(Ctrl-C stops\)\n")
+SERVING = re.compile(
+    r"Serving .* at (\S+?)((?:(?:,| and) \S+://\S+)*)(?:, \d+ workers?)? \(Ctrl-C stops\)\n"
+)
+"""The first address, and the others."""
 
 
 @contextmanager

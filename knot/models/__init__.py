@@ -3,5 +3,5 @@
 from typing import Final
 
 MODELS: Final = ("events", "threads", "asyncio", "greenlets")
-"""Modules of this package.  Each has a `Server`, and `run(listener, server, signals, grace)`, which
-serves until a signal and then stops."""
+"""Modules of this package.  Each has a `Server`, and `run(listeners, server, signals, grace)`,
+which serves until a signal and then stops."""

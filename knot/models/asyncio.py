@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -306,24 +306,26 @@ async def sweep(server: Server) -> None:
 
 
 async def main(
-    listener: socket.socket, server: Server, signals: Signals, grace: float
+    listeners: Sequence[socket.socket], server: Server, signals: Signals, grace: float
 ) -> int | None:
     loop = asyncio.get_running_loop()
     heard = asyncio.Event()
     fd = os.dup(signals.fd)  # uvloop keeps what it polls: it has to be a number of its own
     loop.add_reader(fd, heard.set)
-    serving = loop.create_task(serve(listener, server))
+    serving = [loop.create_task(serve(listener, server)) for listener in listeners]
     sweeping = loop.create_task(sweep(server))
     server.began()
     try:
         await stop_told(signals, heard)
-        await ended(serving)
-        listener.close()
+        for task in serving:
+            await ended(task)
+        for listener in listeners:
+            listener.close()
         wind_up(server)
         return await stop(server, signals, heard, grace)
     finally:
-        await ended(serving)
-        await ended(sweeping)
+        for task in (*serving, sweeping):
+            await ended(task)
         loop.remove_reader(fd)
         os.close(fd)
         for task in list(server.tasks):
@@ -356,10 +358,12 @@ async def ended(task: asyncio.Task[None] | asyncio.Task[bool]) -> None:
     await asyncio.wait((task,))
 
 
-def run(listener: socket.socket, server: Server, signals: Signals, grace: float) -> int | None:
+def run(
+    listeners: Sequence[socket.socket], server: Server, signals: Signals, grace: float
+) -> int | None:
     """Serve until a signal, then stop; how many connections were cut, None for a second signal."""
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with suppress(ImportError):
         from uvloop import new_event_loop as new_loop
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(main(listener, server, signals, grace))
+        return runner.run(main(listeners, server, signals, grace))

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from math import ceil
 from time import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from knot.limits import Limits
 from knot.log import AccessLog, Record
@@ -31,6 +31,7 @@ from knot.request import (
 )
 from knot.respond import Later, Responder, Response, length_of
 from knot.site import BUSY, Bytes, Slice, read_now
+from knot.sockets import MAPPED
 
 if TYPE_CHECKING:
     from knot.rates import Crowd
@@ -303,9 +304,14 @@ class Server:
         raise NotImplementedError
 
 
-def name_of(address: tuple[str, int] | str) -> str:
+def name_of(address: tuple[Any, ...] | str) -> str:
     """Of a client; one that comes by a path of the file system has no address of its own."""
-    return address[0] if isinstance(address, tuple) else "unix:"
+    if not isinstance(address, tuple):
+        return "unix:"
+    host: str = address[0]
+    if len(address) > 2 and "." in host:  # of IPv4, but the socket is of IPv6
+        return host.removeprefix(MAPPED)
+    return host
 
 
 FULL: Final = "there are too many clients"

@@ -315,16 +315,16 @@ def stop(server: Server, grace: float | None, done: Event[int]) -> None:
 
 
 def run(
-    listener: socket.socket,
+    listeners: Sequence[socket.socket],
     server: Server,
     signals: Signals,
     grace: float,
     certificates: Certificates | None = None,
-    redirect: socket.socket | None = None,
+    redirects: Sequence[socket.socket] = (),
 ) -> int | None:
     """Serve until a signal, then stop; how many connections were cut, None for a second signal.
 
-    `redirect` listens for clients without TLS, whom the server's gate sends elsewhere.
+    `redirects` listen for clients without TLS, whom the server's gate sends elsewhere.
     """
     cut: list[int | None] = []
 
@@ -333,14 +333,16 @@ def run(
         with tvars:
             number: int
         heard = Descriptor(os.dup(signals.fd))
-        serve(listener, server, certificates)
-        if redirect is not None:
-            serve(redirect, server)
+        for listener in listeners:
+            serve(listener, server, certificates)
+        for listener in redirects:
+            serve(listener, server)
         server.began()
         while not signals.take():
             with twait:
                 wait_on_fd(heard, READ, mkevent())
-        listener.close()
+        for listener in (*listeners, *redirects):
+            listener.close()
         r = Rendezvous[bool]()
         gently = signals.gently
         stop(server, None if gently else grace, mkevent(r, True, number))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -231,14 +231,18 @@ def sweep(server: Server) -> None:
 # -- the end -------------------------------------------------------------------------------------
 
 
-def run(listener: socket.socket, server: Server, signals: Signals, grace: float) -> int | None:
+def run(
+    listeners: Sequence[socket.socket], server: Server, signals: Signals, grace: float
+) -> int | None:
     """Serve until a signal, then stop; how many connections were cut, None for a second signal."""
     fd = os.dup(signals.fd)
-    workers = [gevent.spawn(serve, listener, server), gevent.spawn(sweep, server)]
+    serving = [gevent.spawn(serve, listener, server) for listener in listeners]
+    sweeping = gevent.spawn(sweep, server)
     server.began()
     wait_for_stop(fd, signals)
-    gevent.killall(workers[:1])
-    listener.close()
+    gevent.killall(serving)
+    for listener in listeners:
+        listener.close()
     wind_up(server)
     again = gevent.spawn(wait_for_stop, fd, signals)
     if server.peers:
@@ -246,7 +250,7 @@ def run(listener: socket.socket, server: Server, signals: Signals, grace: float)
         server.when_deserted.append(deserted.set)
         gevent.wait([again, deserted], timeout=grace, count=1)
     cut = None if again.ready() else len(server.peers)
-    gevent.killall([again, *workers])
+    gevent.killall([again, sweeping])
     cut_all(server)
     server.connections.join(PATIENCE)
     os.close(fd)

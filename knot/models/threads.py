@@ -14,6 +14,8 @@ import select
 import socket
 import threading
 from _thread import start_new_thread  # `Thread.start` waits until the other runs: 30 µs of 90
+from collections.abc import Sequence
+from itertools import count
 from time import monotonic, sleep
 from typing import Final
 
@@ -116,9 +118,9 @@ class Server(common.Server):
         """The main thread flushes every `LOG_DELAY` seconds."""
 
 
-def accept_for_each(listener: socket.socket, server: Server) -> None:
+def accept_for_each(listeners: Sequence[socket.socket], server: Server) -> None:
     """Give each connection a thread of its own."""
-    while (peer := accept(listener, server)) is not None:
+    while (peer := accept(listeners, server)) is not None:
         try:
             start_new_thread(connection, (peer, server))
         except RuntimeError as error:
@@ -129,15 +131,18 @@ def accept_for_each(listener: socket.socket, server: Server) -> None:
             turn_away(fd, peer.address, server, FULL)
 
 
-def accept_in_turn(listener: socket.socket, server: Server) -> None:
+def accept_in_turn(listeners: Sequence[socket.socket], server: Server) -> None:
     """One of a pool of threads: each accepts, serves to the end, and accepts again."""
-    while (peer := accept(listener, server)) is not None:
+    while (peer := accept(listeners, server)) is not None:
         connection(peer, server)
 
 
-def accept(listener: socket.socket, server: Server) -> Client | None:
+def accept(listeners: Sequence[socket.socket], server: Server) -> Client | None:
     """Wait for the next connection; None when there will be none."""
+    listener = listeners[0]
     while not server.stopping:
+        if len(listeners) > 1:
+            listener = ready(listeners)
         try:
             # What `accept` does first; its socket object would cost a getsockname(), too.
             fd, address = listener._accept()  # type: ignore[attr-defined]
@@ -155,6 +160,22 @@ def accept(listener: socket.socket, server: Server) -> Client | None:
                 return peer
         turn_away(fd, name, server, why)
     return None
+
+
+def ready(listeners: Sequence[socket.socket]) -> socket.socket:
+    """Wait until a client comes to one of them; another thread may accept that client first."""
+    by_fd = {listener.fileno(): listener for listener in listeners}
+    poll = select.poll()
+    for fd in by_fd:
+        if fd < 0:
+            return by_fd[fd]  # `run` has closed it
+        poll.register(fd, select.POLLIN)
+    found = poll.poll()
+    return by_fd[found[next(turns) % len(found)][0]]
+
+
+turns = count()
+"""So that no listener is preferred."""
 
 
 def connection(peer: Client, server: Server) -> None:
@@ -243,21 +264,34 @@ def hang_up(peer: Client, linger: float) -> None:
 # -- the main thread -----------------------------------------------------------------------------
 
 
-def run(listener: socket.socket, server: Server, signals: Signals, grace: float) -> int | None:
+def run(
+    listeners: Sequence[socket.socket], server: Server, signals: Signals, grace: float
+) -> int | None:
     """Serve until a signal, then stop; how many connections were cut, None for a second signal."""
-    listener.setblocking(True)
-    work = accept_for_each if server.pool is None else accept_in_turn
+    if server.pool is None:
+        work, groups = accept_for_each, [[listener] for listener in listeners]
+    else:
+        work, groups = accept_in_turn, [list(listeners)] * server.pool
+    for listener in listeners:
+        listener.setblocking(len(groups[0]) == 1)  # no other thread takes what this one waits for
     acceptors = [
-        threading.Thread(target=work, args=(listener, server), daemon=True)
-        for _ in range(server.pool or 1)
+        threading.Thread(target=work, args=(group, server), daemon=True) for group in groups
     ]
     server.began()
-    for thread in acceptors:
-        thread.start()
+    for number, thread in enumerate(acceptors):
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not number:
+                raise
+            log.warning("cannot start more than %d threads: %s", number, error)
+            del acceptors[number:]
+            break
     watch(server, signals, None)
     server.stopping = True
-    listener.shutdown(socket.SHUT_RDWR)  # whoever is in accept() there comes out of it
-    listener.close()
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)  # whoever is in accept() there comes out of it
+        listener.close()
     with server.lock:
         wind_up(server)
     stopped = watch(server, signals, grace)

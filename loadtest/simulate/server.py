@@ -266,7 +266,7 @@ def serve(world: Simulation, root: Path) -> Crowd:
 
     try:
         with put(events, "run_loop", run_loop):
-            cut.append(events.run(listener, server, signals, grace))
+            cut.append(events.run([listener], server, signals, grace))
     except Exception as error:
         world.complain(f"run() ends with {error!r}")
     finally:

@@ -182,7 +182,7 @@ def test_what_a_gate_answers_is_counted_and_what_has_to_be_made_first(site: Path
     listener = listen("127.0.0.1", 0)
     thread = threading.Thread(target=client, args=listener.getsockname()[1:])
     thread.start()
-    run(listener, server, signals, 0)
+    run([listener], server, signals, 0)
     thread.join()
     signals.close()
     knot_site.close()
@@ -396,7 +396,7 @@ def test_without_descriptors_it_rests_instead_of_asking_again_and_again(
 def test_an_address_that_is_none_is_refused(site: Path, address: str) -> None:
     said = CliRunner().invoke(knot.cli.main, ["serve", str(site), "--admin", address])
     assert said.exit_code == 2
-    assert "write it as 127.0.0.1:9090" in said.output
+    assert "use 127.0.0.1:9090" in said.output
 
 
 def test_without_its_library_the_remedy_is_told(

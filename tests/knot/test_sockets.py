@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from serving import KNOT, SERVING, plain_environment, serving
 
-from knot.sockets import listen, listen_at
+from knot.sockets import FIRST, Listeners, listen, listen_at
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
@@ -120,14 +122,17 @@ def test_a_descriptor_that_does_not_listen_is_refused(site: Path) -> None:
     assert "does not listen" in done.stderr
 
 
-def start_as_systemd_does(site: Path, count: int, *options: str) -> subprocess.Popen[str]:
-    """With its socket as descriptor 3, and the variables that say so."""
-    with listen("127.0.0.1", 0) as listener:
-        fd = listener.fileno()
-        shell = f'exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS={count} exec "$@"'
+def start_as_systemd_does(
+    site: Path, count: str, *options: str, hosts: tuple[str, ...] = ("127.0.0.1",)
+) -> subprocess.Popen[str]:
+    """With sockets as descriptors 3, 4 …, and the variables that say so."""
+    with closing(Listeners(listen(host, 0) for host in hosts)) as listeners:
+        fds = [listener.fileno() for listener in listeners]
+        moved = "; ".join(f"exec {FIRST + each}<&{fd}" for each, fd in enumerate(fds))
+        shell = f'{moved}; LISTEN_PID=$$ LISTEN_FDS={count} exec "$@"'
         return subprocess.Popen(
             ["bash", "-c", shell, "knot", *KNOT, "serve", str(site), *options],
-            pass_fds=(fd,),
+            pass_fds=fds,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -137,7 +142,7 @@ def start_as_systemd_does(site: Path, count: int, *options: str) -> subprocess.P
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 def test_a_socket_of_systemd(site: Path, workers: tuple[str, ...]) -> None:
-    process = start_as_systemd_does(site, 1, *workers)
+    process = start_as_systemd_does(site, "1", *workers)
     try:
         assert process.stdout is not None
         found = SERVING.fullmatch(process.stdout.readline())
@@ -149,9 +154,37 @@ def test_a_socket_of_systemd(site: Path, workers: tuple[str, ...]) -> None:
         process.communicate(timeout=20)
 
 
-def test_several_sockets_of_systemd_are_refused(site: Path) -> None:
-    _, err = start_as_systemd_does(site, 2).communicate(timeout=20)
-    assert "2 sockets" in err
+def test_several_sockets_of_systemd(site: Path) -> None:
+    process = start_as_systemd_does(site, "2", hosts=("127.0.0.1", "::1"))
+    try:
+        assert process.stdout is not None
+        found = re.findall(r"http://(\S+):(\d+)", process.stdout.readline())
+        assert [host for host, _ in found] == ["127.0.0.1", "[::1]"]
+        for host, port in found:
+            assert ask(socket.create_connection((host.strip("[]"), int(port)))).endswith(b"home")
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        ("x", "LISTEN_FDS is 'x'"),
+        ("-1", "LISTEN_FDS is '-1'"),
+        ("99999999", "LISTEN_FDS is '99999999'"),
+        ("2000000", "descriptor "),
+    ],
+)
+def test_a_number_of_sockets_that_cannot_be_is_an_error_of_one_line(
+    site: Path, count: str, said: str
+) -> None:
+    process = start_as_systemd_does(site, count)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert err.startswith("knot: cannot listen on the sockets of systemd: ")
+    assert said in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 from serving import MODELS, Model, chosen
 from ways import WAYS, Way
 
@@ -26,3 +28,12 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     """Each model in turn, for ``knot serve``."""
     with chosen(MODELS[request.param], monkeypatch) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for localhost and its key, in one file."""
+    file = tmp_path_factory.mktemp("certificate") / "both.pem"
+    issued = trustme.CA().issue_cert("localhost", "127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(file))
+    return file
