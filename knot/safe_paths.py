@@ -81,7 +81,7 @@ def follow(path: str) -> Place:
 
     A symbolic link that somebody else may have made is not followed.  Raises `OSError`.
     """
-    names = parts(os.path.join(os.getcwd(), path))
+    names = parts(absolute(path))
     here, where, links = os.open("/", DIRECTORY), "/", 0
     stranger, shared = judge(here, where, "")
     try:
@@ -109,6 +109,11 @@ def follow(path: str) -> Place:
     except BaseException:
         os.close(here)
         raise
+
+
+def absolute(path: str) -> str:
+    """`os.path.abspath` would take ``link/..`` for nothing."""
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 def parts(path: str) -> deque[str]:
@@ -153,7 +158,7 @@ def refuse_strangers(path: str) -> None:
     directories may be missing."""
     if not is_root():
         return
-    path = os.path.join(os.getcwd(), path)
+    path = absolute(path)
     while not os.path.lexists(os.path.dirname(path)):
         path = os.path.dirname(path)
     place = follow(path)

@@ -48,24 +48,32 @@ def clean_import_path(*sites: str) -> None:
     the first entry, which Python adds unless it is started with ``-P``.  The place of Knot itself
     stays.  What is imported before this is called cannot be helped.
     """
-    refused = {os.path.realpath(path) for path in (os.curdir, *sites)} - {HOME}
+    refused = {real(path) for path in (os.curdir, *sites)} - {HOME}
     given = os.environ.get("PYTHONPATH", "")
-    first = {} if sys.flags.safe_path else {os.path.realpath(entry) for entry in sys.path[:1]}
+    first = {} if sys.flags.safe_path else {real(entry) for entry in sys.path[:1]}
     dropped = refused.intersection(first)
     kept = []
     for entry in given.split(os.pathsep) if given else ():
-        place = os.path.realpath(entry)
+        place = real(entry)
         if place != HOME and (place in refused or not os.path.isabs(entry)):
             dropped.add(place)
         else:
-            kept.append(os.path.abspath(entry))
-    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) not in dropped]
+            kept.append(entry if os.path.isabs(entry) else HOME)
+    sys.path[:] = [entry for entry in sys.path if real(entry) not in dropped]
     if HOME in first and HOME not in kept:
         kept.append(HOME)  # not installed, perhaps: ``python -m`` has found it where it was
     if kept:
         os.environ["PYTHONPATH"] = os.pathsep.join(kept)
     else:
         os.environ.pop("PYTHONPATH", None)
+
+
+def real(path: str) -> str:
+    """Free of links; the path itself below a current directory that was removed."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return path
 
 
 def python(*arguments: str) -> list[str]:

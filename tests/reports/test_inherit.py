@@ -169,6 +169,16 @@ def test_knot_that_is_not_installed_still_finds_itself(
     assert sys.path == [spawn.HOME, "/usr/lib/x"]
 
 
+def test_it_starts_where_the_current_directory_was_removed(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("home")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    shell = ["bash", "-c", f'cd "{gone}" && rmdir "{gone}" && exec "$@"', "knot", *KNOT]
+    log = tmp_path / "access.log"
+    with serving(str(tmp_path), "--log-file", str(log), "--workers", "1", knot=shell) as (_, url):
+        assert get(url) == 200
+
+
 class _Python:
     """A `sys` of an interpreter that was started without ``-P``."""
 
