@@ -113,6 +113,8 @@ class Worker:
         self.ready = False
         self.must_reopen = False
         """Its log, once it is ready."""
+        self.killed = False
+        """Whether SIGKILL was sent to it; a process that waits for a disk ends only afterwards."""
 
     @property
     def pid(self) -> int:
@@ -124,6 +126,7 @@ class Worker:
         return self.line.silent > STUCK
 
     def tell(self, number: signal.Signals) -> None:
+        self.killed = self.killed or number == signal.SIGKILL
         self.process.send_signal(number)
 
     def has_all(self) -> bool:
@@ -350,7 +353,7 @@ def watch(supervisor: Supervisor) -> None:
                     replace(supervisor, place, place.worker)
             placed = {place.worker for place in supervisor.places}
             for worker in supervisor.workers - placed:
-                if worker.ready and worker.is_stuck:
+                if worker.ready and worker.is_stuck and not worker.killed:
                     supervisor.say(f"worker {worker.pid}, which was finishing, is stuck: it ends")
                     worker.tell(signal.SIGKILL)
         if watched and supervisor.is_healthy():
