@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from knot.__main__ import main as start
+
+    start()  # which imports this file by its name, once signals are handled, and exits
+
+import atexit
 import errno
 import gc
 import os
@@ -9,7 +15,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from knot import service, sockets, workers
+from knot import service, sockets, starting, workers
 from knot.config import (
     Address,
     Config,
@@ -420,17 +426,14 @@ def look_after_workers(directory: str, options: dict[str, Any]) -> None:
             group.append(redirect)
     if options["open"]:
         open_browser(sockets.shown(listener, scheme(options)))
-    try:
-        with open_admin(options["admin"]) as admin:
-            started = supervise(
-                groups,
-                grace=options["grace"],
-                most_memory=options["worker_memory"],
-                began=partial(say_so, directory, listener, options, admin),
-                admin=admin,
-            )
-    finally:
-        remove_path(options)
+    with open_admin(options["admin"]) as admin:
+        started = supervise(
+            groups,
+            grace=options["grace"],
+            most_memory=options["worker_memory"],
+            began=partial(say_so, directory, listener, options, admin),
+            admin=admin,
+        )
     if not started:
         sys.exit(1)
 
@@ -485,8 +488,6 @@ def serve_here(
             cut = model.run(listener, server, signals, grace, **secure)
         finally:
             server.ended()
-            if post is None:
-                remove_path(options)
         signals.close()
         if cut:
             connections_were = "connection was" if cut == 1 else "connections were"
@@ -572,8 +573,8 @@ def say_so(directory: str, listener: socket, options: dict[str, Any], admin: soc
         from knot.self_signed import authority
 
         line += f"Clients that are to trust it need {authority(options['host'])}\n"
-    with suppress(OSError):  # it is closed, or its disk is full: no reason not to serve
-        os.write(STDOUT, os.fsencode(line))
+    sys.stdout.buffer.write(os.fsencode(line))  # a name of any bytes
+    sys.stdout.flush()
 
 
 def scheme(options: dict[str, Any]) -> str:
@@ -682,7 +683,10 @@ def open_listener(options: dict[str, Any], *, shared: bool = False) -> tuple[soc
     path, fd = options["unix"], options["fd"]
     try:
         if path is not None:
-            return sockets.listen_at(path), False
+            listener = sockets.listen_at(path)
+            starting.cleanup.append(listener.close)
+            atexit.register(listener.close)
+            return listener, False
         given = inherited(fd) if fd is not None else sockets.activated()
     except OSError as error:
         where = path if path is not None else f"the socket {fd}" if fd is not None else "its socket"
@@ -711,12 +715,6 @@ def open_other(
     return inherited(post.listeners[1])
 
 
-def remove_path(options: dict[str, Any]) -> None:
-    if options["unix"] is not None:
-        with suppress(OSError):
-            os.unlink(options["unix"])
-
-
 def open_address(host: str, port: int, *, shared: bool) -> socket:
     try:
         return sockets.listen(host, port, shared=shared)
@@ -732,7 +730,3 @@ def remedy(error: OSError, port: int) -> str:
     if error.errno == errno.EACCES:
         return f"ports below 1024 need a privilege: choose another, as --port {8000 + port % 1000}"
     return "give --host an address of this machine, as 127.0.0.1, or 0.0.0.0 for all of them"
-
-
-if __name__ == "__main__":
-    main(prog_name="knot")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from contextlib import suppress
 from typing import Final
 
 BACKLOG: Final = 4096
@@ -23,26 +24,59 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     )
 
 
-def listen_at(path: str) -> socket.socket:
+class PathListener(socket.socket):
+    """A socket that listens at a path, which it removes when it is closed.
+
+    Unless another server has taken the path meanwhile.  What is kept open until then is the file,
+    which listens to nothing: the number of an inode that nobody has would soon be another's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX)
+        self._path = ""
+        self._file = -1
+
+    def take(self, path: str) -> None:
+        """Bind it.  Raises `OSError`."""
+        self.bind(path)
+        try:
+            self._file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            os.unlink(path)
+            raise
+        self._path = path
+
+    def close(self) -> None:
+        file, self._file = self._file, -1
+        if file >= 0:
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(file), os.lstat(self._path)):
+                    os.unlink(self._path)
+            os.close(file)
+        super().close()
+
+
+def listen_at(path: str) -> PathListener:
     """A socket that listens at a path, where one that nobody listens on any more is replaced.
 
     Raises `OSError`.
     """
-    listener = socket.socket(socket.AF_UNIX)
+    listener = PathListener()
     try:
         try:
-            listener.bind(path)
+            listener.take(path)
         except OSError:
             if not is_left_behind(path):
                 raise
             os.unlink(path)
-            listener.bind(path)
+            listener.take(path)
         os.chmod(path, 0o666)  # noqa: S103  (as open as a port of this machine is)
         listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise
-    return prepared(listener)
+    prepared(listener)
+    return listener
 
 
 def is_left_behind(path: str) -> bool:
@@ -53,6 +87,7 @@ def is_left_behind(path: str) -> bool:
     except OSError:
         return False
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # it would wait for room in the queue of a server that is stuck
         try:
             probe.connect(path)
         except ConnectionRefusedError:
