@@ -14,6 +14,8 @@ import select
 import socket
 import threading
 from _thread import start_new_thread  # `Thread.start` waits until the other runs: 30 µs of 90
+from collections import deque
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import Final
 
@@ -23,10 +25,12 @@ from knot.models import connection as common
 from knot.models.connection import (
     END,
     FULL,
+    HEAD,
     LINGER,
     LOG_DELAY,
     NOTHING,
     OUT_OF_DESCRIPTORS,
+    PARTING,
     PAUSE,
     READ_SIZE,
     SWEEP,
@@ -57,6 +61,7 @@ from knot.models.connection import (
 from knot.request import NO_NAMES, BadRequest, Request
 from knot.respond import Later, Responder, Response
 from knot.signals import Signals
+from knot.sockets import BACKLOG
 
 __all__ = ["Server", "run"]
 
@@ -80,6 +85,8 @@ class Server(common.Server):
         super().__init__(responder, limits, access_log)
         self.pool = pool
         self.lock = threading.RLock()
+        self.last: deque[Client] = deque()
+        """Those that were accepted at the stop, for threads to take."""
         self.respond = self._respond
 
     def _respond(self, request: Request | BadRequest, now: float) -> Response | Later:
@@ -132,23 +139,46 @@ def accept(listener: socket.socket, server: Server) -> Client | None:
     """Wait for the next connection; None when there will be none."""
     while not server.stopping:
         try:
-            # What `accept` does first; its socket object would cost a getsockname(), too.
-            fd, address = listener._accept()  # type: ignore[attr-defined]
+            peer = accept_one(listener, server)
         except OSError as error:
             if error.errno in OUT_OF_DESCRIPTORS:
                 log.warning("cannot accept a connection: %s", error.strerror)
                 sleep(PAUSE)
-            continue  # the client has gone already, or `stop` has shut the door
-        name = name_of(address) if server.wants_addresses else ""
-        with server.lock:
-            why = too_many(name, server)
-        if why:
-            turn_away(fd, name, server, why)
-            continue
-        peer = Client(fd, name)
-        server.peers.add(peer)
-        return peer
-    return None
+            continue  # the client has gone already, or `run` has shut the door
+        if peer is not None:
+            return peer
+    try:
+        peer = server.last.popleft()
+    except IndexError:
+        return None
+    peer.waits_for = HEAD
+    return peer
+
+
+def accept_one(listener: socket.socket, server: Server) -> Client | None:
+    """None if it was one too many.  Raises `OSError`."""
+    # What `accept` does first; its socket object would cost a getsockname(), too.
+    fd, address = listener._accept()  # type: ignore[attr-defined]
+    name = name_of(address) if server.wants_addresses else ""
+    with server.lock:
+        why = too_many(name, server)
+    if why:
+        turn_away(fd, name, server, why)
+        return None
+    peer = Client(fd, name)
+    server.peers.add(peer)
+    return peer
+
+
+def accept_rest(listener: socket.socket, server: Server) -> None:
+    """Those whose connections the kernel has made already; it would reset them."""
+    listener.setblocking(False)
+    with suppress(OSError):
+        for _ in range(BACKLOG):
+            peer = accept_one(listener, server)
+            if peer is not None:
+                peer.waits_for = TAKING  # `wind_up` does not cut it off
+                server.last.append(peer)
 
 
 def connection(peer: Client, server: Server) -> None:
@@ -171,8 +201,12 @@ def connection(peer: Client, server: Server) -> None:
 
 def exchange(peer: Client, server: Server) -> Obstacle | None:
     """Wait for what the client asks, and answer what can be answered without waiting again."""
-    if server.stopping and peer.waits_for != TAKING and peer.parser is None:
-        return END  # it may have come, or become idle, after `wind_up` has looked
+    if server.stopping and not server.gently and peer.waits_for != TAKING and peer.parser is None:
+        # It may have come, or become idle, after `wind_up` has looked.
+        ready = select.poll()
+        ready.register(peer.fd, select.POLLIN)
+        if not ready.poll(0):
+            return END
     data = os.read(peer.fd, READ_SIZE)
     if not data:
         return END
@@ -249,14 +283,20 @@ def run(listener: socket.socket, server: Server, signals: Signals, grace: float)
     for thread in acceptors:
         thread.start()
     watch(server, signals, None)
-    server.stopping = True
+    accept_rest(listener, server)
+    with server.lock:
+        wind_up(server, gently=grace > 0)
     listener.shutdown(socket.SHUT_RDWR)  # whoever is in accept() there comes out of it
     listener.close()
+    stopped = watch(server, signals, min(grace, PARTING))
     with server.lock:
         wind_up(server)
-    stopped = watch(server, signals, grace)
+    stopped = stopped and watch(server, signals, max(grace - PARTING, 0))
     with server.lock:
         cut = cut_all(server)
+        with suppress(IndexError):
+            while True:
+                common.forget(server.last.popleft(), server)
     give_up = monotonic() + PATIENCE
     while server.peers and monotonic() < give_up:
         sleep(PATIENCE / 100)
@@ -271,7 +311,10 @@ def watch(server: Server, signals: Signals, grace: float | None) -> bool:
     heard.register(signals.fd, select.POLLIN)
     began = swept = monotonic()
     while grace is None or (server.peers and monotonic() - began < grace):
-        heard.poll(1000 * (LOG_DELAY if server.log or grace is not None else SWEEP))
+        patience = LOG_DELAY if server.log or grace is not None else SWEEP
+        if grace is not None:
+            patience = min(patience, max(0, began + grace - monotonic()))
+        heard.poll(1000 * patience)
         if signals.take():
             return False
         if server.log is not None:
