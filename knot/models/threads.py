@@ -87,6 +87,8 @@ class Server(common.Server):
         self.lock = threading.RLock()
         self.last: deque[Client] = deque()
         """Those that were accepted at the stop, for threads to take."""
+        self.over = False
+        """Whether `run` has returned: what threads fail at that go on is the end of their files."""
         self.respond = self._respond
 
     def _respond(self, request: Request | BadRequest, now: float) -> Response | Later:
@@ -193,7 +195,8 @@ def connection(peer: Client, server: Server) -> None:
                     return hang_up(peer, server.limits.linger)
                 obstacle = overcome(peer, server, obstacle)
     except Exception as error:
-        report(error)
+        if not server.over:
+            report(error)
     finally:
         with server.lock:  # else the sweep could cut what has got this descriptor's number since
             common.forget(peer, server)
@@ -302,6 +305,7 @@ def run(listener: socket.socket, server: Server, signals: Signals, grace: float)
         sleep(PATIENCE / 100)
     for thread in acceptors:
         thread.join(max(give_up - monotonic(), 0))
+    server.over = True
     return cut if stopped else None
 
 

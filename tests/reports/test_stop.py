@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shutil
@@ -230,6 +231,26 @@ def test_a_transfer_that_is_cut_at_the_end_leaves_no_traceback(
         log.close()
     for each in clients:
         each.close()
+    assert not caplog.records
+
+
+def test_a_thread_that_goes_on_after_the_end_says_nothing(
+    site: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from knot import Site
+    from knot.models import threads
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EBADF, "its file was closed")
+
+    monkeypatch.setattr(threads, "exchange", fail)
+    served = Site(site)
+    server = threads.Server(Responder(served))
+    server.over = True
+    theirs, ours = socket.socketpair()
+    with theirs:
+        threads.connection(threads.Client(ours.detach(), ""), server)
+    served.close()
     assert not caplog.records
 
 
