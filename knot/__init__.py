@@ -9,9 +9,31 @@
 The command line, ``knot serve ./www``, does the same.
 """
 
-from knot.limits import Limits
-from knot.log import AccessLog
-from knot.respond import FieldRules, Responder
-from knot.site import Site
+TYPE_CHECKING = False  # the one of `typing` takes as long to import as all else that a start needs
+
+if TYPE_CHECKING:
+    from knot.limits import Limits
+    from knot.log import AccessLog
+    from knot.respond import FieldRules, Responder
+    from knot.site import Site
 
 __all__ = ["AccessLog", "FieldRules", "Limits", "Responder", "Site"]
+
+MODULES = {
+    "AccessLog": "log",
+    "FieldRules": "respond",
+    "Limits": "limits",
+    "Responder": "respond",
+    "Site": "site",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: a process that starts handles signals first."""
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"knot.{MODULES[name]}"), name)
+    globals()[name] = value
+    return value

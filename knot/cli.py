@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from knot.__main__ import main as start
+
+    start()  # which imports this file by its name, once signals are handled, and exits
+
+import atexit
 import errno
 import gc
 import os
@@ -9,7 +15,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from knot import service, sockets, spawn, workers
+from knot import service, sockets, spawn, starting, workers
 from knot.config import (
     Address,
     Config,
@@ -501,20 +507,14 @@ def look_after_workers(directory: str, options: dict[str, Any]) -> None:
         groups.append((open_again(listeners) if own else listeners, open_again(redirects)))
     if options["open"]:
         open_browser(sockets.shown(listeners[0], scheme(options)))
-    try:
-        with closing(open_admin(options)) as admin:
-            started = supervise(
-                groups,
-                grace=options["grace"],
-                most_memory=options["worker_memory"],
-                began=partial(say_so, directory, listeners, options, admin),
-                admin=admin,
-            )
-    finally:
-        remove_path(options)
-        for group in groups:
-            for each in group:
-                each.close()
+    with closing(open_admin(options)) as admin:
+        started = supervise(
+            groups,
+            grace=options["grace"],
+            most_memory=options["worker_memory"],
+            began=partial(say_so, directory, listeners, options, admin),
+            admin=admin,
+        )
     if not started:
         sys.exit(1)
 
@@ -574,8 +574,6 @@ def serve_here(settings: Settings, post: workers.Post | None) -> None:
             cut = model.run(listeners, server, signals, grace, **secure)
         finally:
             server.ended()
-            if post is None:
-                remove_path(options)
         signals.close()
         if cut:
             connections_were = "connection was" if cut == 1 else "connections were"
@@ -717,8 +715,8 @@ def say_so(
         from knot.self_signed import authority
 
         line += f"Clients that are to trust it need {authority(options['host'])}\n"
-    with suppress(OSError):  # it is closed, or its disk is full: no reason not to serve
-        os.write(STDOUT, os.fsencode(line))
+    sys.stdout.buffer.write(os.fsencode(line))  # a name of any bytes
+    sys.stdout.flush()
 
 
 def in_words(items: Sequence[str]) -> str:
@@ -872,7 +870,10 @@ def open_listeners(options: dict[str, Any]) -> tuple[Listeners, bool]:
     path, fd = options["unix"], options["fd"]
     try:
         if path is not None:
-            return Listeners([sockets.listen_at(path, account(options))]), False
+            listener = sockets.listen_at(path, account(options))
+            starting.cleanup.append(listener.close)
+            atexit.register(listener.close)
+            return Listeners([listener]), False
         given = sockets.activated() if fd is None else [sockets.inherited(fd)]
     except OSError as error:
         where = path or ("the sockets of systemd" if fd is None else f"the socket {fd}")
@@ -932,12 +933,6 @@ def inherit(fds: Sequence[int]) -> Listeners:
     return Listeners(map(sockets.inherited, fds))
 
 
-def remove_path(options: dict[str, Any]) -> None:
-    if options["unix"] is not None:
-        with suppress(OSError):
-            os.unlink(options["unix"])
-
-
 def remedy(error: OSError, option: str, port: int) -> str:
     """What to do when a socket cannot listen at what `option` says."""
     if error.errno == errno.EADDRINUSE:
@@ -955,7 +950,3 @@ def remedy(error: OSError, option: str, port: int) -> str:
         return "an address of a link needs its interface, as fe80::1%eth0"
     where = "--host" if option == "--port" else option
     return f"give {where} an address of this machine, as 127.0.0.1, or :: for all of them"
-
-
-if __name__ == "__main__":
-    main(prog_name="knot")

@@ -14,7 +14,6 @@ import errno
 import json
 import logging
 import os
-import select
 import threading
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -22,6 +21,7 @@ from queue import SimpleQueue
 from time import gmtime, localtime, sleep, strftime, time
 from typing import Final, NamedTuple
 
+from knot.diagnostics import LineWriter, block_sigttou
 from knot.safe_paths import open_to_append
 
 LIMIT: Final = 100_000
@@ -169,7 +169,7 @@ class AccessLog:
         self.wants_more = format in ("combined", "json")
         """Whether its lines have what clients say of themselves."""
         self.pending: list[Record] = []  # always this list: a caller may keep its `append`
-        self._fd = fd
+        self._lines = LineWriter(fd)
         self._line = partial(short, colour=colour) if format == "short" else FORMATS[format]
         self._lost_line = partial(lost_line, format)
         self._work: SimpleQueue[Batch | str | None] = SimpleQueue()
@@ -177,12 +177,10 @@ class AccessLog:
         # What the owner changes, and the thread at most reads:
         self._handed = 0
         self._dropped = 0  # since the last batch
-        self._given_up = False
         self._closes = False  # the descriptor, at the end
         # What the thread changes, and the owner at most reads:
         self._taken = 0
         self._lost = 0  # since the last line that was written
-        self._torn = False  # that line was written in part
         self._failing = False  # and it has been said so
         self._broken = False  # nobody will ever read what is written
 
@@ -218,7 +216,7 @@ class AccessLog:
             return
         self._thread.join(timeout)
         if self._thread.is_alive():
-            self._given_up = True  # the descriptor's number may soon be that of another file
+            self._lines.given_up = True
             log.error("nothing reads the access log: its last lines are lost")
 
     def leave(self, *, closes: bool) -> None:
@@ -244,7 +242,8 @@ class AccessLog:
     # -- in the thread ---------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None and not self._given_up:
+        block_sigttou()
+        while (work := self._work.get()) is not None and not self._lines.given_up:
             try:
                 if isinstance(work, str):
                     self._swap(work)
@@ -254,7 +253,7 @@ class AccessLog:
                 log.exception("the access log has an error that is Knot's own")
         self._write(0, [])  # what was lost last
         if self._closes:
-            os.close(self._fd)
+            os.close(self._lines.fd)
 
     def _swap(self, path: str) -> None:
         try:
@@ -262,10 +261,10 @@ class AccessLog:
         except OSError as error:
             log.error("cannot reopen the access log %s: %s", path, error.strerror)
             return
-        if not self._given_up:
-            os.dup2(new, self._fd, inheritable=False)
+        if not self._lines.given_up:
+            os.dup2(new, self._lines.fd, inheritable=False)
         os.close(new)
-        self._torn = self._failing = self._broken = False
+        self._lines.torn = self._failing = self._broken = False
 
     def _write(self, dropped: int, records: list[Record]) -> None:
         self._lost += dropped
@@ -284,35 +283,15 @@ class AccessLog:
         announced = self._lost > 0
         if announced:
             lines.insert(0, self._lost_line(self._lost))
-        written = self._send("".join(lines))
+        data = "".join(lines).encode("ascii", "backslashreplace")
+        written, error = self._lines.write(data)
+        if error is None:
+            self._failing = False
+        else:
+            self._report(error)
         if written:
             self._lost = 0
         self._lost += len(records) - max(written - announced, 0)
-
-    def _send(self, lines: str) -> int:
-        """How many of the lines could be written."""
-        torn = self._torn
-        data = b"\n" * torn + lines.encode("ascii", "backslashreplace")
-        sent = 0
-        try:
-            while sent < len(data) and not (self._broken or self._given_up):
-                sent += self._write_some(data[sent:])
-        except OSError as error:
-            self._report(error)
-        else:
-            self._failing = False
-        if sent:
-            self._torn = not data.endswith(b"\n", 0, sent)
-        return max(data.count(b"\n", 0, sent) - torn, 0)
-
-    def _write_some(self, data: bytes) -> int:
-        try:
-            return os.write(self._fd, data)
-        except BlockingIOError:
-            poll = select.poll()
-            poll.register(self._fd, select.POLLOUT)
-            poll.poll()
-            return 0
 
     def _report(self, error: OSError) -> None:
         if error.errno == errno.EPIPE:

@@ -18,14 +18,17 @@ from typing import Final
 
 
 def notify(*lines: str) -> None:
-    """Tell whoever waits at NOTIFY_SOCKET, as ``READY=1``; without systemd nobody does."""
+    """Tell whoever waits at NOTIFY_SOCKET, as ``READY=1``; without systemd nobody does.
+
+    A manager that takes nothing is not waited for.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.sendto("\n".join(lines).encode(), address)
+        manager.sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, address)
 
 
 ALIVE: Final = "WATCHDOG=1"

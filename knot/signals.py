@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
+from knot import starting
+
 STOP: Final = (signal.SIGINT, signal.SIGTERM)
 FINISH: Final = signal.SIGQUIT
 """Stop, but end no connection that its client may still use."""
@@ -39,6 +41,10 @@ class Signals:
         self._installed = (*STOP, FINISH, *self._actions)
         for number in self._installed:
             signal.signal(number, lambda number, _: self.tell(number))
+        for number in starting.pending:
+            if number in self._installed:
+                self.tell(number)
+        starting.pending.clear()
 
     def tell(self, number: int) -> None:
         self._told.append(number)

@@ -94,7 +94,8 @@ def listen_to(place: Place, *, shared: bool) -> socket.socket:
     except BaseException:
         listener.close()
         raise
-    return prepared(listener)
+    prepared(listener)
+    return listener
 
 
 def bound(place: Place, *, shared: bool) -> socket.socket:
@@ -224,7 +225,39 @@ def listen_again(listeners: Iterable[socket.socket]) -> list[socket.socket]:
 # -- sockets of others -----------------------------------------------------------------------------
 
 
-def listen_at(path: str, user: struct_passwd | None = None) -> socket.socket:
+class PathListener(socket.socket):
+    """A socket that listens at a path, which it removes when it is closed.
+
+    Unless another server has taken the path meanwhile.  What is kept open until then is the file,
+    which listens to nothing: the number of an inode that nobody has would soon be another's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX)
+        self._path = ""
+        self._file = -1
+
+    def take(self, path: str) -> None:
+        """Bind it.  Raises `OSError`."""
+        self.bind(path)
+        try:
+            self._file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            os.unlink(path)
+            raise
+        self._path = path
+
+    def close(self) -> None:
+        file, self._file = self._file, -1
+        if file >= 0:
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(file), os.lstat(self._path)):
+                    os.unlink(self._path)
+            os.close(file)
+        super().close()
+
+
+def listen_at(path: str, user: struct_passwd | None = None) -> PathListener:
     """A socket that listens at a path, where one that nobody listens on any more is replaced.
 
     Root makes it with the rights of `user`, if it is to become one who can, else with its own, but
@@ -240,25 +273,26 @@ def listen_at(path: str, user: struct_passwd | None = None) -> socket.socket:
     return bound_to(path)
 
 
-def bound_to(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX)
+def bound_to(path: str) -> PathListener:
+    listener = PathListener()
     # As open as a port of this machine is, and from the first moment: to change the mode afterwards
     # would be to follow the path again.
     umask = os.umask(0o111)
     try:
         try:
-            listener.bind(path)
+            listener.take(path)
         except OSError:
             if not remove_left_behind(path):
                 raise
-            listener.bind(path)
+            listener.take(path)
         listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise
     finally:
         os.umask(umask)
-    return prepared(listener)
+    prepared(listener)
+    return listener
 
 
 def remove_left_behind(path: str) -> bool:
@@ -294,6 +328,7 @@ def left_behind(path: str) -> os.stat_result | None:
     if not (stat.S_ISSOCK(status.st_mode) and owned(status)):
         return None
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # it would wait for room in the queue of a server that is stuck
         try:
             probe.connect(path)
         except ConnectionRefusedError:

@@ -168,6 +168,8 @@ class Supervisor:
     """Workers that have become ready, by the reason to start them."""
     workers: set[Worker] = field(default_factory=set)
     """All processes, those that only finish what is under way, too."""
+    began: bool = False
+    """Whether all workers that there are to be have been ready."""
     stopping: bool = False
     renewing: bool = False
     again: bool = False
@@ -186,7 +188,7 @@ class Supervisor:
                 worker.tell(signal.SIGUSR1)
 
     def say(self, text: str) -> None:
-        print(f"knot: {text}", file=sys.stderr, flush=True)
+        print(f"knot: {text}", file=sys.stderr)
 
     # What is asked at the admin address
 
@@ -249,6 +251,9 @@ def launch(supervisor: Supervisor, place: Place, reason: str, done: Event[bool])
     """Start a worker; once it is ready it takes the place.  Whether it has come that far."""
     with tvars:
         late: bool
+    if supervisor.stopping:
+        done.trigger(False)
+        return
     place.starting = True
     try:
         worker = Worker(place.listeners, place.redirects, place.number, counted=supervisor.counted)
@@ -319,7 +324,7 @@ def renew(supervisor: Supervisor) -> None:
     with tvars:
         ready: list[bool]
     supervisor.again = True
-    if supervisor.renewing:
+    if supervisor.renewing or supervisor.stopping or not supervisor.began:
         return  # those that start may have read the configuration before it was changed again
     supervisor.renewing = True
     notify("RELOADING=1", f"MONOTONIC_USEC={int(monotonic() * 1e6)}")
@@ -403,12 +408,19 @@ def recycle(supervisor: Supervisor, most: int) -> None:
 
 @tamed
 def stop(supervisor: Supervisor, done: Event[()]) -> None:
-    """Tell the workers to finish within the grace; end those that do not."""
+    """Tell the workers to finish within the grace; end those that do not.
+
+    Once they have closed their listeners, too, the kernel refuses connections; nobody would accept
+    them any more.
+    """
     with tvars:
         late: bool
     supervisor.stopping = True
     notify("STOPPING=1")
     supervisor.tell(signal.SIGTERM)
+    for place in supervisor.places:
+        for listener in (*place.listeners, *place.redirects):
+            listener.close()
     r = Rendezvous[bool]()
     if supervisor.workers:
         supervisor.deserted = mkevent(r, False)
@@ -432,8 +444,8 @@ def supervise(
     """Keep a worker at each group of listeners, those of the site and those of the redirect to it,
     until a signal; `began` is called when all are ready.
 
-    SIGHUP replaces them all.  `admin` listen for who asks how they are.  Whether they ever were
-    ready.
+    SIGHUP replaces them all.  `admin` listen for who asks how they are.  False if they did not
+    start.
     """
     places = [Place(*group, number) for number, group in enumerate(listeners)]
     supervisor = Supervisor(places, grace, counted=bool(admin))
@@ -444,40 +456,52 @@ def supervise(
         }
     )
     signals.install()
-    started: list[bool] = []
+    failed: list[bool] = []
+
+    @tamed
+    def begin() -> None:
+        with tvars:
+            ready: list[bool]
+        ready = [False] * len(places)
+        with twait:
+            for number, place in enumerate(places):
+                launch(supervisor, place, "start", mkevent(ready[number]))
+        if supervisor.stopping:
+            return
+        if not all(ready):
+            failed.append(True)
+            signals.tell(signal.SIGTERM)
+            return
+        supervisor.began = True
+        began()
+        notify("READY=1")
+        watch(supervisor)
+        if most_memory is not None:
+            recycle(supervisor, most_memory)
+        if supervisor.again:
+            renew(supervisor)
 
     @tamed
     def main() -> None:
         with tvars:
-            ready: list[bool]
             over: bool
         heard = Descriptor(os.dup(signals.fd))
         if admin:
             answers = Answers(supervisor)
             for listener in admin:
                 attend_admin(listener, answers)
-        ready = [False] * len(places)
-        with twait:
-            for number, place in enumerate(places):
-                launch(supervisor, place, "start", mkevent(ready[number]))
-        started.append(all(ready))
-        if all(ready):
-            began()
-            notify("READY=1")
-            watch(supervisor)
-            if most_memory is not None:
-                recycle(supervisor, most_memory)
-            while not signals.take():
-                with twait:
-                    wait_on_fd(heard, READ, mkevent())
+        begin()
+        while not signals.take():
+            with twait:
+                wait_on_fd(heard, READ, mkevent())
         r = Rendezvous[bool]()
         stop(supervisor, mkevent(r, True))
         over = False
         while not over:
+            if signals.take():
+                supervisor.tell(signal.SIGTERM)  # for them, too, it is the second
             wait_on_fd(heard, READ, mkevent(r, False))
             over = twait(r)
-            if not over and signals.take():
-                supervisor.tell(signal.SIGTERM)  # for them, too, it is the second
         r.cancel()
         heard.close()
 
@@ -485,4 +509,4 @@ def supervise(
         warnings.simplefilter("ignore", BlockedWarning)  # timers for what will not come
         run(main, driver="epoll")
     signals.close()
-    return started[0]
+    return not failed

@@ -28,6 +28,7 @@ from knot.models.connection import (
     LINGER,
     LOG_DELAY,
     OUT_OF_DESCRIPTORS,
+    PARTING,
     PAUSE,
     SWEEP,
     TAKING,
@@ -57,6 +58,7 @@ from knot.models.connection import (
 from knot.respond import Later, Responder
 from knot.signals import Signals
 from knot.site import Slice
+from knot.sockets import BACKLOG
 
 __all__ = ["Server", "run"]
 
@@ -204,31 +206,37 @@ async def serve(listener: socket.socket, server: Server) -> None:
         while True:
             await ready.wait()
             ready.clear()
-            for _ in range(BATCH):
-                try:
-                    # What `accept` does first; its socket would cost a getsockname(), too.
-                    fd, address = listener._accept()  # type: ignore[attr-defined]
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    if error.errno in OUT_OF_DESCRIPTORS:
-                        log.warning("cannot accept a connection: %s", error.strerror)
-                        loop.remove_reader(listener.fileno())  # it stays ready all the while
-                        await asyncio.sleep(PAUSE)
-                        loop.add_reader(listener.fileno(), ready.set)
-                    break
-                name = name_of(address) if server.wants_addresses else ""
-                why = too_many(name, server)
-                if why:
-                    turn_away(fd, name, server, why)
-                    continue
-                peer = Client(fd, name, loop)
-                server.peers.add(peer)
-                task = loop.create_task(connection(peer, server))
-                server.tasks.add(task)  # the loop's own reference is a weak one
-                task.add_done_callback(server.tasks.discard)
+            error = accept(listener, server, loop)
+            if error is not None and error.errno in OUT_OF_DESCRIPTORS:
+                log.warning("cannot accept a connection: %s", error.strerror)
+                loop.remove_reader(listener.fileno())  # it stays ready all the while
+                await asyncio.sleep(PAUSE)
+                loop.add_reader(listener.fileno(), ready.set)
     finally:
         loop.remove_reader(listener.fileno())
+
+
+def accept(
+    listener: socket.socket, server: Server, loop: asyncio.AbstractEventLoop
+) -> OSError | None:
+    """Serve a batch of those who wait at the listener; why there are not more."""
+    for _ in range(BATCH):
+        try:
+            # What `accept` does first; its socket would cost a getsockname(), too.
+            fd, address = listener._accept()  # type: ignore[attr-defined]
+        except OSError as error:
+            return error
+        name = name_of(address) if server.wants_addresses else ""
+        why = too_many(name, server)
+        if why:
+            turn_away(fd, name, server, why)
+            continue
+        peer = Client(fd, name, loop)
+        server.peers.add(peer)
+        task = loop.create_task(connection(peer, server))
+        server.tasks.add(task)  # the loop's own reference is a weak one
+        task.add_done_callback(server.tasks.discard)
+    return None
 
 
 async def connection(peer: Client, server: Server) -> None:
@@ -319,9 +327,12 @@ async def main(
         await stop_told(signals, heard)
         for task in serving:
             await ended(task)
+        wind_up(server, gently=grace > 0)
         for listener in listeners:
+            for _ in range(BACKLOG // BATCH):  # the kernel would reset these connections
+                if accept(listener, server, loop) is not None:
+                    break
             listener.close()
-        wind_up(server)
         return await stop(server, signals, heard, grace)
     finally:
         for task in (*serving, sweeping):
@@ -345,7 +356,9 @@ async def stop(server: Server, signals: Signals, heard: asyncio.Event, grace: fl
     told = asyncio.create_task(stop_told(signals, heard))
     if server.peers:
         gone = asyncio.create_task(deserted.wait())
-        await asyncio.wait((gone, told), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        for patience in (min(grace, PARTING), max(grace - PARTING, 0)):
+            await asyncio.wait((gone, told), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            wind_up(server)
         await ended(gone)
     again = told.done()
     await ended(told)

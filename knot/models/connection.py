@@ -62,6 +62,10 @@ GONE: Final = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOT
 SWEEP: Final = 1.0
 """Seconds between two looks at how long each client has been silent."""
 
+PARTING: Final = 0.25
+"""Seconds at the end in which a client without a request under way is still answered once: it may
+have sent one before it could know."""
+
 LOG_DELAY: Final = 0.2
 """Seconds after which a line stands in the access log."""
 
@@ -706,7 +710,8 @@ def wind_up(server: Server, gently: bool = False) -> None:
     """Nobody gets another answer than the one under way; who waits for none is cut off.
 
     Done `gently`, each client gets one more, and who asks for none has the time that idle clients
-    have: one that is about to ask must not meet a closed connection.
+    have: one that is about to ask must not meet a closed connection.  Each model does so at first,
+    and once more `PARTING` seconds later to end what is idle.
     """
     server.stopping = True
     server.gently = gently

@@ -14,6 +14,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from knot.limits import Limits
@@ -26,6 +27,7 @@ from knot.models.connection import (
     LINGER,
     LOG_DELAY,
     OUT_OF_DESCRIPTORS,
+    PARTING,
     PAUSE,
     SWEEP,
     TAKING,
@@ -53,7 +55,7 @@ from knot.models.connection import (
 from knot.respond import Later, Responder
 from knot.signals import Signals
 from knot.site import Slice
-from knot.sockets import listen
+from knot.sockets import BACKLOG, listen
 from tame import (
     READ,
     WRITE,
@@ -69,6 +71,7 @@ from tame import (
     twait,
     wait_on_fd,
 )
+from tame import closure as closures
 from tame import run as run_loop
 from tame.threads import Pool
 
@@ -94,15 +97,29 @@ class Server(common.Server):
     ) -> None:
         super().__init__(responder, limits, access_log)
         self.disk = Pool(DISK_THREADS, "knot-disk")
-        self.doors: list[Descriptor] = []
+        self.doors: list[Door] = []
+
+    def flush_later(self) -> None:
+        if not closures.closing:  # else the loop has ended, and so does the log: it flushes then
+            self._flush_later()
 
     @tamed
-    def flush_later(self) -> None:
+    def _flush_later(self) -> None:
         log = self.log
         assert log is not None
         with twait:
             timer(LOG_DELAY, mkevent())
         log.flush()
+
+
+class Door(Descriptor):
+    """A listener, as the loop knows it, and how its clients are served."""
+
+    __slots__ = ("admit",)
+
+    def __init__(self, listener: socket.socket, admit: Callable[[], OSError | None]) -> None:
+        super().__init__(os.dup(listener.fileno()))  # the listener stays its owner's
+        self.admit = admit
 
 
 @tamed
@@ -116,48 +133,57 @@ def serve(
     if certificates is not None:
         renew(certificates)
         connections = connections_of(certificates.protocols)
-    door = Descriptor(os.dup(listener.fileno()))  # the listener stays its owner's
+
+    def admit(fd: int, name: str) -> None:
+        if certificates is None:
+            peer = Client(fd, name)
+            server.peers.add(peer)
+            if server.proxies is not None and server.proxies(name):
+                introduce(peer, server, connection)
+            else:
+                connection(peer, server)
+        else:
+            secure = SecureClient(fd, name)
+            server.peers.add(secure)
+            greet(secure, server, certificates, connections)
+
+    door = Door(listener, partial(accept, listener, server, admit, certificates is None))
     server.doors.append(door)
     try:
         while door.fd >= 0:
             with twait:
                 wait_on_fd(door, READ, mkevent())
-            for _ in range(BATCH):
-                try:
-                    # What `accept` does first; its socket object would cost a getsockname(), too.
-                    fd, address = listener._accept()  # type: ignore[attr-defined]
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    if error.errno in OUT_OF_DESCRIPTORS:
-                        log.warning("cannot accept a connection: %s", error.strerror)
-                        with twait:
-                            timer(PAUSE, mkevent())
-                    break
-                name = name_of(address) if server.wants_addresses else ""
-                why = too_many(name, server)
-                if why:
-                    if certificates is None:
-                        turn_away(fd, name, server, why)
-                    else:
-                        server.turned_away += 1
-                        os.close(fd)  # a handshake is no price for a refusal
-                    continue
-                if certificates is None:
-                    peer = Client(fd, name)
-                    server.peers.add(peer)
-                    if server.proxies is not None and server.proxies(name):
-                        introduce(peer, server, connection)
-                    else:
-                        connection(peer, server)
-                else:
-                    secure = SecureClient(fd, name)
-                    server.peers.add(secure)
-                    greet(secure, server, certificates, connections)
+            error = door.admit()
+            if error is not None and error.errno in OUT_OF_DESCRIPTORS:
+                log.warning("cannot accept a connection: %s", error.strerror)
+                with twait:
+                    timer(PAUSE, mkevent())
     except EventDroppedError:
         pass  # `stop` has closed the door
     finally:
         door.close()
+
+
+def accept(
+    listener: socket.socket, server: Server, admit: Callable[[int, str], None], plain: bool
+) -> OSError | None:
+    """Serve a batch of those who wait at a listener; why there are not more."""
+    for _ in range(BATCH):
+        try:
+            # What `accept` does first; its socket object would cost a getsockname(), too.
+            fd, address = listener._accept()  # type: ignore[attr-defined]
+        except OSError as error:
+            return error
+        name = name_of(address) if server.wants_addresses else ""
+        why = too_many(name, server)
+        if not why:
+            admit(fd, name)
+        elif plain:
+            turn_away(fd, name, server, why)
+        else:
+            server.turned_away += 1
+            os.close(fd)  # a handshake is no price for a refusal
+    return None
 
 
 def connections_of(protocols: Sequence[str]) -> dict[str, Callable[[Client, Server], None]]:
@@ -296,22 +322,39 @@ def renew(certificates: Certificates) -> None:
 
 @tamed
 def stop(server: Server, grace: float | None, done: Event[int]) -> None:
-    """Accept nothing more, finish what is under way within `grace` seconds, then cut the rest.
+    """Accept nothing more but what waits to be, finish what is under way within `grace` seconds,
+    then cut the rest.
 
     Without a grace, wait until every client has had its last answer, however long that takes.
     Triggers `done` with the number of connections that had to be cut.
     """
+    with tvars:
+        over: bool
+    wind_up(server, gently=grace is None or grace > 0)
     for door in server.doors:
-        door.close()
-    wind_up(server, gently=grace is None)
+        if door.fd >= 0:
+            accept_rest(door)
+            door.close()
     r = Rendezvous[bool]()
     if server.peers:
-        server.when_deserted.append(mkevent(r, False).trigger)
+        server.when_deserted.append(mkevent(r, True).trigger)
         if grace is not None:
+            timer(min(grace, PARTING), mkevent(r, False))
             timer(grace, mkevent(r, True))
-        twait(r)
+        over = twait(r)
+        if not over:
+            wind_up(server)
+            if server.peers:
+                twait(r)
     r.cancel()
     done.trigger(cut_all(server))
+
+
+def accept_rest(door: Door) -> None:
+    """Those whose connections the kernel has made already; it would reset them."""
+    for _ in range(BACKLOG // BATCH):
+        if door.admit() is not None:
+            break
 
 
 def run(
@@ -341,11 +384,11 @@ def run(
         while not signals.take():
             with twait:
                 wait_on_fd(heard, READ, mkevent())
-        for listener in (*listeners, *redirects):
-            listener.close()
         r = Rendezvous[bool]()
         gently = signals.gently
         stop(server, None if gently else grace, mkevent(r, True, number))
+        for listener in (*listeners, *redirects):
+            listener.close()  # nobody accepts from it any more: no client may wait there
         while not cut:
             wait_on_fd(heard, READ, mkevent(r, False))
             stopped = twait(r)

@@ -29,6 +29,7 @@ from knot.models.connection import (
     LINGER,
     LOG_DELAY,
     OUT_OF_DESCRIPTORS,
+    PARTING,
     PAUSE,
     SWEEP,
     TAKING,
@@ -56,6 +57,7 @@ from knot.models.connection import (
 from knot.respond import Later, Responder
 from knot.signals import Signals
 from knot.site import Slice
+from knot.sockets import BACKLOG
 
 __all__ = ["Server", "run"]
 
@@ -139,25 +141,29 @@ def serve(listener: socket.socket, server: Server) -> None:
     """Accept connections until it is killed."""
     while True:
         wait(listener.fileno(), READ)
-        for _ in range(BATCH):
-            try:
-                # What `accept` does first; its socket object would cost a getsockname(), too.
-                fd, address = listener._accept()  # type: ignore[attr-defined]
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno in OUT_OF_DESCRIPTORS:
-                    log.warning("cannot accept a connection: %s", error.strerror)
-                    gevent.sleep(PAUSE)
-                break
-            name = name_of(address) if server.wants_addresses else ""
-            why = too_many(name, server)
-            if why:
-                turn_away(fd, name, server, why)
-                continue
-            peer = Client(fd, name)
-            server.peers.add(peer)
-            server.connections.spawn(connection, peer, server)
+        error = accept(listener, server)
+        if error is not None and error.errno in OUT_OF_DESCRIPTORS:
+            log.warning("cannot accept a connection: %s", error.strerror)
+            gevent.sleep(PAUSE)
+
+
+def accept(listener: socket.socket, server: Server) -> OSError | None:
+    """Serve a batch of those who wait at the listener; why there are not more."""
+    for _ in range(BATCH):
+        try:
+            # What `accept` does first; its socket object would cost a getsockname(), too.
+            fd, address = listener._accept()  # type: ignore[attr-defined]
+        except OSError as error:
+            return error
+        name = name_of(address) if server.wants_addresses else ""
+        why = too_many(name, server)
+        if why:
+            turn_away(fd, name, server, why)
+            continue
+        peer = Client(fd, name)
+        server.peers.add(peer)
+        server.connections.spawn(connection, peer, server)
+    return None
 
 
 def connection(peer: Client, server: Server) -> None:
@@ -241,14 +247,19 @@ def run(
     server.began()
     wait_for_stop(fd, signals)
     gevent.killall(serving)
+    wind_up(server, gently=grace > 0)
     for listener in listeners:
+        for _ in range(BACKLOG // BATCH):  # the kernel would reset these connections
+            if accept(listener, server) is not None:
+                break
         listener.close()
-    wind_up(server)
     again = gevent.spawn(wait_for_stop, fd, signals)
     if server.peers:
         deserted = gevent.event.Event()
         server.when_deserted.append(deserted.set)
-        gevent.wait([again, deserted], timeout=grace, count=1)
+        for patience in (min(grace, PARTING), max(grace - PARTING, 0)):
+            gevent.wait([again, deserted], timeout=patience, count=1)
+            wind_up(server)
     cut = None if again.ready() else len(server.peers)
     gevent.killall([again, sweeping])
     cut_all(server)

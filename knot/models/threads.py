@@ -14,7 +14,9 @@ import select
 import socket
 import threading
 from _thread import start_new_thread  # `Thread.start` waits until the other runs: 30 µs of 90
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from time import monotonic, sleep
 from typing import Final
@@ -25,10 +27,12 @@ from knot.models import connection as common
 from knot.models.connection import (
     END,
     FULL,
+    HEAD,
     LINGER,
     LOG_DELAY,
     NOTHING,
     OUT_OF_DESCRIPTORS,
+    PARTING,
     PAUSE,
     READ_SIZE,
     SWEEP,
@@ -60,6 +64,7 @@ from knot.models.connection import (
 from knot.request import NO_NAMES, BadRequest, Request
 from knot.respond import Later, Responder, Response
 from knot.signals import Signals
+from knot.sockets import BACKLOG
 
 __all__ = ["Server", "run"]
 
@@ -83,6 +88,10 @@ class Server(common.Server):
         self.lock = threading.RLock()
         super().__init__(responder, limits, access_log)
         self.pool = pool
+        self.last: deque[Client] = deque()
+        """Those that were accepted at the stop, for threads to take."""
+        self.over = False
+        """Whether `run` has returned: what threads fail at that go on is the end of their files."""
 
     def respond_by(self, responder: Responder) -> Respond:
         def respond(request: Request | BadRequest, now: float) -> Response | Later:
@@ -144,22 +153,46 @@ def accept(listeners: Sequence[socket.socket], server: Server) -> Client | None:
         if len(listeners) > 1:
             listener = ready(listeners)
         try:
-            # What `accept` does first; its socket object would cost a getsockname(), too.
-            fd, address = listener._accept()  # type: ignore[attr-defined]
+            peer = accept_one(listener, server)
         except OSError as error:
             if error.errno in OUT_OF_DESCRIPTORS:
                 log.warning("cannot accept a connection: %s", error.strerror)
                 sleep(PAUSE)
-            continue  # the client has gone already, or `stop` has shut the door
-        with server.lock:
-            name = name_of(address) if server.wants_addresses else ""
-            why = too_many(name, server)
-            if not why:
-                peer = Client(fd, name)
-                server.peers.add(peer)
-                return peer
-        turn_away(fd, name, server, why)
+            continue  # the client has gone already, or `run` has shut the door
+        if peer is not None:
+            return peer
+    try:
+        peer = server.last.popleft()
+    except IndexError:
+        return None
+    peer.waits_for = HEAD
+    return peer
+
+
+def accept_one(listener: socket.socket, server: Server) -> Client | None:
+    """None if it was one too many.  Raises `OSError`."""
+    # What `accept` does first; its socket object would cost a getsockname(), too.
+    fd, address = listener._accept()  # type: ignore[attr-defined]
+    with server.lock:
+        name = name_of(address) if server.wants_addresses else ""
+        why = too_many(name, server)
+        if not why:
+            peer = Client(fd, name)
+            server.peers.add(peer)
+            return peer
+    turn_away(fd, name, server, why)
     return None
+
+
+def accept_rest(listener: socket.socket, server: Server) -> None:
+    """Those whose connections the kernel has made already; it would reset them."""
+    listener.setblocking(False)
+    with suppress(OSError):
+        for _ in range(BACKLOG):
+            peer = accept_one(listener, server)
+            if peer is not None:
+                peer.waits_for = TAKING  # `wind_up` does not cut it off
+                server.last.append(peer)
 
 
 def ready(listeners: Sequence[socket.socket]) -> socket.socket:
@@ -190,7 +223,8 @@ def connection(peer: Client, server: Server) -> None:
                     return hang_up(peer, server.limits.linger)
                 obstacle = overcome(peer, server, obstacle)
     except Exception as error:
-        report(error)
+        if not server.over:
+            report(error)
     finally:
         with server.lock:  # else the sweep could cut what has got this descriptor's number since
             common.forget(peer, server)
@@ -198,8 +232,12 @@ def connection(peer: Client, server: Server) -> None:
 
 def exchange(peer: Client, server: Server) -> Obstacle | None:
     """Wait for what the client asks, and answer what can be answered without waiting again."""
-    if server.stopping and peer.waits_for != TAKING and peer.parser is None:
-        return END  # it may have come, or become idle, after `wind_up` has looked
+    if server.stopping and not server.gently and peer.waits_for != TAKING and peer.parser is None:
+        # It may have come, or become idle, after `wind_up` has looked.
+        ready = select.poll()
+        ready.register(peer.fd, select.POLLIN)
+        if not ready.poll(0):
+            return END
     data = os.read(peer.fd, READ_SIZE)
     if not data:
         return END
@@ -288,20 +326,28 @@ def run(
             del acceptors[number:]
             break
     watch(server, signals, None)
-    server.stopping = True
+    for listener in listeners:
+        accept_rest(listener, server)
+    with server.lock:
+        wind_up(server, gently=grace > 0)
     for listener in listeners:
         listener.shutdown(socket.SHUT_RDWR)  # whoever is in accept() there comes out of it
         listener.close()
+    stopped = watch(server, signals, min(grace, PARTING))
     with server.lock:
         wind_up(server)
-    stopped = watch(server, signals, grace)
+    stopped = stopped and watch(server, signals, max(grace - PARTING, 0))
     with server.lock:
         cut = cut_all(server)
+        with suppress(IndexError):
+            while True:
+                common.forget(server.last.popleft(), server)
     give_up = monotonic() + PATIENCE
     while server.peers and monotonic() < give_up:
         sleep(PATIENCE / 100)
     for thread in acceptors:
         thread.join(max(give_up - monotonic(), 0))
+    server.over = True
     return cut if stopped else None
 
 
@@ -311,7 +357,10 @@ def watch(server: Server, signals: Signals, grace: float | None) -> bool:
     heard.register(signals.fd, select.POLLIN)
     began = swept = monotonic()
     while grace is None or (server.peers and monotonic() - began < grace):
-        heard.poll(1000 * (LOG_DELAY if server.log or grace is not None else SWEEP))
+        patience = LOG_DELAY if server.log or grace is not None else SWEEP
+        if grace is not None:
+            patience = min(patience, max(0, began + grace - monotonic()))
+        heard.poll(1000 * patience)
         if signals.take():
             return False
         if server.log is not None:

@@ -222,11 +222,12 @@ BUGS: Final = [
     Bug(
         "out of descriptors, the door is left for good",
         EVENTS,
-        """                            timer(PAUSE, mkevent())
-                    break
+        """                    timer(PAUSE, mkevent())
+    except EventDroppedError:
 """,
-        """                            timer(PAUSE, mkevent())
-                    return
+        """                    timer(PAUSE, mkevent())
+                return
+    except EventDroppedError:
 """,
     ),
     Bug(

@@ -321,8 +321,10 @@ def test_who_comes_at_the_moment_of_the_stop_and_is_silent_holds_up_no_end(
 
     theirs, ours = socket.socketpair()
 
-    def wind_up(server: Any) -> None:
-        common.wind_up(server)
+    def wind_up(server: Any, gently: bool = False) -> None:
+        common.wind_up(server, gently)
+        if gently:
+            return
         late = threads.Client(ours.detach(), "")
         server.peers.add(late)
         threads.start_new_thread(threads.connection, (late, server))

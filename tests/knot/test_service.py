@@ -12,15 +12,17 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from serving import KNOT, serving
 
+from knot import service
 from knot.service import account, become
 
 CONFINED = """
-import os, socket, subprocess, sys
+import binascii, os, socket, subprocess, sys
 from knot.service import READ, REMOVE, WRITE, confine
 root, log, run, port = sys.argv[1:]
 if not confine({root: READ, log: WRITE, run: REMOVE}):
@@ -192,3 +194,20 @@ def test_a_user_that_is_not_there_is_an_error(site: Path) -> None:
 
 def test_to_be_who_one_is_needs_no_privilege() -> None:
     become(account(pwd.getpwuid(os.geteuid()).pw_name))
+
+
+def test_a_manager_that_takes_nothing_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "notify"
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+    ):
+        manager.bind(str(path))
+        other.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                other.sendto(b"x", str(path))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        service.notify("READY=1")
