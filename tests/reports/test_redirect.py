@@ -16,11 +16,12 @@ from serving import serving, until_closed
 
 from knot import FieldRules, Responder, Site
 from knot.access import Entrance
+from knot.models.connection import Server
 from knot.redirect import Redirect
 from knot.request import AttentiveParser
 from knot.respond import Response
 from knot.site import Representation, Slice
-from knot.sites import Place, Sites, challenges
+from knot.sites import Place, Sites, challenges, guard
 
 SECRET = b"SECRET"
 """What every file has that is no token."""
@@ -234,6 +235,23 @@ def test_a_host_that_could_not_be_one_is_not_redirected_to(ask: Ask) -> None:
     for target in (b"http://user@evil.example/", b"http://a@b:1/", b"http:///x"):
         assert ask(get(target)).status in (301, 400)
         assert b"@" not in ask(get(target)).data.partition(b"\r\n\r\n")[0]
+
+
+def test_a_client_that_is_denied_or_asks_too_often_gets_no_token(sites: Sites) -> None:
+    token = get(b"/.well-known/acme-challenge/token")
+    (request,) = AttentiveParser(WANTED).feed(token)
+    for rules, statuses in (
+        ({"deny": ("127.0.0.0/8",)}, [403, 403]),
+        ({"allow": ("10.0.0.0/8",)}, [403, 403]),
+        ({"max_rate": 1.0}, [200] * 10 + [429]),
+    ):
+        server = Server(sites[""].responder)
+        options = dict.fromkeys(("trust", "allow", "deny", "header"), ())
+        options |= dict.fromkeys(("max_connections_per_client", "proxy_protocol", "max_rate"))
+        guard(server, sites, {**options, "cors": False, **rules}, 443)
+        assert server.gate is not None
+        found = [server.gate(Plain(), request, 1.0) for _ in statuses]  # type: ignore[arg-type]
+        assert [response.status for response in found] == statuses  # type: ignore[union-attr]
 
 
 def test_what_wants_a_password_is_not_had_without_one(tmp_path: Path) -> None:
