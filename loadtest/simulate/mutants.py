@@ -202,12 +202,6 @@ BUGS: Final = [
         "DATED: Final = 1",
     ),
     Bug(
-        "a file that changes is sent under the tag that it had",
-        "site.py",
-        "return not found.is_cold and found.file.is_unchanged",
-        "return not found.is_cold",
-    ),
-    Bug(
         "a changed file is noticed two seconds late",
         "site.py",
         "if found.second != second:",
