@@ -300,6 +300,7 @@ class SimulatedOs:
 
     def __init__(self, world: Simulation) -> None:
         self._world = world
+        self._numbers = itertools.count()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
@@ -347,6 +348,9 @@ class SimulatedOs:
         self._fail_sometimes(file)
         data = os.pread(file, count if end.blocking else min(count, max(1, end.writable)), offset)
         return end.write((data,), end.blocking) if data else 0
+
+    def urandom(self, size: int) -> bytes:
+        return next(self._numbers).to_bytes(size, "big")
 
     def set_blocking(self, fd: int, blocking: bool) -> None:
         if fd < FIRST:

@@ -61,8 +61,8 @@ Job = tuple[Callable[[], Any], Event[Any]]
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """With the virtual time that the file has from `Files` in place of that of the real inode."""
-    return stamps.stamp_of(status)._replace(changed=status.st_mtime_ns)
+    """With the virtual time that the file has from `Files`, and nothing of the real inode."""
+    return stamps.stamp_of(status)._replace(inode=0, changed=status.st_mtime_ns)
 
 
 @dataclass

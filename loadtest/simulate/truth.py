@@ -65,7 +65,6 @@ class Version:
     since: float
     """In virtual seconds."""
     until: float = inf
-    inode: int = 0
 
     @property
     def modified(self) -> int:
@@ -76,11 +75,11 @@ class Version:
         return len(self.content) > LARGE
 
     def tag(self, coding: str = "") -> str:
-        """Of its bytes, or of a large file's inode, size and times, of which the simulation has
-        one."""
+        """Of its bytes, or of a large file's inode, size and times: the simulation knows no inodes,
+        and has one time."""
         data = self.content
         if self.is_large:
-            data = repr((self.inode, len(data), self.time, self.time)).encode()
+            data = repr((0, len(data), self.time, self.time)).encode()
         elif coding:
             data = zlib.compress(data, 6, wbits=31)
         return f'"{blake2b(data, digest_size=16).hexdigest()}{coding and "-" + coding}"'
@@ -118,7 +117,6 @@ class Files:
         self.remove(name)
         version = self._new(name)
         self._put(self.root / ".new", version.content, version.time)
-        version.inode = os.stat(self.root / ".new").st_ino
         os.rename(self.root / ".new", self.root / name)
         self.versions[name].append(version)
 

@@ -27,7 +27,7 @@ def test_nothing_is_wrong(seed: int) -> None:
 
 
 def test_the_seeds_see_all_kinds_of_answers() -> None:
-    seen = "\n".join(line for seed in SEEDS for line in run_seed(seed).trace)
+    seen = "\n".join(line for seed in range(36) for line in run_seed(seed).trace)
     for status in (200, 206, 301, 304, 400, 404, 405, 408, 412, 416, 503):
         assert f" has {status} " in seen
 
