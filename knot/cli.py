@@ -683,9 +683,10 @@ def open_listener(options: dict[str, Any], *, shared: bool = False) -> tuple[soc
     path, fd = options["unix"], options["fd"]
     try:
         if path is not None:
-            listener = sockets.listen_at(path)
-            starting.cleanup.append(listener.close)
-            atexit.register(listener.close)
+            with starting.Uninterrupted():
+                listener = sockets.listen_at(path)
+                starting.cleanup.append(listener.close)
+                atexit.register(listener.close)
             return listener, False
         given = inherited(fd) if fd is not None else sockets.activated()
     except OSError as error:
