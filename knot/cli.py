@@ -870,9 +870,10 @@ def open_listeners(options: dict[str, Any]) -> tuple[Listeners, bool]:
     path, fd = options["unix"], options["fd"]
     try:
         if path is not None:
-            listener = sockets.listen_at(path, account(options))
-            starting.cleanup.append(listener.close)
-            atexit.register(listener.close)
+            with starting.Uninterrupted():
+                listener = sockets.listen_at(path, account(options))
+                starting.cleanup.append(listener.close)
+                atexit.register(listener.close)
             return Listeners([listener]), False
         given = sockets.activated() if fd is None else [sockets.inherited(fd)]
     except OSError as error:

@@ -10,7 +10,8 @@ descriptors            those it is given, ``/dev/null`` as standard input, and t
                        output and error
 signals                the default actions and an empty mask, whatever the parent's are
 process group          its own: a Ctrl-C at the terminal is the supervisor's
-working directory      the parent's, which relative paths in the options are relative to
+working directory      that of the parent's start, by its path, which relative paths in the options
+                       are relative to: another directory may be there by now
 umask, limits, user    the parent's: a file's mode is given where the file is made, and a worker
                        gives up root by itself
 =====================  ============================================================================

@@ -31,11 +31,34 @@ def handle_signals() -> None:
             signal.signal(number, keep)
 
 
-def stop(number: int, frame: object) -> None:
-    """Nothing is served yet, so there is nothing to finish.
+class Uninterrupted:
+    """A context in which no stop comes between something and its cleanup.
 
-    `SystemExit` would be dropped in a finalizer, and the signal lost.
+    Not by a mask: the signal could be delivered to another thread.
     """
+
+    active = False
+    stopped = False
+
+    def __enter__(self) -> None:
+        Uninterrupted.active = True
+
+    def __exit__(self, *_: object) -> None:
+        Uninterrupted.active = False
+        if Uninterrupted.stopped:
+            end()
+
+
+def stop(number: int, frame: object) -> None:
+    """Nothing is served yet, so there is nothing to finish."""
+    if Uninterrupted.active:
+        Uninterrupted.stopped = True
+    else:
+        end()
+
+
+def end() -> None:
+    """Exit; `SystemExit` would be dropped in a finalizer, and the signal lost."""
     for action in cleanup:
         action()
     os._exit(0)

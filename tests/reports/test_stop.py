@@ -335,8 +335,10 @@ def starting(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [*((moment, signal.SIGTERM) for moment in MOMENTS), ("it imports", signal.SIGINT)],
+)
 def test_a_stop_that_comes_when(
     site: Path, tmp_path: Path, moment: str, number: signal.Signals
 ) -> None:
