@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 HOME: Final = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -105,6 +106,13 @@ def set_right() -> None:
             os.set_inheritable(fd, True)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with suppress(FileNotFoundError):
+        started_in.append(os.getcwd())
+
+
+started_in: list[str] = []
+"""The working directory of the start, as the last entry: it may have been removed since, as by a
+build that replaces the site."""
 
 
 def start(
@@ -117,5 +125,6 @@ def start(
         stdin=subprocess.DEVNULL,
         pass_fds=fds,
         env={**inherited, **variables},
+        cwd=started_in[-1] if started_in else None,
         process_group=0,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -262,14 +263,25 @@ def test_it_is_not_ready_while_the_root_of_a_host_is_gone(work: Path) -> None:
     assert lines.count(gone) + lines.count(missed) == 2
 
 
-def test_the_current_directory_may_be_built_again(work: Path) -> None:
-    """It is the site, and its path is relative: ``rm -rf dist && build``."""
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")], ids=["alone", "worker"])
+def test_the_current_directory_may_be_built_again(work: Path, workers: tuple[str, ...]) -> None:
+    """It is the site, and its path is relative: ``rm -rf dist && build``.  A worker that starts
+    later starts in the new one."""
     site = begin(work, "built again")
-    with serving(".", cwd=site) as (_, url):
+    with serving(".", *workers, cwd=site) as (process, url):
         assert fetch(f"{url}/page.txt")[1][:1] == "a"
         remove_and_build(work)
         assert fetch(f"{url}/b.txt") == (200, "b")
         assert fetch(f"{url}/page.txt")[1][:1] == "b"
+        if workers:
+            old = children(process.pid)
+            process.send_signal(signal.SIGHUP)
+            until(lambda: children(process.pid).isdisjoint(old), "not renewed")
+            assert fetch(f"{url}/page.txt")[1][:1] == "b"
+
+
+def children(pid: int) -> set[int]:
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def test_a_mount_over_the_root_is_followed(work: Path) -> None:
