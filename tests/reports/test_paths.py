@@ -277,20 +277,27 @@ def test_a_socket_in_the_directory_of_its_user_is_that_users(theirs: Path) -> No
     path = theirs / "socket"
     umask = os.umask(0o077)
     try:
-        listen_at(str(path), NOBODY).close()
         for _ in range(2):
-            listen_at(str(path), NOBODY).close()  # it was left behind
+            with listen_at(str(path), NOBODY):
+                status = path.stat()
+                assert status.st_uid == NOBODY.pw_uid
+                assert stat.S_IMODE(status.st_mode) == 0o666
+            with acting_as(NOBODY):
+                leave_behind(path)
     finally:
         os.umask(umask)
-    status = path.stat()
-    assert status.st_uid == NOBODY.pw_uid
-    assert stat.S_IMODE(status.st_mode) == 0o666
+
+
+def leave_behind(path: Path) -> None:
+    """As a server does that is killed."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
 
 
 def test_a_socket_where_only_root_can_write_is_roots(tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    listen_at(str(path), NOBODY).close()
-    assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (0, 0o666)
+    with listen_at(str(path), NOBODY):
+        assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (0, 0o666)
 
 
 def test_root_listens_in_no_directory_of_somebody_else(site: Path, theirs: Path) -> None:
@@ -328,7 +335,7 @@ def test_a_successor_that_took_the_name_of_a_dead_socket_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "socket"
-    listen_at(str(path)).close()
+    leave_behind(path)
     probe = sockets.left_behind
     with socket.socket(socket.AF_UNIX) as successor:
 

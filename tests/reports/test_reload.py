@@ -186,8 +186,8 @@ def test_what_is_wrong_changes_nothing_and_is_said_in_a_sentence(config: Config)
         for wrong, said in (
             ("hedaer = []", "did you mean header"),
             ("[", "TOML"),
-            ('directory = "nowhere"', "cannot serve nowhere"),
-            ('auth = "nobody"', "cannot read nobody"),
+            ('directory = "nowhere"', "/nowhere: No such file or directory"),
+            ('auth = "nobody"', "/nobody: No such file or directory"),
             ("keep-alive = -1", "seconds"),
         ):
             config.write(wrong)
@@ -408,7 +408,7 @@ def test_streams_are_answered_by_what_they_were_asked_of(
 
     thread = threading.Thread(target=client)
     thread.start()
-    events.run(listener, server, signals, 0)
+    events.run([listener], server, signals, 0)
     thread.join()
     signals.close()
     assert [found[0], found[1][0], found[2]] == [(200, b"0"), 401, (200, b"1")]

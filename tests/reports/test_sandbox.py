@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 
@@ -69,7 +69,8 @@ def late(site: Path, options: tuple[str, ...], *, http_2: bool = False) -> list[
             if http_2:
                 ask_http_2(port)
             for task in Path(f"/proc/{process.pid}/task").iterdir():
-                assert "NoNewPrivs:\t1" in (task / "status").read_text()
+                with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                    assert "NoNewPrivs:\t1" in (task / "status").read_text()
             log.rename(site / "old.log")
             process.send_signal(signal.SIGUSR1)
             while not log.exists():

@@ -161,7 +161,7 @@ def test_every_listener_is_closed_at_once(site: Path) -> None:
     thread = threading.Thread(target=client)
     thread.start()
     with closing_site(site) as server:
-        assert events.run(listener, server, signals, PATIENCE, redirect=redirect) == 0
+        assert events.run([listener], server, signals, PATIENCE, redirects=[redirect]) == 0
     thread.join()
     signals.close()
     assert not failures

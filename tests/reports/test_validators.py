@@ -163,8 +163,9 @@ def test_a_file_on_the_disk_has_the_tag_that_it_has_in_memory(
         for path, fields in asked:
             answer = ask(path, fields)
             found.append((answer.status, answer.fields[b"etag"], answer.content))
-            head = ask(path, fields, b"HEAD")
-            assert head.fields[b"etag"] == answer.fields[b"etag"]
+            if b"range" not in fields:  # which counts for GET alone
+                head = ask(path, fields, b"HEAD")
+                assert head.fields[b"etag"] == answer.fields[b"etag"]
             again = ask(path, {**fields, b"if-none-match": answer.fields[b"etag"]})
             assert again.status == 304
         return found
