@@ -105,8 +105,8 @@ BUGS: Final = [
     Bug(
         "a range lacks its last byte",
         "ranges.py",
-        "min(int(last) + 1 if last else size, size)",
-        "min(int(last) if last else size, size)",
+        "min(number(last) + 1 if last else size, size)",
+        "min(number(last) if last else size, size)",
     ),
     Bug(
         "the last answer does not say so",
