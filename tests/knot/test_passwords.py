@@ -127,6 +127,7 @@ def test_other_hashes_are_refused_with_their_line_and_the_remedy(file: Path, has
         (b"\n\0:" + ALICE, "line 2: it is no name:hash"),
         (b"a:%b\nb:%b\na:%b" % (ALICE, ALICE, BOB), "line 3: a stands there twice"),
     ],
+    ids=["empty", "a comment", "no name", "a control character", "a name twice"],
 )
 def test_what_is_no_such_file_is_refused(file: Path, text: bytes, said: str) -> None:
     file.write_bytes(text)
