@@ -94,16 +94,9 @@ def python(*arguments: str) -> list[str]:
 def set_right() -> None:
     """Have this process as the others are, whatever it was started with.
 
-    A descriptor of 0 to 2 that is closed would be that of the next file or connection, and get
-    what is written to standard output or error.  A blocked signal would never be heard, and where
-    SIGCHLD is ignored, nobody learns how a child has ended.
+    A blocked signal would never be heard, and where SIGCHLD is ignored, nobody learns how a child
+    has ended.  (Closed standard streams are `knot.diagnostics`'s.)
     """
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free one
-            os.set_inheritable(fd, True)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with suppress(FileNotFoundError):

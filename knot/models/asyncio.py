@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from knot.limits import Limits
 from knot.log import AccessLog
@@ -34,6 +34,8 @@ from knot.models.connection import (
     TAKING,
     Obstacle,
     Unsent,
+    accept_batch,
+    accept_rest,
     answer,
     cut_all,
     exchange,
@@ -43,27 +45,20 @@ from knot.models.connection import (
     is_cold,
     is_gone,
     look,
-    name_of,
     parse,
     receive,
     report,
     send,
     send_some,
     settle,
-    too_many,
-    turn_away,
     warm,
     wind_up,
 )
 from knot.respond import Later, Responder
 from knot.signals import Signals
 from knot.site import Slice
-from knot.sockets import BACKLOG
 
 __all__ = ["Server", "run"]
-
-BATCH: Final = 64
-"""Connections accepted before those that are open get their turn again."""
 
 T = TypeVar("T")
 
@@ -206,7 +201,7 @@ async def serve(listener: socket.socket, server: Server) -> None:
         while True:
             await ready.wait()
             ready.clear()
-            error = accept(listener, server, loop)
+            error = accept_batch(listener, server, partial(admit, server, loop))
             if error is not None and error.errno in OUT_OF_DESCRIPTORS:
                 log.warning("cannot accept a connection: %s", error.strerror)
                 loop.remove_reader(listener.fileno())  # it stays ready all the while
@@ -216,27 +211,12 @@ async def serve(listener: socket.socket, server: Server) -> None:
         loop.remove_reader(listener.fileno())
 
 
-def accept(
-    listener: socket.socket, server: Server, loop: asyncio.AbstractEventLoop
-) -> OSError | None:
-    """Serve a batch of those who wait at the listener; why there are not more."""
-    for _ in range(BATCH):
-        try:
-            # What `accept` does first; its socket would cost a getsockname(), too.
-            fd, address = listener._accept()  # type: ignore[attr-defined]
-        except OSError as error:
-            return error
-        name = name_of(address) if server.wants_addresses else ""
-        why = too_many(name, server)
-        if why:
-            turn_away(fd, name, server, why)
-            continue
-        peer = Client(fd, name, loop)
-        server.peers.add(peer)
-        task = loop.create_task(connection(peer, server))
-        server.tasks.add(task)  # the loop's own reference is a weak one
-        task.add_done_callback(server.tasks.discard)
-    return None
+def admit(server: Server, loop: asyncio.AbstractEventLoop, fd: int, name: str) -> None:
+    peer = Client(fd, name, loop)
+    server.peers.add(peer)
+    task = loop.create_task(connection(peer, server))
+    server.tasks.add(task)  # the loop's own reference is a weak one
+    task.add_done_callback(server.tasks.discard)
 
 
 async def connection(peer: Client, server: Server) -> None:
@@ -329,9 +309,7 @@ async def main(
             await ended(task)
         wind_up(server, gently=grace > 0)
         for listener in listeners:
-            for _ in range(BACKLOG // BATCH):  # the kernel would reset these connections
-                if accept(listener, server, loop) is not None:
-                    break
+            accept_rest(partial(accept_batch, listener, server, partial(admit, server, loop)))
             listener.close()
         return await stop(server, signals, heard, grace)
     finally:

@@ -31,7 +31,7 @@ from knot.request import (
 )
 from knot.respond import Later, Responder, Response, length_of
 from knot.site import BUSY, Bytes, Slice, read_now
-from knot.sockets import MAPPED
+from knot.sockets import BACKLOG, MAPPED
 
 if TYPE_CHECKING:
     from knot.rates import Crowd
@@ -52,6 +52,9 @@ SECRET_SLICE: Final = 256 * 1024
 DISK_THREADS: Final = 4
 """At most, where something else than the connection's own thread waits for a disk: enough that one
 slow disk does not stop the others, few enough to be cheap."""
+
+BATCH: Final = 64
+"""Connections accepted before those that are open get their turn again."""
 
 OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 PAUSE: Final = 0.1
@@ -329,6 +332,44 @@ def too_many(address: str, server: Server) -> str:
     if server.crowd is not None and not server.crowd.enter(address):
         return CROWDED
     return ""
+
+
+def accept_batch(
+    listener: socket.socket,
+    server: Server,
+    admit: Callable[[int, str], object],
+    *,
+    plain: bool = True,
+) -> OSError | None:
+    """Accept a batch of the clients that wait at the listener, and `admit` each by its descriptor
+    and its address; why there are not more.
+
+    One too many gets an answer only if the port speaks `plain` HTTP.
+    """
+    for _ in range(BATCH):
+        try:
+            # What `accept` does first; its socket object would cost a getsockname(), too.
+            fd, address = listener._accept()  # type: ignore[attr-defined]
+        except OSError as error:
+            return error
+        name = name_of(address) if server.wants_addresses else ""
+        why = too_many(name, server)
+        if not why:
+            admit(fd, name)
+        elif plain:
+            turn_away(fd, name, server, why)
+        else:
+            server.turned_away += 1
+            os.close(fd)  # a handshake costs too much for a refusal
+    return None
+
+
+def accept_rest(accept: Callable[[], OSError | None]) -> None:
+    """Accept, at the end, the clients whose connections the kernel has made already; it would reset
+    them."""
+    for _ in range(BACKLOG // BATCH):
+        if accept() is not None:
+            break
 
 
 class Obstacle:

@@ -15,7 +15,7 @@ import socket
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from knot.limits import Limits
 from knot.log import AccessLog
@@ -33,6 +33,8 @@ from knot.models.connection import (
     TAKING,
     Obstacle,
     Unsent,
+    accept_batch,
+    accept_rest,
     cut_all,
     exchange,
     forget,
@@ -41,21 +43,18 @@ from knot.models.connection import (
     is_cold,
     is_gone,
     look,
-    name_of,
     receive,
     report,
     send,
     send_some,
     settle,
-    too_many,
-    turn_away,
     warm,
     wind_up,
 )
 from knot.respond import Later, Responder
 from knot.signals import Signals
 from knot.site import Slice
-from knot.sockets import BACKLOG, listen
+from knot.sockets import listen
 from tame import (
     READ,
     WRITE,
@@ -79,9 +78,6 @@ if TYPE_CHECKING:
     from knot.tls import Certificates
 
 __all__ = ["Server", "listen", "run", "serve", "stop"]
-
-BATCH: Final = 64
-"""Connections accepted before those that are open get their turn again."""
 
 log = logging.getLogger("knot")
 
@@ -113,13 +109,13 @@ class Server(common.Server):
 
 
 class Door(Descriptor):
-    """A listener, as the loop knows it, and how its clients are served."""
+    """A listener, as the loop knows it, and how a batch of its clients is accepted."""
 
-    __slots__ = ("admit",)
+    __slots__ = ("accept",)
 
-    def __init__(self, listener: socket.socket, admit: Callable[[], OSError | None]) -> None:
+    def __init__(self, listener: socket.socket, accept: Callable[[], OSError | None]) -> None:
         super().__init__(os.dup(listener.fileno()))  # the listener stays its owner's
-        self.admit = admit
+        self.accept = accept
 
 
 @tamed
@@ -147,13 +143,15 @@ def serve(
             server.peers.add(secure)
             greet(secure, server, certificates, connections)
 
-    door = Door(listener, partial(accept, listener, server, admit, certificates is None))
+    door = Door(
+        listener, partial(accept_batch, listener, server, admit, plain=certificates is None)
+    )
     server.doors.append(door)
     try:
         while door.fd >= 0:
             with twait:
                 wait_on_fd(door, READ, mkevent())
-            error = door.admit()
+            error = door.accept()
             if error is not None and error.errno in OUT_OF_DESCRIPTORS:
                 log.warning("cannot accept a connection: %s", error.strerror)
                 with twait:
@@ -162,28 +160,6 @@ def serve(
         pass  # `stop` has closed the door
     finally:
         door.close()
-
-
-def accept(
-    listener: socket.socket, server: Server, admit: Callable[[int, str], None], plain: bool
-) -> OSError | None:
-    """Serve a batch of those who wait at a listener; why there are not more."""
-    for _ in range(BATCH):
-        try:
-            # What `accept` does first; its socket object would cost a getsockname(), too.
-            fd, address = listener._accept()  # type: ignore[attr-defined]
-        except OSError as error:
-            return error
-        name = name_of(address) if server.wants_addresses else ""
-        why = too_many(name, server)
-        if not why:
-            admit(fd, name)
-        elif plain:
-            turn_away(fd, name, server, why)
-        else:
-            server.turned_away += 1
-            os.close(fd)  # a handshake is no price for a refusal
-    return None
 
 
 def connections_of(protocols: Sequence[str]) -> dict[str, Callable[[Client, Server], None]]:
@@ -333,7 +309,7 @@ def stop(server: Server, grace: float | None, done: Event[int]) -> None:
     wind_up(server, gently=grace is None or grace > 0)
     for door in server.doors:
         if door.fd >= 0:
-            accept_rest(door)
+            accept_rest(door.accept)
             door.close()
     r = Rendezvous[bool]()
     if server.peers:
@@ -348,13 +324,6 @@ def stop(server: Server, grace: float | None, done: Event[int]) -> None:
                 twait(r)
     r.cancel()
     done.trigger(cut_all(server))
-
-
-def accept_rest(door: Door) -> None:
-    """Those whose connections the kernel has made already; it would reset them."""
-    for _ in range(BACKLOG // BATCH):
-        if door.admit() is not None:
-            break
 
 
 def run(

@@ -35,6 +35,8 @@ from knot.models.connection import (
     TAKING,
     Obstacle,
     Unsent,
+    accept_batch,
+    accept_rest,
     cut_all,
     exchange,
     forget,
@@ -43,26 +45,19 @@ from knot.models.connection import (
     is_cold,
     is_gone,
     look,
-    name_of,
     receive,
     report,
     send,
     send_some,
     settle,
-    too_many,
-    turn_away,
     warm,
     wind_up,
 )
 from knot.respond import Later, Responder
 from knot.signals import Signals
 from knot.site import Slice
-from knot.sockets import BACKLOG
 
 __all__ = ["Server", "run"]
-
-BATCH: Final = 64
-"""Connections accepted before those that are open get their turn again."""
 
 PATIENCE: Final = 1.0
 """Seconds for greenlets to see that their connections have been cut."""
@@ -141,29 +136,16 @@ def serve(listener: socket.socket, server: Server) -> None:
     """Accept connections until it is killed."""
     while True:
         wait(listener.fileno(), READ)
-        error = accept(listener, server)
+        error = accept_batch(listener, server, partial(admit, server))
         if error is not None and error.errno in OUT_OF_DESCRIPTORS:
             log.warning("cannot accept a connection: %s", error.strerror)
             gevent.sleep(PAUSE)
 
 
-def accept(listener: socket.socket, server: Server) -> OSError | None:
-    """Serve a batch of those who wait at the listener; why there are not more."""
-    for _ in range(BATCH):
-        try:
-            # What `accept` does first; its socket object would cost a getsockname(), too.
-            fd, address = listener._accept()  # type: ignore[attr-defined]
-        except OSError as error:
-            return error
-        name = name_of(address) if server.wants_addresses else ""
-        why = too_many(name, server)
-        if why:
-            turn_away(fd, name, server, why)
-            continue
-        peer = Client(fd, name)
-        server.peers.add(peer)
-        server.connections.spawn(connection, peer, server)
-    return None
+def admit(server: Server, fd: int, name: str) -> None:
+    peer = Client(fd, name)
+    server.peers.add(peer)
+    server.connections.spawn(connection, peer, server)
 
 
 def connection(peer: Client, server: Server) -> None:
@@ -249,9 +231,7 @@ def run(
     gevent.killall(serving)
     wind_up(server, gently=grace > 0)
     for listener in listeners:
-        for _ in range(BACKLOG // BATCH):  # the kernel would reset these connections
-            if accept(listener, server) is not None:
-                break
+        accept_rest(partial(accept_batch, listener, server, partial(admit, server)))
         listener.close()
     again = gevent.spawn(wait_for_stop, fd, signals)
     if server.peers:
