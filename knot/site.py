@@ -48,6 +48,9 @@ IN_MEMORY: Final = 128 * 1024
 ENTRY: Final = 1024
 """What a file in the cache takes beside its bytes."""
 
+MAX_TAGS: Final = 4096
+"""Files whose tags are remembered, in 2 MiB, also of those that had to leave the cache."""
+
 OPEN_FILES: Final = 256
 """Descriptors that the cache of a site holds at most, if it is the only one."""
 
@@ -380,6 +383,7 @@ class Site:
         self._unswept: list[bytes] = []  # paths of open files
         self._with_open_copies: dict[bytes, Representation] = {}  # by name
         self._shared_tags = shared_tags
+        self._tags: dict[Stamp, bytes] = {}  # of settled files
         self.opened = 0
         """How often a file or a directory had to be, because the cache did not have it."""
         self.misses = 0
@@ -736,7 +740,7 @@ class Site:
         stamp, content = read_whole(file, wait)
         settled = stamp.is_settled(now)
         if content is not None:
-            etag = etag_of(content, coding)
+            etag = coded(self._tag(stamp, content, settled), coding)
             return Representation(name, stamp, kind, content, etag, coding, settled)
         etag = b""
         if stamp.size > IN_MEMORY:
@@ -828,6 +832,18 @@ class Site:
         inode = file.stamp.device, file.stamp.inode
         if not self._scope().has(real_path(file.fd), inode, S_ISDIR(file.mode)):
             raise FileNotFoundError
+
+    def _tag(self, stamp: Stamp, content: Bytes, settled: bool) -> bytes:
+        """`etag_of` the content, which is known already if the file had to leave the cache: to hash
+        it takes 14 µs of the 33 that a file of 12 KiB takes."""
+        tag = self._tags.get(stamp) if settled else None
+        if tag is None:
+            tag = etag_of(content)
+            if settled:
+                self._tags[stamp] = tag
+                if len(self._tags) > MAX_TAGS:
+                    del self._tags[next(iter(self._tags))]
+        return tag
 
     def media_type(self, name: bytes) -> bytes:
         """The media type that a file's name or its suffix has (RFC 9110, section 8.3).
