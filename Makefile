@@ -2,16 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch simulate simulate-mutants soak attack fuzz clean
+.PHONY: serve test test-knot test-others test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch simulate simulate-mutants soak attack fuzz clean
 
 serve: .venv/made
 	$(BIN)/knot serve ./www
 
+# Two halves at once, which take about as long, each on a core.
 test: .venv/made
-	$(BIN)/pytest -q
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-knot test-others
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+test-knot: .venv/made
+	$(BIN)/pytest -q -p no:cacheprovider tests/knot
+
+test-others: .venv/made
+	$(BIN)/pytest -q -p no:cacheprovider --ignore tests/knot
 
 # Builds the image and uses it; as root, with the Debian packages buildah and debootstrap.
 test-docker: .venv/made
