@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from pwd import struct_passwd
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import KNOT, connect, get, serving
 
-from knot import cli, log, self_signed, supervisor, tls
+from knot import cli, safe_paths, self_signed, supervisor, tls
 from knot.cli import LEAST_FILES, main, serve
 from knot.config import doubts
 from knot.passwords import read_users
@@ -305,8 +306,8 @@ def harmless(tmp_path: Path, pem: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """``knot serve`` does all but serve."""
     logs: list[int] = []
 
-    def open_log(path: str) -> int:
-        logs.append(log.open_log(path))
+    def open_to_append(path: str, user: struct_passwd | None) -> int:
+        logs.append(safe_paths.open_to_append(path, user))
         return logs[-1]
 
     (tmp_path / "file").write_text("x")
@@ -324,7 +325,7 @@ def harmless(tmp_path: Path, pem: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         "getaddrinfo",
         lambda *what, flags=0, **more: ask(*what, flags=flags | socket.AI_NUMERICHOST, **more),
     )
-    monkeypatch.setattr(cli, "open_log", open_log)
+    monkeypatch.setattr(cli, "open_to_append", open_to_append)
     yield
     for fd in logs:
         os.close(fd)
@@ -387,9 +388,9 @@ CANNOT = [
     (["file"], "Not a directory; name a directory to serve"),
     (["--log-file", "missing/log"], "cannot write the log to missing/log"),
     (["--log-file", "directory"], "cannot write the log to directory: Is a directory"),
-    (["--cert", "directory"], "cannot read directory: Is a directory"),
-    (["--cert", "missing"], "cannot read missing: No such file"),
-    (["--cert", "pair.pem", "--key", "directory"], "cannot read directory: Is a directory"),
+    (["--cert", "directory"], "/directory: Is a directory"),
+    (["--cert", "missing"], "/missing: No such file"),
+    (["--cert", "pair.pem", "--key", "directory"], "/directory: Is a directory"),
     (["--auth", "directory"], "cannot read directory: Is a directory"),
     (["--unix", "directory"], "cannot listen on directory: Address already in use"),
     (["--unix", "u" * 108], "AF_UNIX path too long"),
