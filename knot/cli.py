@@ -15,7 +15,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -500,14 +500,21 @@ def look_after_workers(directory: str, options: dict[str, Any]) -> None:
 
     if options["tls_self_signed"]:
         make_certificate(options)  # once, and not in every worker
-    listeners, own = open_listeners(options)
-    redirects = open_redirects(options, listeners)
-    groups = [(listeners, redirects)]
-    for _ in range(1, options["workers"]):
-        groups.append((open_again(listeners) if own else listeners, open_again(redirects)))
-    if options["open"]:
-        open_browser(sockets.shown(listeners[0], scheme(options)))
-    with closing(open_admin(options)) as admin:
+    with ExitStack() as undo:
+
+        def closed(opened: Listeners) -> Listeners:
+            return undo.enter_context(closing(opened))
+
+        given, own = open_listeners(options)
+        listeners = closed(given)
+        redirects = closed(open_redirects(options, listeners))
+        groups = [(listeners, redirects)]
+        for _ in range(1, options["workers"]):
+            others = closed(open_again(listeners)) if own else listeners
+            groups.append((others, closed(open_again(redirects))))
+        if options["open"]:
+            open_browser(sockets.shown(listeners[0], scheme(options)))
+        admin = closed(open_admin(options))
         started = supervise(
             groups,
             grace=options["grace"],
