@@ -2,14 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-knot test-others test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch simulate simulate-mutants soak attack fuzz clean
+.PHONY: serve test test-knot test-reports test-others test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch simulate simulate-mutants soak attack fuzz clean
 
 serve: .venv/made
 	$(BIN)/knot serve ./www
 
-# Two halves at once, which take about as long, each on a core.
+# In three parts, two at once.
 test: .venv/made
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-knot test-others
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-knot test-reports test-others
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -17,8 +17,11 @@ test: .venv/made
 test-knot: .venv/made
 	$(BIN)/pytest -q -p no:cacheprovider tests/knot
 
+test-reports: .venv/made
+	$(BIN)/pytest -q -p no:cacheprovider tests/reports tests/adversarial
+
 test-others: .venv/made
-	$(BIN)/pytest -q -p no:cacheprovider --ignore tests/knot
+	$(BIN)/pytest -q -p no:cacheprovider --ignore tests/knot --ignore tests/reports --ignore tests/adversarial
 
 # Builds the image and uses it; as root, with the Debian packages buildah and debootstrap.
 test-docker: .venv/made
