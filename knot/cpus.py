@@ -84,6 +84,6 @@ def quota_of(directory: Path) -> float | None:
             quota = (directory / "cpu.cfs_quota_us").read_text()
             period = (directory / "cpu.cfs_period_us").read_text()
         cpus = int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is not a number
         return None
     return cpus if cpus > 0 else None

@@ -297,7 +297,7 @@ class Streams:
         self._encoded = Encoded()
         self._h2.encoder = self._encoded  # type: ignore[assignment]
         self._h2.initiate_connection()
-        # A stream too many is refused here, and is no end of the connection (section 5.1.2).
+        # A stream too many is refused here, and does not end the connection (section 5.1.2).
         self._h2.local_settings = Settings(
             client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: 2**31 - 1}
         )
@@ -314,7 +314,7 @@ class Streams:
         self._patience = PATIENCE
         self._now = 0.0
         self._contents: dict[int, Content] = {}
-        """Those that have no end yet."""
+        """Contents that have not ended yet, by stream."""
         self._lingering: dict[int, float] = {}
         """Streams of those that have their answers, and until when they are listened to."""
         self._ignored: dict[int, None] = {}

@@ -21,10 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-ROOT: Final = 0
+from knot.paths import MAX_LINKS
 
-MOST_LINKS: Final = 40
-"""Symbolic links on the way to a file, as in the kernel."""
+ROOT: Final = 0
 
 DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -92,7 +91,7 @@ def follow(path: str) -> Place:
                 if shared and (stranger or not trusted):
                     raise foreign(shared)
                 links += 1
-                if links > MOST_LINKS:
+                if links > MAX_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
                 names.extendleft(reversed(parts(target)))
                 if not target.startswith("/"):

@@ -116,8 +116,6 @@ def confine(places: Mapping[str | bytes, int]) -> bool:
     ruleset = landlock(LANDLOCK_CREATE_RULESET, ctypes.byref(handled), ctypes.sizeof(handled), 0)
     if ruleset < 0:
         return False
-    with suppress(OSError):
-        ctypes.CDLL("libgcc_s.so.1")  # for bcrypt, which a reload may need first
     try:
         for path, rights in [*places.items(), *((path, READ) for path in sys.path)]:
             allow(ruleset, path, rights & handled.files)
@@ -130,6 +128,7 @@ def confine(places: Mapping[str | bytes, int]) -> bool:
 def load_what_comes_late() -> None:
     """The library that glibc loads when a thread ends in the middle of something: it ends the whole
     process if it cannot.  Python ends daemon threads so, when the process is about to end.
+    bcrypt, which a reload may be the first to need, is linked to it, too.
     """
     with suppress(OSError):  # no other libc needs it
         ctypes.CDLL("libgcc_s.so.1")

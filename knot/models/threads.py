@@ -89,7 +89,7 @@ class Server(common.Server):
         super().__init__(responder, limits, access_log)
         self.pool = pool
         self.last: deque[Client] = deque()
-        """Those that were accepted at the stop, for threads to take."""
+        """Clients that were accepted at the stop, for threads to take."""
         self.over = False
         """Whether `run` has returned: what threads fail at that go on is the end of their files."""
 
@@ -185,7 +185,7 @@ def accept_one(listener: socket.socket, server: Server) -> Client | None:
 
 
 def accept_rest(listener: socket.socket, server: Server) -> None:
-    """Those whose connections the kernel has made already; it would reset them."""
+    """Accept the clients whose connections the kernel has made already; it would reset them."""
     listener.setblocking(False)
     with suppress(OSError):
         for _ in range(BACKLOG):
