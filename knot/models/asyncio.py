@@ -19,8 +19,9 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from knot.files.site import Slice
+from knot.http.responder import Later, Responder
 from knot.limits import Limits
-from knot.log import AccessLog
 from knot.models import connection as common
 from knot.models.connection import (
     DISK_THREADS,
@@ -54,9 +55,8 @@ from knot.models.connection import (
     warm,
     wind_up,
 )
-from knot.respond import Later, Responder
-from knot.signals import Signals
-from knot.site import Slice
+from knot.monitor.access_log import AccessLog
+from knot.process.signals import Signals
 
 __all__ = ["Server", "run"]
 

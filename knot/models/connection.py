@@ -19,9 +19,8 @@ from math import ceil
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from knot.limits import Limits
-from knot.log import AccessLog, Record
-from knot.request import (
+from knot.files.site import BUSY, Bytes, Slice, read_now
+from knot.http.request import (
     NO_NAMES,
     AttentiveParser,
     BadRequest,
@@ -29,12 +28,13 @@ from knot.request import (
     RequestParser,
     TalkativeParser,
 )
-from knot.respond import Later, Responder, Response, length_of
-from knot.site import BUSY, Bytes, Slice, read_now
-from knot.sockets import BACKLOG, MAPPED
+from knot.http.responder import Later, Responder, Response, length_of
+from knot.limits import Limits
+from knot.monitor.access_log import AccessLog, Record
+from knot.process.listeners import BACKLOG, MAPPED
 
 if TYPE_CHECKING:
-    from knot.rates import Crowd
+    from knot.access.rates import Crowd
     from knot.tls import Channel  # it brings OpenSSL, 3.7 MiB, which others do without
 
 READ_SIZE: Final = 16 * 1024

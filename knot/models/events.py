@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from knot.files.site import Slice
+from knot.http.responder import Later, Responder
 from knot.limits import Limits
-from knot.log import AccessLog
 from knot.models import connection as common
-from knot.models.arrival import Client, SecureClient, greet, introduce
 from knot.models.connection import (
     DISK_THREADS,
     END,
@@ -51,10 +51,10 @@ from knot.models.connection import (
     warm,
     wind_up,
 )
-from knot.respond import Later, Responder
-from knot.signals import Signals
-from knot.site import Slice
-from knot.sockets import listen
+from knot.models.handshake import Client, SecureClient, greet, introduce
+from knot.monitor.access_log import AccessLog
+from knot.process.listeners import listen
+from knot.process.signals import Signals
 from tame import (
     READ,
     WRITE,

@@ -20,8 +20,9 @@ import gevent.event
 from gevent.hub import get_hub
 from gevent.pool import Group
 
+from knot.files.site import Slice
+from knot.http.responder import Later, Responder
 from knot.limits import Limits
-from knot.log import AccessLog
 from knot.models import connection as common
 from knot.models.connection import (
     DISK_THREADS,
@@ -53,9 +54,8 @@ from knot.models.connection import (
     warm,
     wind_up,
 )
-from knot.respond import Later, Responder
-from knot.signals import Signals
-from knot.site import Slice
+from knot.monitor.access_log import AccessLog
+from knot.process.signals import Signals
 
 __all__ = ["Server", "run"]
 

@@ -12,8 +12,9 @@ from functools import partial
 from time import time
 from typing import Any, Final
 
-from knot.http2 import Stream, Streams
-from knot.models.arrival import Client
+from knot.files.site import Bytes, Slice, read_now
+from knot.http.http2 import Stream, Streams
+from knot.http.responder import Later, Response, length_of
 from knot.models.connection import (
     HEAD,
     IDLE,
@@ -27,8 +28,7 @@ from knot.models.connection import (
     warm,
 )
 from knot.models.events import Server, hang_up
-from knot.respond import Later, Response, length_of
-from knot.site import Bytes, Slice, read_now
+from knot.models.handshake import Client
 from tame import READ, WRITE, Event, Rendezvous, mkevent, tamed, timer, tvars, twait, wait_on_fd
 
 AT_ONCE: Final = 128 * 1024

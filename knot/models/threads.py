@@ -21,8 +21,9 @@ from itertools import count
 from time import monotonic, sleep
 from typing import Final
 
+from knot.http.request import NO_NAMES, BadRequest, Request
+from knot.http.responder import Later, Responder, Response
 from knot.limits import Limits
-from knot.log import AccessLog
 from knot.models import connection as common
 from knot.models.connection import (
     END,
@@ -61,10 +62,9 @@ from knot.models.connection import (
     turn_away,
     wind_up,
 )
-from knot.request import NO_NAMES, BadRequest, Request
-from knot.respond import Later, Responder, Response
-from knot.signals import Signals
-from knot.sockets import BACKLOG
+from knot.monitor.access_log import AccessLog
+from knot.process.listeners import BACKLOG
+from knot.process.signals import Signals
 
 __all__ = ["Server", "run"]
 

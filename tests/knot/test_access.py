@@ -27,14 +27,14 @@ from serving import HOST, KNOT, Model, answers, serving, until_closed
 
 from knot import FieldRules, Responder
 from knot import Site as Files
-from knot.access import Doorkeeper, Entrance
+from knot.access.gates import Doorkeeper, Entrance
+from knot.access.networks import Networks
+from knot.access.passwords import Outcome
+from knot.build import Place, Sites, guard, networks
 from knot.cli import check, main, serve
+from knot.http.request import BadRequest, Request
+from knot.http.responder import Later, Response
 from knot.models.events import Server
-from knot.networks import Networks
-from knot.passwords import Outcome
-from knot.request import BadRequest, Request
-from knot.respond import Later, Response
-from knot.sites import Place, Sites, guard, networks
 
 PATIENCE = 20.0
 """Seconds after which a test that waits has failed."""

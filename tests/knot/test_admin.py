@@ -20,15 +20,15 @@ from serving import administered, fetch, until_closed
 
 import knot.cli
 import tame
-from knot.admin import Alone, attend
+from knot.files.site import Site
+from knot.http.request import BadRequest, Request
+from knot.http.responder import Later, Responder, Response
 from knot.models.connection import PAUSE, Peer
 from knot.models.events import Server, run
-from knot.request import BadRequest, Request
-from knot.respond import Later, Responder, Response
-from knot.signals import Signals
-from knot.site import Site
-from knot.sockets import listen
-from knot.stats import PLAIN, Counter, Counts, Shared
+from knot.monitor.admin import Alone, attend
+from knot.monitor.metrics import PLAIN, Counter, Counts, Shared
+from knot.process.listeners import listen
+from knot.process.signals import Signals
 from tame import BlockedWarning, Event, Rendezvous, mkevent, tamed, twait
 
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
@@ -382,7 +382,7 @@ def test_without_descriptors_it_rests_instead_of_asking_again_and_again(
         twait(r)
 
     enough: Event[()]
-    monkeypatch.setattr("knot.admin.timer", resting)
+    monkeypatch.setattr("knot.monitor.admin.timer", resting)
     with Door() as door:
         door.bind(("127.0.0.1", 0))
         door.listen()

@@ -8,8 +8,7 @@ import warnings
 
 import pytest
 
-from knot import asking
-from knot.asking import BEAT, COUNT, LONGEST, NUMBER, QUESTION, WAITING, Line, attend, pair
+from knot.process.control import BEAT, COUNT, LONGEST, NUMBER, QUESTION, WAITING, Line, attend, pair
 from tame import BlockedWarning, mkevent, run, tamed, tvars, twait
 
 pytestmark = pytest.mark.usefixtures("driver")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from knot.cli import main, serve
 from knot.config import Config, Pair, Size, Text
-from knot.respond import OWN, FieldRules, field_line
+from knot.http.responder import OWN, FieldRules, field_line
 
 # -- values --------------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from knot import FieldRules, Responder, Site
-from knot.request import Request, RequestParser
-from knot.respond import Later, Response
-from knot.site import Slice
+from knot.files.site import Slice
+from knot.http.request import Request, RequestParser
+from knot.http.responder import Later, Response
 
 CONTENT = bytes(range(256)) * 4  # 1,024 bytes
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from serving import Model, answers, connect, get, serving, until_closed, with_server
 
-from knot import AccessLog, Limits, Site, listing
+from knot import AccessLog, Limits, Site
+from knot.files import listing
+from knot.http.responder import http_date
 from knot.models import connection as common
-from knot.respond import http_date
 
 pytestmark = pytest.mark.usefixtures("model")
 
@@ -105,7 +106,7 @@ def test_a_file_that_cannot_be_opened_now_is_there_later(
     root: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """It is not said to be missing: caches would remember that."""
-    from knot.beneath import Directory
+    from knot.files.open_beneath import Directory
 
     open_file = Directory.open
     failures = 1

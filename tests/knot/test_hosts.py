@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import Model, connect, serving, until_closed
 
-from knot.access import Inner
+from knot.access.gates import Inner
+from knot.access.virtual_hosts import REMEMBERED, Hosts, pattern
 from knot.cli import main
-from knot.hosts import REMEMBERED, Hosts, pattern
-from knot.request import Request
+from knot.http.request import Request
 
 # -- which site ----------------------------------------------------------------------------------
 

@@ -29,9 +29,11 @@ from hypothesis import strategies as st
 from serving import serving, with_server
 from speaking_http2 import Answer, Client, Connected
 
-from knot import AccessLog, Limits, Responder, Site, cli, listing
+from knot import AccessLog, Limits, Responder, Site, cli
 from knot.config import Config
-from knot.http2 import (
+from knot.files import listing
+from knot.files.site import Slice, read_now
+from knot.http.http2 import (
     FRAME,
     LINGER,
     MOST_DISCARDED,
@@ -40,10 +42,7 @@ from knot.http2 import (
     encoded,
     find_request,
 )
-from knot.models import connection as common
-from knot.models import events
-from knot.models import http2 as model
-from knot.request import (
+from knot.http.request import (
     MAX_HEAD,
     MAX_TARGET,
     PREFERS_JSON,
@@ -52,8 +51,10 @@ from knot.request import (
     RequestParser,
     without,
 )
-from knot.respond import Later, Response
-from knot.site import Slice, read_now
+from knot.http.responder import Later, Response
+from knot.models import connection as common
+from knot.models import events
+from knot.models import http2 as model
 from tame import WRITE, Event
 
 T = TypeVar("T")

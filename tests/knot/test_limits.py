@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from serving import HOST, Model, answers, connect, get, until_closed, with_server
 
-from knot import AccessLog, Limits, listing
+from knot import AccessLog, Limits
+from knot.files import listing
 from knot.models import connection as connections
 
 pytestmark = pytest.mark.usefixtures("model")
@@ -168,7 +169,7 @@ def test_a_client_that_takes_nothing_is_cut_off(root: Path, gone: threading.Even
 def test_time_that_is_no_whole_number_of_seconds_is_given_in_full(
     monkeypatch: pytest.MonkeyPatch, seconds: float, looks: int
 ) -> None:
-    """Found by `loadtest.simulate`.  The first look may come as soon as the client has come, so
+    """Found by `make simulate`.  The first look may come as soon as the client has come, so
     the second is the first that can know that a part of a second has passed."""
     ended: list[connections.Peer] = []
     monkeypatch.setattr(connections, "cut", ended.append)

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from knot.listing import Entry, as_html, as_json, human, in_order, read_directory
-from knot.request import Request
-from knot.respond import Later, Responder, Response
-from knot.site import Scope, Site
+from knot.files.listing import Entry, as_html, as_json, human, in_order, read_directory
+from knot.files.site import Scope, Site
+from knot.http.request import Request
+from knot.http.responder import Later, Responder, Response
 
 # -- reading -------------------------------------------------------------------------------------
 

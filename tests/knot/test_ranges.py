@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.ranges import GAP, MOST, Range, coalesce, parse_range, part_heads
+from knot.http.ranges import GAP, MOST, Range, coalesce, parse_range, part_heads
 
 CASES: list[tuple[bytes, list[tuple[int, int]] | None]] = [
     # Of 1,000 bytes:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.rates import MOST_CLIENTS, SAVED, Crowd, Rates
+from knot.access.rates import MOST_CLIENTS, SAVED, Crowd, Rates
 
 RATES = st.sampled_from([0.05, 0.1, 1.0, 3.0, 20.0, 1000.0])
 STEPS = st.lists(st.floats(0, 30), min_size=1, max_size=300)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.request import (
+from knot.http.request import (
     MAX_HEAD,
     MAX_SAID,
     MAX_TARGET,

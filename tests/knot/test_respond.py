@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from knot.request import BadRequest, Request
-from knot.respond import FieldRules, Later, Responder, Response, http_date, split_target
-from knot.site import Missing, Moved, Representation, Site
+from knot.files.site import Missing, Moved, Representation, Site
+from knot.http.request import BadRequest, Request
+from knot.http.responder import FieldRules, Later, Responder, Response, http_date, split_target
 
 NOW = 784111777.9  # RFC 9110's own example, section 5.6.7
 

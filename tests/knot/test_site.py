@@ -17,10 +17,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from knot import beneath
-from knot import site as sites
-from knot.beneath import Directory
-from knot.site import (
+from knot.files import open_beneath
+from knot.files import site as sites
+from knot.files.open_beneath import Directory
+from knot.files.site import (
     IN_MEMORY,
     OPEN_FILES,
     Folder,
@@ -42,7 +42,7 @@ def resolver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(38, "Function not implemented")
 
     if request.param == "without":
-        monkeypatch.setattr(beneath, "_openat2", lambda: old_kernel)
+        monkeypatch.setattr(open_beneath, "_openat2", lambda: old_kernel)
     return str(request.param)
 
 
@@ -577,7 +577,7 @@ def test_what_is_in_memory_meanwhile_is_taken_from_there(
 def test_a_disk_that_fails_later_is_told_as_one_that_fails_at_once(
     root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by `loadtest.simulate`: the error came out of `find`, and ended the connection."""
+    """Found by `make simulate`: the error came out of `find`, and ended the connection."""
     errors = [11, 5, 5]
 
     def failing(*_: object) -> int:

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from knot import site as sites
+from knot.build import open_sites
 from knot.cli import serve
-from knot.request import Request
-from knot.respond import Later, Responder, Response
-from knot.site import IN_MEMORY, Bytes, Representation, Site, Slice
-from knot.sites import open_sites
-from knot.stamps import Stamp, stamp_of
+from knot.files import site as sites
+from knot.files.site import IN_MEMORY, Bytes, Representation, Site, Slice
+from knot.files.stamps import Stamp, stamp_of
+from knot.http.request import Request
+from knot.http.responder import Later, Responder, Response
 
 SECOND: Final = 10**9
 BEGIN: Final = 1_700_000_000

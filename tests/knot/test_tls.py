@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from serving import KNOT, plain_environment, serving
 
 from knot import Responder, Site
-from knot.access import Entrance
-from knot.redirect import Redirect, host_name
-from knot.request import Request
-from knot.stamps import stamp_of
+from knot.access.gates import Entrance
+from knot.access.https_redirect import Redirect, host_name
+from knot.files.stamps import stamp_of
+from knot.http.request import Request
 from knot.tls import LOOK, RECORD, Certificate, Certificates, Channel
 
 AUTHORITY = trustme.CA()

@@ -9,7 +9,7 @@ import pytest
 from ways import Ask, Way
 
 from knot import FieldRules, Site
-from knot.site import Folder, Missing, Moved, Representation
+from knot.files.site import Folder, Missing, Moved, Representation
 
 EVERYTHING = {"listing": True, "clean_urls": True}
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from serving import serving, until_closed
 
 from knot import FieldRules, Responder, Site
-from knot.access import Entrance
+from knot.access.gates import Entrance
+from knot.access.https_redirect import Redirect
+from knot.build import Place, Sites, challenges, guard
+from knot.files.site import Representation, Slice
+from knot.http.request import AttentiveParser
+from knot.http.responder import Response
 from knot.models.connection import Server
-from knot.redirect import Redirect
-from knot.request import AttentiveParser
-from knot.respond import Response
-from knot.site import Representation, Slice
-from knot.sites import Place, Sites, challenges, guard
 
 SECRET = b"SECRET"
 """What every file has that is no token."""

@@ -26,15 +26,16 @@ import trustme
 from serving import KNOT, MODELS, Model, administered, chosen, fetch, serving
 from speaking_http2 import Connected
 
-from knot import Responder, Site, service
-from knot.access import AUTHORIZATION, Entrance
-from knot.log import AccessLog
+from knot import Responder, Site
+from knot.access.gates import AUTHORIZATION, Entrance
+from knot.access.passwords import Passwords
+from knot.access.rates import Crowd
 from knot.models import connection as common
 from knot.models import events, http2
-from knot.passwords import Passwords
-from knot.rates import Crowd
-from knot.signals import Signals
-from knot.sockets import listen
+from knot.monitor.access_log import AccessLog
+from knot.process import sandbox
+from knot.process.listeners import listen
+from knot.process.signals import Signals
 
 KNOWN = {"Authorization": "Basic " + base64.b64encode(b"ada:secret").decode()}
 
@@ -296,7 +297,7 @@ def test_counts_go_on(config: Config) -> None:
 def test_a_root_outside_the_sandbox_needs_a_restart_and_says_so(
     config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    if service.landlock(service.LANDLOCK_CREATE_RULESET, None, 0, service.VERSION) < 1:
+    if sandbox.landlock(sandbox.LANDLOCK_CREATE_RULESET, None, 0, sandbox.VERSION) < 1:
         pytest.skip("the kernel has no Landlock")
     config.version(0)
     elsewhere = tmp_path_factory.mktemp("elsewhere")

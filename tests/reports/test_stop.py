@@ -24,8 +24,8 @@ from ways import Way
 
 from knot import AccessLog, Responder
 from knot.models import connection, events
-from knot.signals import Signals
-from knot.sockets import listen
+from knot.process.listeners import listen
+from knot.process.signals import Signals
 
 PATIENCE = 20.0
 

@@ -13,8 +13,8 @@ from time import monotonic
 import pytest
 from ways import Ask, Way
 
-from knot import site as sites
-from knot.site import IN_MEMORY
+from knot.files import site as sites
+from knot.files.site import IN_MEMORY
 
 OLD = 784_111_777
 SIZES = (100, IN_MEMORY + 1)
