@@ -13,7 +13,7 @@ from threading import Semaphore
 from time import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from knot.access.https_redirect import Redirect
+from knot.access.https_redirect import HttpsRedirect
 from knot.config import Config
 from knot.files.compression import load_compressors
 from knot.files.paths import Withheld, absolute
@@ -23,7 +23,7 @@ from knot.http.responder import FieldRules, Responder
 from knot.models.connection import Gate, Server
 
 if TYPE_CHECKING:
-    from knot.access.gates import Inner
+    from knot.access.gates import SiteGate
     from knot.access.networks import Networks
     from knot.access.passwords import Passwords
     from knot.access.rates import Rates
@@ -35,7 +35,7 @@ PLAIN_ROOM: Final = 1 << 20
 """Bytes for answers to clients without TLS where it is spoken: they are short."""
 
 
-class Place(NamedTuple):
+class HostedSite(NamedTuple):
     """What is served to those who ask for one host."""
 
     site: Site
@@ -60,7 +60,7 @@ class Place(NamedTuple):
             self.passwords.look(time())
 
 
-class Sites(dict[str, Place]):
+class Sites(dict[str, HostedSite]):
     """By host; what is for all other hosts has an empty name."""
 
     turns: Semaphore
@@ -120,7 +120,7 @@ def open_sites(
                     path, sites.turns, known.get(os.fsdecode(absolute(path)))
                 )
             site, responder = open_site(given, interactive, own_files, len(hosts))
-            sites[host] = Place(site, responder, passwords[path])
+            sites[host] = HostedSite(site, responder, passwords[path])
         except ValueError as error:
             sites.close()
             raise ValueError(f"{config.file}: host {host}: {error}" if host else error) from None
@@ -202,10 +202,10 @@ def guard(
         sites.rates = counted if same else Rates(options["max_rate"])
     trusted = networks(options["trust"])
     if options["max_connections_per_client"] is not None:
-        from knot.access.rates import Crowd
+        from knot.access.rates import ConnectionLimit
 
         most = options["max_connections_per_client"]
-        server.crowd = Crowd(most, None if trusted is None else trusted.have)
+        server.connection_limit = ConnectionLimit(most, None if trusted is None else trusted.have)
     if options["proxy_protocol"]:
         assert trusted is not None
         server.proxies = trusted.have
@@ -214,7 +214,7 @@ def guard(
     if not (secret or watched or len(sites) > 1 or https_port is not None):
         return
     from knot.access.forwarded import FORWARDED
-    from knot.access.gates import AUTHORIZATION, Doorkeeper, Entrance, introducer
+    from knot.access.gates import AUTHORIZATION, BasicAuth, Doorkeeper, introducer
 
     wanted = frozenset(
         [HOST] * (len(sites) > 1 or https_port is not None)
@@ -222,19 +222,19 @@ def guard(
         + [FORWARDED] * (trusted is not None)
     )
     entrances = {
-        host: Entrance(place.responder, place.passwords, wanted) for host, place in sites.items()
+        host: BasicAuth(place.responder, place.passwords, wanted) for host, place in sites.items()
     }
-    inner: Inner = entrances.pop("")
+    inner: SiteGate = entrances.pop("")
     if entrances:
-        from knot.access.virtual_hosts import Hosts
+        from knot.access.virtual_hosts import VirtualHosts
 
-        inner = Hosts(inner, entrances)
+        inner = VirtualHosts(inner, entrances)
     gate: Gate = inner
     refusals = server.responder
     if https_port is not None:
         rules = FieldRules(fields=options["header"], cors=options["cors"])
         refusals = Responder(sites[""].site, rules, PLAIN_ROOM)  # without HSTS (RFC 6797, 7.2)
-        gate = Redirect(https_port, refusals, gate, challenges(sites, rules, wanted))
+        gate = HttpsRedirect(https_port, refusals, gate, challenges(sites, rules, wanted))
     doorkeeper = None
     if watched:
         gate = doorkeeper = Doorkeeper(
@@ -253,22 +253,22 @@ def guard(
 def challenges(sites: Sites, rules: FieldRules, wanted: frozenset[bytes]) -> Gate:
     """Each host's own tokens, or those of the site for all hosts: a client of an authority may
     write them into the directory of the host, or into one for all (certbot: ``--webroot``)."""
-    from knot.access.gates import Entrance
+    from knot.access.gates import BasicAuth
     from knot.access.https_redirect import Challenges
 
     common = sites[""].site
     found = {host: Challenges(place.site, common) for host, place in sites.items()}
     found[""] = Challenges(common)
     gates = {
-        host: Entrance(Responder(tokens, rules, PLAIN_ROOM), unwanted=wanted)
+        host: BasicAuth(Responder(tokens, rules, PLAIN_ROOM), unwanted=wanted)
         for host, tokens in found.items()
     }
-    inner: Inner = gates.pop("")
+    inner: SiteGate = gates.pop("")
     if not gates:
         return inner
-    from knot.access.virtual_hosts import Hosts
+    from knot.access.virtual_hosts import VirtualHosts
 
-    return Hosts(inner, gates)
+    return VirtualHosts(inner, gates)
 
 
 def networks(given: tuple[str, ...]) -> Networks | None:

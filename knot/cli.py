@@ -527,7 +527,7 @@ def look_after_workers(directory: str, options: dict[str, Any]) -> None:
         sys.exit(1)
 
 
-def serve_here(settings: Settings, post: worker.Post | None) -> None:
+def serve_here(settings: Settings, post: worker.WorkerHandoff | None) -> None:
     """Serve in this process: the only one, or one of the workers."""
     directory, _, options = settings
     interactive = sys.stdout is not None and sys.stdout.isatty()
@@ -634,7 +634,7 @@ def set_out(
     admin: Sequence[socket],
     reload: Reload,
     user: struct_passwd | None,
-    post: worker.Post | None,
+    post: worker.WorkerHandoff | None,
 ) -> None:
     """Clients are served from now on: give up what that does not need, and say so."""
     served = reload.served
@@ -676,17 +676,17 @@ def set_out(
 
 def count(server: Server, sites: Sites, admin: Sequence[socket]) -> Counter:
     """Count what the server does, for its admin address."""
-    from knot.monitor.admin import Alone, Answers, attend
+    from knot.monitor.admin import AdminApp, SingleProcess, serve_admin
     from knot.monitor.metrics import Counter
 
     counter = Counter(server, [place.site for place in sites.values()])
-    answers = Answers(Alone(server, counter))
+    answers = AdminApp(SingleProcess(server, counter))
     for listener in admin:
-        attend(listener, answers)
+        serve_admin(listener, answers)
     return counter
 
 
-def answer_supervisor(server: Server, sites: Sites, post: worker.Post) -> None:
+def answer_supervisor(server: Server, sites: Sites, post: worker.WorkerHandoff) -> None:
     """Show it that the loop turns, and tell it what it wants to know for its admin address."""
     from knot.process import control
 
@@ -707,7 +707,7 @@ def answer_supervisor(server: Server, sites: Sites, post: worker.Post) -> None:
             place.site.changed.append(write)
         answers[control.COUNT] = write
         answers[control.WAITING] = partial(blocked.listing, f"worker {os.getpid()}")
-    control.attend(post.supervisor, answers)
+    control.serve_control(post.supervisor, answers)
 
 
 def say_so(
@@ -832,7 +832,9 @@ def open_files() -> int:
     return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 
-def check_open_files(options: dict[str, Any], config: Config, post: worker.Post | None) -> None:
+def check_open_files(
+    options: dict[str, Any], config: Config, post: worker.WorkerHandoff | None
+) -> None:
     """What is missing later is not always said: a module that cannot be opened seems not to be
     there."""
     least = LEAST_FILES + len(config.hosts)
@@ -846,7 +848,7 @@ def check_open_files(options: dict[str, Any], config: Config, post: worker.Post 
         )
 
 
-def is_first(post: worker.Post | None) -> bool:
+def is_first(post: worker.WorkerHandoff | None) -> bool:
     """Whether this process says what is true of all workers."""
     return post is None or post.number == 0
 

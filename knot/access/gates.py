@@ -1,7 +1,7 @@
 """Who may have what: gates in front of a site, each of which refuses or asks the one behind it.
 
 From the outside in: a `Doorkeeper` looks at who the client is, and knows nothing of sites; `Hosts`
-(`virtual_hosts.py`) finds the site; the site's `Entrance` wants a password.  No I/O: a file of
+(`virtual_hosts.py`) finds the site; the site's `BasicAuth` wants a password.  No I/O: a file of
 passwords is read by `passwords.py`, and connections are counted where they are accepted.
 """
 
@@ -14,8 +14,8 @@ from knot.access.forwarded import Forwarded
 from knot.access.networks import Networks, client_at
 from knot.access.rates import Rates
 from knot.http.request import NO_NAMES, BadRequest, Request, without
-from knot.http.responder import Later, Responder, Response
-from knot.models.connection import Gate, Peer, Who
+from knot.http.responder import Deferred, Responder, Response
+from knot.models.connection import Connection, Gate, Who
 
 if TYPE_CHECKING:
     from knot.access.passwords import Outcome, Passwords  # it needs bcrypt, which is an extra
@@ -26,17 +26,19 @@ CHALLENGE: Final = b'WWW-Authenticate: Basic realm="Knot", charset="UTF-8"\r\n'
 """RFC 7617, sections 2 and 2.1."""
 
 
-class Inner(Protocol):
+class SiteGate(Protocol):
     """A gate that can tell whose request it is, for the log."""
 
-    def __call__(self, peer: Peer, request: Request | BadRequest, now: float) -> Response | Later:
+    def __call__(
+        self, peer: Connection, request: Request | BadRequest, now: float
+    ) -> Response | Deferred:
         """Answer."""
 
     def user(self, request: Request) -> bytes:
         """The name whose password is right; empty if there is none."""
 
 
-class Entrance:
+class BasicAuth:
     """In front of one site: it wants a password, if the site has some."""
 
     def __init__(
@@ -51,7 +53,9 @@ class Entrance:
         self._passwords = passwords
         self._unwanted = unwanted
 
-    def __call__(self, peer: Peer, request: Request | BadRequest, now: float) -> Response | Later:
+    def __call__(
+        self, peer: Connection, request: Request | BadRequest, now: float
+    ) -> Response | Deferred:
         passwords = self._passwords
         if passwords is None or isinstance(request, BadRequest) or self._is_preflight(request):
             return self._answer(request, now)
@@ -68,20 +72,20 @@ class Entrance:
             why = "too many passwords are being checked"
             return self._responder.refuse(request, now, 503, why=why)
 
-        def then(outcome: Outcome) -> Response | Later:
+        def then(outcome: Outcome) -> Response | Deferred:
             passwords.keep(credentials, outcome)
             return self._decide(request, time(), outcome)
 
-        return Later(find, then)
+        return Deferred(find, then)
 
     def _is_preflight(self, request: Request) -> bool:
         """Browsers ask without a password whether scripts may ask with one (Fetch, 3.3.5)."""
         return request.method == b"OPTIONS" and self._responder.rules.cors
 
-    def _decide(self, request: Request, now: float, outcome: Outcome) -> Response | Later:
+    def _decide(self, request: Request, now: float, outcome: Outcome) -> Response | Deferred:
         return self._answer(request, now) if outcome.right else self._refuse(request, now)
 
-    def _answer(self, request: Request | BadRequest, now: float) -> Response | Later:
+    def _answer(self, request: Request | BadRequest, now: float) -> Response | Deferred:
         if self._unwanted and isinstance(request, Request):
             request = without(request, self._unwanted)
         return self._responder.respond(request, now)
@@ -130,7 +134,9 @@ class Doorkeeper:
             return address
         return self._forwarded.client(address, request.fields)
 
-    def __call__(self, peer: Peer, request: Request | BadRequest, now: float) -> Response | Later:
+    def __call__(
+        self, peer: Connection, request: Request | BadRequest, now: float
+    ) -> Response | Deferred:
         client = peer.address
         if self._forwarded is not None:
             client = self.client(client, request)
@@ -150,7 +156,7 @@ class Doorkeeper:
         return self._responder.refuse(request, now, 403, why="not from where you are")
 
 
-def introducer(doorkeeper: Doorkeeper | None, inner: Inner) -> Who:
+def introducer(doorkeeper: Doorkeeper | None, inner: SiteGate) -> Who:
     """Tells the log whose a request is."""
 
     def who(address: str, request: Request | BadRequest) -> tuple[str, bytes]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from knot.files.site import Found, Missing, Representation, Site, file_name
+from knot.files.site import Found, NotServed, Representation, Site, file_name
 from knot.http.request import AUTHORITY, HOST, BadRequest, Request
-from knot.http.responder import Later, Responder, Response, authority_of, split_target
-from knot.models.connection import Gate, Peer
+from knot.http.responder import Deferred, Responder, Response, authority_of, split_target
+from knot.models.connection import Connection, Gate
 
 CHALLENGES: Final = b".well-known/acme-challenge/"
 """Where the files are that an authority asks for over HTTP before there is a certificate (RFC 8555,
@@ -17,7 +17,7 @@ section 8.3)."""
 HTTPS: Final = 443
 
 
-class Redirect:
+class HttpsRedirect:
     """A gate that sends clients without TLS to the same target with it, and lets others through."""
 
     def __init__(self, port: int, plain: Responder, secure: Gate, challenges: Gate) -> None:
@@ -28,7 +28,9 @@ class Redirect:
         self._secure = secure
         self._challenges = challenges
 
-    def __call__(self, peer: Peer, request: Request | BadRequest, now: float) -> Response | Later:
+    def __call__(
+        self, peer: Connection, request: Request | BadRequest, now: float
+    ) -> Response | Deferred:
         if peer.tls is not None:
             return self._secure(peer, request, now)
         if isinstance(request, BadRequest):
@@ -58,7 +60,7 @@ class Challenges:
         self.changed: list[Callable[[], object]] = []
 
     def find(self, path: bytes, second: int) -> Found:
-        found: Representation | Missing = Missing(404)
+        found: Representation | NotServed = NotServed(404)
         token = token_of(path)
         for site in self._sites if token else ():
             found = site.find_entry(CHALLENGES, token)
@@ -72,7 +74,7 @@ class Challenges:
     def look(self) -> None:
         """The sites look for themselves."""
 
-    def read(self, cold: Representation) -> Representation | Missing:
+    def read(self, cold: Representation) -> Representation | NotServed:
         return self._sites[0].read(cold)
 
     def replace(self, found: Representation, cold: Representation, read: Representation) -> None:

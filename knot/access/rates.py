@@ -50,7 +50,7 @@ class Rates:
         return 0
 
 
-class Crowd:
+class ConnectionLimit:
     """How many connections each client has; those of trusted proxies are others' and do not
     count."""
 

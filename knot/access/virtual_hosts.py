@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from knot.access.gates import Inner
+from knot.access.gates import SiteGate
 from knot.access.https_redirect import host_name
 from knot.http.request import HOST, BadRequest, Request
-from knot.http.responder import Later, Response, authority_of
-from knot.models.connection import Peer
+from knot.http.responder import Deferred, Response, authority_of
+from knot.models.connection import Connection
 
 NAME: Final = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
 
@@ -36,17 +36,19 @@ def pattern(text: str) -> str:
     return name
 
 
-class Hosts:
+class VirtualHosts:
     """A gate that asks the one of the site that the request is for."""
 
-    def __init__(self, default: Inner, others: Mapping[str, Inner]) -> None:
+    def __init__(self, default: SiteGate, others: Mapping[str, SiteGate]) -> None:
         """`others` are by `pattern`; a host that fits none of them is the `default` one's."""
         self._default = default
         self._exact = {n.encode(): gate for n, gate in others.items() if n[0] != "*"}
         self._below = {n[2:].encode(): gate for n, gate in others.items() if n[0] == "*"}
-        self._found: dict[bytes, Inner] = {}
+        self._found: dict[bytes, SiteGate] = {}
 
-    def __call__(self, peer: Peer, request: Request | BadRequest, now: float) -> Response | Later:
+    def __call__(
+        self, peer: Connection, request: Request | BadRequest, now: float
+    ) -> Response | Deferred:
         if isinstance(request, BadRequest):
             return self._default(peer, request, now)
         return self.site(request)(peer, request, now)
@@ -54,7 +56,7 @@ class Hosts:
     def user(self, request: Request) -> bytes:
         return self.site(request).user(request)
 
-    def site(self, request: Request) -> Inner:
+    def site(self, request: Request) -> SiteGate:
         """That of the host in the target, else of the field (RFC 9112, section 3.2.2)."""
         target = request.target
         authority = b"" if target.startswith(b"/") else authority_of(target)
@@ -71,7 +73,7 @@ class Hosts:
             self._found[authority] = found
         return found
 
-    def _find(self, name: bytes) -> Inner:
+    def _find(self, name: bytes) -> SiteGate:
         """An exact name goes before any other, and a longer pattern before a shorter one."""
         found = self._exact.get(name)
         while found is None and name:

@@ -39,7 +39,7 @@ Open = Callable[[int, bytes, int, int], int]
 """From a directory, a name, flags, and how to resolve the name, to a descriptor."""
 
 
-class Directory:
+class RootDirectory:
     """A directory, and what lies in it.
 
     It need not be readable, as nothing lists it here: search permission is enough.

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from knot.files.compression import SUFFIXES, compress, compressible, may_have_copies
 from knot.files.media_types import CODINGS, TYPES
-from knot.files.open_beneath import Directory, read_permission, real_path
+from knot.files.open_beneath import RootDirectory, read_permission, real_path
 from knot.files.paths import Inode, Withheld, absolute, reason
 from knot.files.stamps import Stamp, stamp_of
 
@@ -267,14 +267,14 @@ def is_fresh(copy: Stamp, original: Stamp) -> bool:
     return copy.modified >= original.modified
 
 
-def missing(error: OSError) -> Missing:
+def missing(error: OSError) -> NotServed:
     """What a failed system call says of the file."""
     if error.errno in BUSY:
-        return Missing(503)
-    return Missing(403 if error.errno in (errno.EACCES, errno.EPERM) else 404)
+        return NotServed(503)
+    return NotServed(403 if error.errno in (errno.EACCES, errno.EPERM) else 404)
 
 
-class Moved(NamedTuple):
+class Redirect(NamedTuple):
     """What is there has another path: that of a directory ends in a slash, and a page has one clean
     URL."""
 
@@ -283,7 +283,7 @@ class Moved(NamedTuple):
     status: int = 301
 
 
-class Missing(NamedTuple):
+class NotServed(NamedTuple):
     """There is nothing to serve, for the reason that `status` stands for in HTTP."""
 
     status: int
@@ -315,7 +315,7 @@ class Scope(NamedTuple):
         return self.follow_symlinks and (self.hidden or visible)
 
 
-class Folder(NamedTuple):
+class DirectoryListing(NamedTuple):
     """The path is that of a directory without an index, which may be listed."""
 
     path: str
@@ -325,7 +325,7 @@ class Folder(NamedTuple):
     scope: Scope
 
 
-Found = Representation | Moved | Missing | Folder
+Found = Representation | Redirect | NotServed | DirectoryListing
 
 
 class Site:
@@ -370,7 +370,7 @@ class Site:
         self.withheld.changed.append(self._forget_all)
         # With the dot it must be a directory, and one that this process may search.
         self._path = os.path.join(os.fsencode(self.directory), b".")
-        self._top = Directory(self._path, follow_symlinks=follow_symlinks)
+        self._top = RootDirectory(self._path, follow_symlinks=follow_symlinks)
         self._lost = ""
         """Why there is no such directory now; empty if there is one."""
         self.changed: list[Callable[[], object]] = []
@@ -452,8 +452,8 @@ class Site:
         self._forget_all()
         return is_other
 
-    def _open_top(self) -> Directory:
-        top = Directory(self._path, follow_symlinks=self.follow_symlinks)
+    def _open_top(self) -> RootDirectory:
+        top = RootDirectory(self._path, follow_symlinks=self.follow_symlinks)
         try:
             read_permission(top.fd)
         except OSError:
@@ -485,9 +485,9 @@ class Site:
         if found is None:
             name = file_name(path)
             if name is None:
-                return Missing(400)
+                return NotServed(400)
             if path[-3:].lower() == b"%2f":  # what is relative to it would lead elsewhere
-                return Moved(quote(b"/" + name))
+                return Redirect(quote(b"/" + name))
             path = b"/" + name  # of the many spellings the cache has this one
             found = self._cache.get(path)
         if found is not None:
@@ -572,7 +572,7 @@ class Site:
         except OSError:
             return None
 
-    def find_entry(self, directory: bytes, name: bytes) -> Representation | Missing:
+    def find_entry(self, directory: bytes, name: bytes) -> Representation | NotServed:
         """The regular file called `name` that lies in `directory`, whose name ends in a slash: not
         what a symbolic link leads to, and nothing that stands in for it.  The cache has no part in
         it."""
@@ -583,12 +583,12 @@ class Site:
                 place = self._open_place(directory)
                 here = real_path(place.fd).rstrip(b"/") + b"/"
             if real_path(file.fd) != here + name:
-                return Missing(404)
+                return NotServed(404)
             return self._represent(directory + name, file, self.media_type(name))
         except OSError as error:
             return missing(error)
 
-    def read(self, cold: Representation) -> Representation | Missing:
+    def read(self, cold: Representation) -> Representation | NotServed:
         """What `is_cold`, from the disk: for a thread that may wait.  Then `replace` it."""
         assert cold.file is not None
         try:
@@ -632,16 +632,16 @@ class Site:
     def _find_anew(self, name: bytes, second: int, old: Representation | None) -> Found:
         """Open it; `old` is what the cache had, and was not sure of."""
         if not self.hidden and is_hidden(name):
-            return Missing(404)
+            return NotServed(404)
         if self._lost:
             self._follow()
-        found = Missing(503) if self._lost else self._open(name)
+        found = NotServed(503) if self._lost else self._open(name)
         # A 404 would be remembered: it is no answer while the directory is being replaced.
-        if found == Missing(404) and self._follow():
+        if found == NotServed(404) and self._follow():
             found = self._open(name)
         if self._lost:
-            return Missing(503)
-        if isinstance(found, Missing):
+            return NotServed(503)
+        if isinstance(found, NotServed):
             if found.status == 404 and self._spa and b"." not in name.rpartition(b"/")[2]:
                 return self.find_file(INDEX, second) or found
             return found
@@ -712,7 +712,7 @@ class Site:
                 page = None if self._has_index(name) else self._open_page(name)
                 if page is None:
                     self._open_place(name)
-                return page or Moved(quote(b"/" + name + b"/"))
+                return page or Redirect(quote(b"/" + name + b"/"))
             except FileNotFoundError:
                 page = self._open_page(name)
                 if page is None:
@@ -727,9 +727,11 @@ class Site:
             return self._open_file(name + INDEX)
         except (FileNotFoundError, IsADirectoryError):
             if self._open_page(name[:-1]) is not None:
-                return Moved(quote(b"/" + clean(name[:-1])), 308)
+                return Redirect(quote(b"/" + clean(name[:-1])), 308)
             if self._listing:
-                return Folder("/" + os.fsdecode(name), self._open_place(name), self._scope())
+                return DirectoryListing(
+                    "/" + os.fsdecode(name), self._open_place(name), self._scope()
+                )
             raise FileNotFoundError from None
 
     def _represent(
@@ -752,7 +754,7 @@ class Site:
     # ``a.html`` is ``/a``, unless there is a file ``a``, or a directory ``a`` with an index; those
     # leave it its own name.  All its other paths lead there.
 
-    def _open_page(self, name: bytes) -> Representation | Moved | None:
+    def _open_page(self, name: bytes) -> Representation | Redirect | None:
         """The page at the clean URL `name`, or where it is.  Raises `OSError`."""
         if not self._clean_urls or not can_be_clean(name):
             return None
@@ -762,16 +764,16 @@ class Site:
             found = self._open_file(name + PAGE)
         except (FileNotFoundError, IsADirectoryError):
             return None
-        return found if clean(name) == name else Moved(quote(b"/" + clean(name)), 308)
+        return found if clean(name) == name else Redirect(quote(b"/" + clean(name)), 308)
 
-    def _moved_page(self, name: bytes) -> Moved | None:
+    def _moved_page(self, name: bytes) -> Redirect | None:
         """Where the page in the file `name` is, if its path is not that.  Raises `OSError`."""
         stem = name.removesuffix(PAGE)
         if not self._clean_urls or stem == name or not can_be_clean(stem):
             return None
         if not self._has(name) or (clean(stem) == stem and self._is_taken(stem)):
             return None
-        return Moved(quote(b"/" + clean(stem)), 308)
+        return Redirect(quote(b"/" + clean(stem)), 308)
 
     def _is_taken(self, name: bytes) -> bool:
         """Whether the path `name` leads to something else than the page ``name.html``."""

@@ -493,9 +493,9 @@ class Streams:
         if not frames or self.failed:
             return
         for event in self._h2.receive_data(frames):
-            self._hear(event, now)
+            self._handle_event(event, now)
 
-    def _hear(self, event: Event, now: float) -> None:
+    def _handle_event(self, event: Event, now: float) -> None:
         if isinstance(event, RequestReceived):
             self._ask(event, now)
         elif isinstance(event, StreamEnded):
@@ -561,7 +561,7 @@ class Streams:
         elif id in self._lingering and event.stream_ended is None:
             self._go_on(id, content)
         if size >= FOR_BYTES:
-            self._please(1)
+            self._add_credit(1)
 
     def _go_on(self, id: int, content: Content) -> None:
         """Let the client send more."""
@@ -682,7 +682,7 @@ class Streams:
         else:
             stream.unsent.popleft()
         self._h2.send_data(stream.id, bytes(data), end_stream=not stream.unsent)
-        self._please(size // FOR_BYTES)
+        self._add_credit(size // FOR_BYTES)
         self.moved = True
         if stream.unsent:
             self._ready.rotate(-1)
@@ -747,10 +747,10 @@ class Streams:
             else:
                 self._lingering[stream.id] = self._now + self._linger
                 self._go_on(stream.id, content)
-        self._please(FOR_AN_ANSWER)
+        self._add_credit(FOR_AN_ANSWER)
         self._end(stream)
 
-    def _please(self, frames: int) -> None:
+    def _add_credit(self, frames: int) -> None:
         self._patience = min(self._patience + frames, MOST_PATIENCE)
 
     def _forget(self, stream: Stream) -> None:

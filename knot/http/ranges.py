@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-MOST: Final = 16
+MAX_RANGES: Final = 16
 """Ranges of one request; one that wants more gets the whole, as from nginx with `max_ranges`."""
 
 GAP: Final = 80
@@ -36,9 +36,9 @@ def parse_range(value: bytes, size: int) -> list[Range] | None:
     unit, equals, specs = value.partition(b"=")
     if not equals or unit.lower() != b"bytes" or specs.startswith((b" ", b"\t")):
         return None
-    wanted = [spec.strip(b" \t") for spec in specs.split(b",", MOST + 1)]
+    wanted = [spec.strip(b" \t") for spec in specs.split(b",", MAX_RANGES + 1)]
     wanted = [spec for spec in wanted if spec]  # an empty member of a list counts nothing (5.6.1)
-    if not 0 < len(wanted) <= MOST:
+    if not 0 < len(wanted) <= MAX_RANGES:
         return None
     ranges = []
     for spec in wanted:

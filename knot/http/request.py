@@ -55,7 +55,7 @@ FIELDS: Final = (
 prefers JSON, and then always as `PREFERS_JSON`: browsers send ten forms of it, which would be ten
 answers to keep."""
 
-IDLE: Final = (
+IGNORED_FIELDS: Final = (
     b"accept-language", b"authorization", b"cache-control", b"cookie", b"origin", b"pragma",
     b"priority", REFERER, b"sec-ch-ua", b"sec-ch-ua-mobile", b"sec-ch-ua-platform",
     b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site", b"sec-fetch-user",
@@ -64,19 +64,19 @@ IDLE: Final = (
 """Fields that clients often send and nobody asks for: known by sight, they cost no `lower`."""
 
 
-def spelt(names: Iterable[bytes]) -> dict[bytes, bytes]:
+def by_spelling(names: Iterable[bytes]) -> dict[bytes, bytes]:
     """From the two usual spellings of each of `names` to the one here."""
     return {spelling: name for name in names for spelling in (name, name.title())}
 
 
-IDLE_AS_SPELT: Final = frozenset(spelt(IDLE))
+IGNORED_SPELLINGS: Final = frozenset(by_spelling(IGNORED_FIELDS))
 NAMES: Final = {
-    **spelt((HOST, LENGTH, CODING, CONNECTION, ACCEPT, *FIELDS)),
+    **by_spelling((HOST, LENGTH, CODING, CONNECTION, ACCEPT, *FIELDS)),
     # llhttp takes it for the same.
-    **dict.fromkeys(spelt((b"proxy-connection",)), CONNECTION),
+    **dict.fromkeys(by_spelling((b"proxy-connection",)), CONNECTION),
 }
 
-TOLD: Final = spelt((REFERER, AGENT))
+TOLD: Final = by_spelling((REFERER, AGENT))
 
 METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
 
@@ -253,7 +253,7 @@ class RequestParser:
         self.unread = False
         """Whether the client is sending something all the same."""
         self.said: deque[tuple[bytes, bytes]] = deque()
-        """Referer and User-Agent of each request, if this is a `TalkativeParser`."""
+        """Referer and User-Agent of each request, if this is a `LoggingParser`."""
 
     def feed(self, data: bytes | bytearray) -> list[Request | BadRequest]:
         """The requests whose heads `data` completes; none after one that ends the connection."""
@@ -350,7 +350,7 @@ class RequestParser:
         self._accept = b""  # that of the request before
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name in IDLE_AS_SPELT:
+        if name in IGNORED_SPELLINGS:
             return
         known = NAMES.get(name)
         if known is HOST:
@@ -442,13 +442,13 @@ class RequestParser:
         return ()
 
 
-class AttentiveParser(RequestParser):
+class ExtraFieldsParser(RequestParser):
     """Takes further fields, too: those that are `wanted`, by their names in lower case."""
 
     __slots__ = ("_wanted",)
 
     def __init__(self, wanted: frozenset[bytes] = NO_NAMES) -> None:
-        self._wanted = spelt(wanted)
+        self._wanted = by_spelling(wanted)
         super().__init__()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -456,11 +456,11 @@ class AttentiveParser(RequestParser):
         if wanted is not None:
             self._take(wanted, value)
             super().on_header(wanted, value)
-        elif name not in IDLE_AS_SPELT:
+        elif name not in IGNORED_SPELLINGS:
             super().on_header(name, value)  # a rare spelling comes back in lower case
 
 
-class TalkativeParser(AttentiveParser):
+class LoggingParser(ExtraFieldsParser):
     """Tells also what clients say of themselves, for an access log."""
 
     __slots__ = ("_agent", "_referer")

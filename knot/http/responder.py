@@ -14,7 +14,16 @@ from random import SystemRandom
 from typing import Any, Final, NamedTuple, Protocol
 
 from knot.files import listing
-from knot.files.site import CACHE_SIZE, Bytes, Folder, Found, Missing, Moved, Representation, Slice
+from knot.files.site import (
+    CACHE_SIZE,
+    Bytes,
+    DirectoryListing,
+    Found,
+    NotServed,
+    Redirect,
+    Representation,
+    Slice,
+)
 from knot.http.conditions import NOT_MODIFIED, check_if_match, evaluate, range_applies
 from knot.http.content_coding import acceptable, refuses_identity
 from knot.http.ranges import Range, content_range, parse_range, part_heads
@@ -68,13 +77,13 @@ PREFLIGHT: Final = (
     b"Access-Control-Allow-Headers: *, Authorization\r\nAccess-Control-Max-Age: 86400\r\n"
 )
 
-_turns: Final = count(1)
+_generations: Final = count(1)
 
 random_bits: Final = SystemRandom().getrandbits
 """Not `secrets`, which brings OpenSSL: 3.6 MiB, and a library that the sandbox cannot load."""
 
 FIELD: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
-OWN: Final = {
+RESERVED_FIELDS: Final = {
     "accept-ranges", "connection", "content-encoding", "content-length", "content-range",
     "content-type", "date", "etag", "keep-alive", "last-modified", "location", "transfer-encoding",
 }  # fmt: skip
@@ -93,7 +102,7 @@ class Finder(Protocol):
     def find_file(self, name: bytes, second: int) -> Representation | None: ...
     def copies(self, found: Representation, second: int) -> Mapping[bytes, Representation]: ...
     def compressed(self, found: Representation, coding: bytes) -> Representation | None: ...
-    def read(self, cold: Representation) -> Representation | Missing: ...
+    def read(self, cold: Representation) -> Representation | NotServed: ...
     def replace(
         self, found: Representation, cold: Representation, read: Representation
     ) -> None: ...
@@ -110,11 +119,11 @@ class Response(NamedTuple):
     """Bytes of content."""
 
 
-class Later(NamedTuple):
+class Deferred(NamedTuple):
     """An answer that takes a while: what it takes is to be made where nobody has to wait for it."""
 
     make: Callable[[], Any]
-    then: Callable[[Any], Response | Later]
+    then: Callable[[Any], Response | Deferred]
     """From what was made to the answer; to be called by whoever owns the responder."""
 
 
@@ -162,7 +171,7 @@ def field_line(text: str) -> bytes:
     found = FIELD.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is no field: write it as 'Name: value'")
-    if found[1].lower() in OWN:
+    if found[1].lower() in RESERVED_FIELDS:
         raise ValueError(f"{found[1]} is a field that Knot sets itself")
     return f"{found[1]}: {found[2].strip()}\r\n".encode()
 
@@ -187,12 +196,12 @@ class Responder:
         """Those with bytes that are still to be read, from a file that may change meanwhile."""
         self.second = 0
         self._until = 0
-        self.turn = 0
+        self.generation = 0
         """Another one in each second, also in one that a clock which was set back has again: the
         site must not take what it looked at the first time for looked at."""
         site.changed.append(self.forget)
 
-    def respond(self, request: Request | BadRequest, now: float) -> Response | Later:
+    def respond(self, request: Request | BadRequest, now: float) -> Response | Deferred:
         """The answer to `request` at the time `now`, in seconds since the epoch."""
         if self.second <= now < self._until:
             prepared = self._prepared.get(request)
@@ -209,7 +218,7 @@ class Responder:
         opened = self.site.opened
         response = Answer(self, request).make()
         if self.site.opened != opened and (
-            isinstance(response, Later) or response.status in FROM_FILES
+            isinstance(response, Deferred) or response.status in FROM_FILES
         ):
             self.site.misses += 1
         return response
@@ -229,13 +238,13 @@ class Responder:
             request = Request(b"", b"", keep_alive=False)
         return Answer(self, request).refusal(status, fields, why)
 
-    def keep(self, request: Request, response: Response, turn: int) -> None:
-        """Keep what was made in that `turn` for equal requests, unless there could be too many of
-        those, or too long ones."""
+    def keep(self, request: Request, response: Response, generation: int) -> None:
+        """Keep what was made in that `generation` for equal requests, unless there could be too
+        many of those, or too long ones."""
         asked = len(request.target)
         for name, value in request.fields:
             asked += len(name) + len(value)
-        if asked > LONGEST_PREPARED or turn != self.turn:
+        if asked > LONGEST_PREPARED or generation != self.generation:
             return
         opened = response.rest and isinstance(response.rest[0], Slice)
         prepared = self._of_open_files if opened else self._prepared
@@ -259,7 +268,7 @@ class Responder:
 
     def forget(self) -> None:
         """Keep nothing of what was made before, nor of what is being made now."""
-        self.turn = next(_turns)
+        self.generation = next(_generations)
         self._prepared.clear()
         self._of_open_files.clear()
         self._free = self.room
@@ -273,11 +282,11 @@ class Answer:
         self._site = responder.site
         self._rules = responder.rules
         self._second = responder.second
-        self._turn = responder.turn
+        self._turn = responder.generation
         self._request = request
         self._fields = joined(request.fields)
 
-    def make(self) -> Response | Later:
+    def make(self) -> Response | Deferred:
         method = self._request.method
         if method not in (b"GET", b"HEAD"):
             if method == b"OPTIONS":
@@ -287,22 +296,22 @@ class Answer:
         found = self._site.find(path, self._turn)
         if isinstance(found, Representation):
             return self.represent(found)
-        if isinstance(found, Folder):
+        if isinstance(found, DirectoryListing):
             return self.folder(found)
         location = b""
-        if isinstance(found, Moved):
+        if isinstance(found, Redirect):
             location = b"Location: %b%b\r\n" % (found.path.encode(), query)
         response = self.refusal(found.status, location)
         if found.status in (301, 308, 404):
             self._keep(self._request, response, self._turn)
         return response
 
-    def represent(self, found: Representation) -> Response | Later:
+    def represent(self, found: Representation) -> Response | Deferred:
         """The answer to a GET or HEAD whose target is a file."""
         # A cold one has no tag yet, which a range may be asked for by.
         chosen = found if found.is_cold and b"range" in self._fields else self.choose(found)
         if chosen.is_cold:
-            return Later(partial(self._site.read, chosen), partial(self.warmed, found, chosen))
+            return Deferred(partial(self._site.read, chosen), partial(self.warmed, found, chosen))
         return self.kept(chosen)
 
     def kept(self, chosen: Representation) -> Response:
@@ -312,9 +321,9 @@ class Answer:
         return response
 
     def warmed(
-        self, found: Representation, cold: Representation, read: Representation | Missing
-    ) -> Response | Later:
-        if isinstance(read, Missing):
+        self, found: Representation, cold: Representation, read: Representation | NotServed
+    ) -> Response | Deferred:
+        if isinstance(read, NotServed):
             return self.refusal(read.status)
         self._site.replace(found, cold, read)
         if cold is found:
@@ -431,7 +440,7 @@ class Answer:
             204, b"Allow: %b\r\n%b" % (METHODS, PREFLIGHT if self._rules.cors else b"")
         )
 
-    def folder(self, found: Folder) -> Later:
+    def folder(self, found: DirectoryListing) -> Deferred:
         """The list of what is in a directory, as a page or as JSON (section 12.5.1)."""
         render, kind = listing.as_html, b"text/html; charset=utf-8"
         if ACCEPT in self._fields:
@@ -450,7 +459,7 @@ class Answer:
             self._keep(self._request, response, self._turn)
             return response
 
-        return Later(make, then)
+        return Deferred(make, then)
 
     def refusal(self, status: int, field: bytes = b"", why: str = "") -> Response:
         """Any answer that is no file: a small page that says what is the matter."""

@@ -1,6 +1,6 @@
 """What every concurrency model does with a connection between two waits.
 
-Nothing here waits: what cannot be done at once is an `Obstacle`, and each model has its own way to
+Nothing here waits: what cannot be done at once is an `Pending`, and each model has its own way to
 overcome it.  So whatever differs between two models is how they wait, and nothing else.
 """
 
@@ -22,31 +22,31 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from knot.files.site import BUSY, Bytes, Slice, read_now
 from knot.http.request import (
     NO_NAMES,
-    AttentiveParser,
     BadRequest,
+    ExtraFieldsParser,
+    LoggingParser,
     Request,
     RequestParser,
-    TalkativeParser,
 )
-from knot.http.responder import Later, Responder, Response, length_of
+from knot.http.responder import Deferred, Responder, Response, length_of
 from knot.limits import Limits
 from knot.monitor.access_log import AccessLog, Record
 from knot.process.listeners import BACKLOG, MAPPED
 
 if TYPE_CHECKING:
-    from knot.access.rates import Crowd
+    from knot.access.rates import ConnectionLimit
     from knot.tls import Channel  # it brings OpenSSL, 3.7 MiB, which others do without
 
 READ_SIZE: Final = 16 * 1024
 """Bytes read at once; the requests of a browser have 2 KiB."""
 
-WHOLE: Final = 64 * 1024
+FIRST_SEND: Final = 64 * 1024
 """Bytes of a file that go out in one call with the head."""
 
 SLICE: Final = 2 * 1024 * 1024
 """Bytes of a large file that are sent before the others get their turn."""
 
-SECRET_SLICE: Final = 256 * 1024
+TLS_SLICE: Final = 256 * 1024
 """The same where they have to be encrypted, which takes as long."""
 
 DISK_THREADS: Final = 4
@@ -78,18 +78,18 @@ RESET: Final = struct.pack("ii", 1, 0)
 # What a connection waits for
 HEAD: Final = 0
 IDLE: Final = 1
-TAKING: Final = 2
+SENDING: Final = 2
 
 log = logging.getLogger("knot")
 
 
-STATE: Final = ("address", "age", "answered", "parser", "settled", "waits_for")
-"""What a `Peer` has beside its descriptor."""
+STATE: Final = ("address", "age", "answered", "parser", "nonblocking", "waits_for")
+"""What a `Connection` has beside its descriptor."""
 
 NO_SLOTS: Final[tuple[str, ...]] = ()
 
 
-class Peer:
+class Connection:
     """A client's connection: its descriptor, and what is known of it between two requests."""
 
     __slots__ = NO_SLOTS  # those are in each model's class
@@ -104,7 +104,7 @@ class Peer:
     parser: RequestParser | None
     """Its own while a request is incomplete."""
     waits_for: int
-    settled: bool
+    nonblocking: bool
     """Whether the descriptor is non-blocking.  One that is closed after its first answer never
     needs to be, which spares a system call: that answer goes with a flag for this one call."""
     tls: Channel | None = None
@@ -114,7 +114,7 @@ class Peer:
         raise NotImplementedError
 
 
-class Client(Peer):
+class FdConnection(Connection):
     """For the models that have no descriptors of their own."""
 
     __slots__ = ("fd", *STATE)
@@ -129,29 +129,29 @@ class Client(Peer):
             os.close(fd)
 
 
-def begin(peer: Peer, address: str) -> None:
+def begin(peer: Connection, address: str) -> None:
     peer.address = address
     peer.age = 0
     peer.answered = 0
     peer.parser = None
     peer.waits_for = HEAD
-    peer.settled = False
+    peer.nonblocking = False
 
 
-def settle(peer: Peer) -> None:
-    if not peer.settled:
+def set_nonblocking(peer: Connection) -> None:
+    if not peer.nonblocking:
         os.set_blocking(peer.fd, False)
-        peer.settled = True
+        peer.nonblocking = True
 
 
-Gate = Callable[[Peer, Request | BadRequest, float], Response | Later]
+Gate = Callable[[Connection, Request | BadRequest, float], Response | Deferred]
 """What answers where it matters who asks: it refuses, or passes the request on to a responder."""
 
 Who = Callable[[str, Request | BadRequest], tuple[str, bytes]]
 """From the address of a connection, and a request that comes by it, to the client's address and the
 name of its user, for the log."""
 
-Respond = Callable[[Request | BadRequest, float], Response | Later]
+Respond = Callable[[Request | BadRequest, float], Response | Deferred]
 
 Front = tuple[Gate | None, Respond]
 """What answers requests: the gate if there is one, else the responder.  It is replaced as a whole
@@ -197,7 +197,7 @@ class Server:
         self.front: Front = None, self.respond
         self.wanted = NO_NAMES
         self.who: Who | None = None
-        self.crowd: Crowd | None = None
+        self.connection_limit: ConnectionLimit | None = None
         self.proxies: Callable[[str], bool] | None = None
         """Whether a client at that address begins with a PROXY header, which says who it is."""
         self.on_sent: Note | None = self.note if access_log is not None else None
@@ -207,7 +207,7 @@ class Server:
         """Clients that were too many."""
         self.on_sweep: Callable[[], object] = bool
         """Called once every `SWEEP` seconds, by what serves the clients."""
-        self.peers: set[Peer] = set()
+        self.peers: set[Connection] = set()
         self.parser = self.new_parser()
         """For every client whose requests have come whole."""
         self.stopping = False
@@ -228,8 +228,8 @@ class Server:
 
     def new_parser(self) -> RequestParser:
         if self.log is not None and self.log.wants_more:
-            return TalkativeParser(self.wanted)
-        return AttentiveParser(self.wanted) if self.wanted else RequestParser()
+            return LoggingParser(self.wanted)
+        return ExtraFieldsParser(self.wanted) if self.wanted else RequestParser()
 
     def guard(self, gate: Gate, wanted: frozenset[bytes] = NO_NAMES) -> None:
         """Have `gate` asked in place of the responder, and the fields that it has `wanted`, by
@@ -249,7 +249,7 @@ class Server:
         parses_alike = (type(other.parser), other.wanted) == (type(self.parser), self.wanted)
         self.responder, self.respond = other.responder, self.respond_by(other.responder)
         self.limits, self.log, self.who = other.limits, other.log, other.who
-        self.crowd, self.proxies = other.crowd, other.proxies
+        self.connection_limit, self.proxies = other.connection_limit, other.proxies
         self.watched, self.has_all = other.watched, other.has_all
         if other.gate is None:
             self.gate, self.wanted = None, NO_NAMES
@@ -263,15 +263,17 @@ class Server:
         for peer in list(self.peers):
             if self.wants_addresses and not peer.address:
                 peer.address = find_address(peer)
-            if self.crowd is not None:
-                self.crowd.count(peer.address)
+            if self.connection_limit is not None:
+                self.connection_limit.count(peer.address)
             if peer.parser is not None and not parses_alike:
                 read_again(peer, self)
 
     @property
     def wants_addresses(self) -> bool:
         """Whether it matters which client it is."""
-        return any(user is not None for user in (self.log, self.gate, self.crowd, self.proxies))
+        return any(
+            user is not None for user in (self.log, self.gate, self.connection_limit, self.proxies)
+        )
 
     def note(
         self,
@@ -325,11 +327,11 @@ FULL: Final = "there are too many clients"
 CROWDED: Final = "you have too many connections open"
 
 
-def too_many(address: str, server: Server) -> str:
+def admit(address: str, server: Server) -> str:
     """Why no client at that address can be served now; empty if one can, and it has entered."""
     if len(server.peers) >= server.limits.connections:
         return FULL
-    if server.crowd is not None and not server.crowd.enter(address):
+    if server.connection_limit is not None and not server.connection_limit.enter(address):
         return CROWDED
     return ""
 
@@ -337,11 +339,11 @@ def too_many(address: str, server: Server) -> str:
 def accept_batch(
     listener: socket.socket,
     server: Server,
-    admit: Callable[[int, str], object],
+    start: Callable[[int, str], object],
     *,
     plain: bool = True,
 ) -> OSError | None:
-    """Accept a batch of the clients that wait at the listener, and `admit` each by its descriptor
+    """Accept a batch of the clients that wait at the listener, and `start` each by its descriptor
     and its address; why there are not more.
 
     One too many gets an answer only if the port speaks `plain` HTTP.
@@ -353,9 +355,9 @@ def accept_batch(
         except OSError as error:
             return error
         name = name_of(address) if server.wants_addresses else ""
-        why = too_many(name, server)
+        why = admit(name, server)
         if not why:
-            admit(fd, name)
+            start(fd, name)
         elif plain:
             turn_away(fd, name, server, why)
         else:
@@ -372,7 +374,7 @@ def accept_rest(accept: Callable[[], OSError | None]) -> None:
             break
 
 
-class Obstacle:
+class Pending:
     """What has to be waited for before the answers to what one read has brought can go on."""
 
     __slots__ = ("asked", "request", "response", "unsent")
@@ -381,7 +383,7 @@ class Obstacle:
         self,
         asked: Asked,
         request: Request | BadRequest,
-        response: Response | Later,
+        response: Response | Deferred,
         unsent: Unsent | None,
     ) -> None:
         self.asked = asked
@@ -390,16 +392,16 @@ class Obstacle:
         self.unsent = unsent
 
 
-END: Final = Obstacle.__new__(Obstacle)
+END: Final = Pending.__new__(Pending)
 """No answer will follow, and nothing more need be read."""
 
-LINGER: Final = Obstacle.__new__(Obstacle)
+LINGER: Final = Pending.__new__(Pending)
 """No answer will follow, but the client may still be sending: what it sends and nobody reads would
 make the kernel reset the connection, and a reset overtakes the answer (RFC 9112, section 9.6).  So
 say that nothing more will come, and read on for a while."""
 
 
-def exchange(peer: Peer, server: Server) -> Obstacle | None:
+def read_and_answer(peer: Connection, server: Server) -> Pending | None:
     """Read what the client asks, and answer what can be answered at once."""
     data = receive(peer)
     if not data:
@@ -410,7 +412,7 @@ def exchange(peer: Peer, server: Server) -> Obstacle | None:
     return following
 
 
-def parse(peer: Peer, server: Server, data: bytes | bytearray) -> Asked:
+def parse(peer: Connection, server: Server, data: bytes | bytearray) -> Asked:
     """Find the requests in what the client has sent."""
     parser = peer.parser or server.parser
     try:
@@ -427,7 +429,7 @@ def parse(peer: Peer, server: Server, data: bytes | bytearray) -> Asked:
     return asked
 
 
-def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
+def answer(peer: Connection, server: Server, asked: Asked) -> Pending | None:
     """Answer, in their order, as many requests as can be answered at once."""
     requests, when, _, unread, (gate, respond) = asked
     if gate is not None:
@@ -438,13 +440,13 @@ def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
         if last:
             request = request._replace(keep_alive=False)
         response = respond(request, when)
-        if isinstance(response, Later):
-            return Obstacle(asked, request, response, None)
+        if isinstance(response, Deferred):
+            return Pending(asked, request, response, None)
         unsent = send(peer, response)
         if unsent is not None:
-            return Obstacle(asked, request, response, unsent)
+            return Pending(asked, request, response, unsent)
         if not response.keep_alive and (last or unread):
-            return Obstacle(asked, request, response, None)
+            return Pending(asked, request, response, None)
         on_sent = server.on_sent
         if on_sent is not None:
             on_sent(peer.address, request, response, asked)
@@ -453,17 +455,17 @@ def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
     return None
 
 
-def go_on(
-    peer: Peer, server: Server, obstacle: Obstacle, response: Response, unsent: Unsent | None
-) -> Obstacle | None:
+def resume(
+    peer: Connection, server: Server, pending: Pending, response: Response, unsent: Unsent | None
+) -> Pending | None:
     """After an obstacle: what comes next, until another stands in the way.
 
     `unsent` is what the client did not take; None if there was nothing to wait for.
     """
-    requests, _, said, unread, front = obstacle.asked
+    requests, _, said, unread, front = pending.asked
     on_sent = server.on_sent
     if on_sent is not None:
-        on_sent(peer.address, obstacle.request, response, obstacle.asked, unsent or NOTHING)
+        on_sent(peer.address, pending.request, response, pending.asked, unsent or NOTHING)
     if unsent:
         return END
     if response.keep_alive and (server.gently or not server.stopping):
@@ -477,10 +479,10 @@ def go_on(
     return END
 
 
-def receive(peer: Peer) -> bytes | bytearray | None:
+def receive(peer: Connection) -> bytes | bytearray | None:
     """What the client has sent: b"" if nothing will come any more, None if nothing is there yet."""
     try:
-        if peer.settled:
+        if peer.nonblocking:
             return os.read(peer.fd, READ_SIZE) if peer.tls is None else peer.tls.read()
         return _buffer[: os.preadv(peer.fd, _buffers, -1, os.RWF_NOWAIT)]
     except BlockingIOError:
@@ -488,11 +490,11 @@ def receive(peer: Peer) -> bytes | bytearray | None:
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
-        settle(peer)  # a kernel before 5.12
+        set_nonblocking(peer)  # a kernel before 5.12
         return receive(peer)
 
 
-def peek(peer: Peer, size: int) -> bytes:
+def peek(peer: Connection, size: int) -> bytes:
     """What the client has sent, up to `size` bytes, which will be read all the same; b"" if nothing
     will come any more.  Raises `BlockingIOError` if nothing is there yet."""
     with socket_of(peer) as end:
@@ -504,7 +506,7 @@ _buffers = [_buffer]
 
 
 def keep_parser(
-    peer: Peer, server: Server, parser: RequestParser, data: bytes | bytearray, begun: bool
+    peer: Connection, server: Server, parser: RequestParser, data: bytes | bytearray, begun: bool
 ) -> None:
     """In the middle of a request a parser belongs to that client, until the request is whole.
 
@@ -536,7 +538,7 @@ def end_of_heads(data: bytes | bytearray) -> int:
     )
 
 
-def read_again(peer: Peer, server: Server) -> None:
+def read_again(peer: Connection, server: Server) -> None:
     """Have the head that is unfinished read by another parser: the gates that are there now may
     want fields which the one that has begun it does not take."""
     assert peer.parser is not None
@@ -548,7 +550,7 @@ def read_again(peer: Peer, server: Server) -> None:
     peer.parser.torn = torn
 
 
-def find_address(peer: Peer) -> str:
+def find_address(peer: Connection) -> str:
     """Of a client that was accepted when addresses did not matter."""
     try:
         with socket_of(peer) as end:
@@ -575,12 +577,12 @@ def report(error: Exception) -> None:
         log.exception("a connection ended with an error that is Knot's own")
 
 
-def forget(peer: Peer, server: Server) -> None:
+def close_connection(peer: Connection, server: Server) -> None:
     """The connection has ended."""
     peer.close()
     server.peers.discard(peer)
-    if server.crowd is not None:
-        server.crowd.leave(peer.address)
+    if server.connection_limit is not None:
+        server.connection_limit.leave(peer.address)
     if not server.peers:
         while server.when_deserted:
             server.when_deserted.pop()()
@@ -589,7 +591,7 @@ def forget(peer: Peer, server: Server) -> None:
 # -- sending -------------------------------------------------------------------------------------
 
 
-def send(peer: Peer, response: Response) -> Unsent | None:
+def send(peer: Connection, response: Response) -> Unsent | None:
     """Send what goes out in one call; what is left, or None if that was all."""
     data = response.data
     if response.rest:
@@ -598,10 +600,10 @@ def send(peer: Peer, response: Response) -> Unsent | None:
     return None if sent == len(data) else deque((memoryview(data)[sent:],))
 
 
-def send_now(peer: Peer, buffers: Sequence[Bytes]) -> int:
+def send_now(peer: Connection, buffers: Sequence[Bytes]) -> int:
     """How many bytes the client takes at once; through TLS there is one buffer."""
     try:
-        if peer.settled:
+        if peer.nonblocking:
             if peer.tls is None:
                 return os.writev(peer.fd, buffers)
             return peer.tls.write(buffers[0])
@@ -610,13 +612,13 @@ def send_now(peer: Peer, buffers: Sequence[Bytes]) -> int:
         return 0
 
 
-def send_several(peer: Peer, head: bytes, rest: tuple[Bytes | Slice, ...]) -> Unsent | None:
+def send_several(peer: Connection, head: bytes, rest: tuple[Bytes | Slice, ...]) -> Unsent | None:
     """The head goes out with what follows it in memory, and with the first bytes of a file."""
     buffers: list[Bytes] = [head]
     later: Unsent = deque()
     for place, piece in enumerate(rest):
         if isinstance(piece, Slice):
-            first = read_now(piece.file.fd, min(WHOLE, piece.stop - piece.start), piece.start)
+            first = read_now(piece.file.fd, min(FIRST_SEND, piece.stop - piece.start), piece.start)
             buffers.append(first)
             left = piece._replace(start=piece.start + len(first))
             later.extend([left] if left.start < left.stop else [])
@@ -638,7 +640,7 @@ def as_unsent(piece: Bytes | Slice) -> memoryview | Slice:
     return piece if isinstance(piece, Slice) else memoryview(piece)
 
 
-def send_some(peer: Peer, unsent: Unsent) -> None:
+def send_some(peer: Connection, unsent: Unsent) -> None:
     """Send what the client takes at once, and of a file no more than others can wait for.
 
     Raises `EOFError` if a file ends before its slice does.
@@ -651,7 +653,7 @@ def send_some(peer: Peer, unsent: Unsent) -> None:
             if tls is None:
                 sent = os.sendfile(peer.fd, piece.file.fd, piece.start, count)
             else:
-                sent = tls.write(os.pread(piece.file.fd, min(count, SECRET_SLICE), piece.start))
+                sent = tls.write(os.pread(piece.file.fd, min(count, TLS_SLICE), piece.start))
             if not sent:
                 raise EOFError
             left = piece._replace(start=piece.start + sent)
@@ -682,7 +684,7 @@ def warm(piece: Slice) -> None:
 # -- the end of a connection -----------------------------------------------------------------------
 
 
-def half_close(peer: Peer) -> None:
+def half_close(peer: Connection) -> None:
     """Tell the client that no more answers will come."""
     if peer.tls is not None:
         peer.tls.end()
@@ -691,7 +693,7 @@ def half_close(peer: Peer) -> None:
 
 
 @contextmanager
-def socket_of(peer: Peer) -> Iterator[socket.socket]:
+def socket_of(peer: Connection) -> Iterator[socket.socket]:
     """The connection as a socket object, which has calls that descriptors lack."""
     end = socket.socket(fileno=peer.fd)
     try:
@@ -703,15 +705,15 @@ def socket_of(peer: Peer) -> Iterator[socket.socket]:
 def turn_away(fd: int, address: str, server: Server, why: str) -> None:
     """One client too many: read what it asks for, or the refusal would be lost, and refuse."""
     server.turned_away += 1
-    peer = Client(fd, address)
+    peer = FdConnection(fd, address)
     with suppress(OSError):
-        settle(peer)
+        set_nonblocking(peer)
         refuse(peer, server, BadRequest(503, why))
         receive(peer)
     peer.close()
 
 
-def refuse(peer: Peer, server: Server, request: BadRequest) -> None:
+def refuse(peer: Connection, server: Server, request: BadRequest) -> None:
     """An answer to a client that is not listened to any more."""
     now = time()
     response = server.respond(request, now)
@@ -722,7 +724,7 @@ def refuse(peer: Peer, server: Server, request: BadRequest) -> None:
         on_sent(peer.address, request, response, (iter(()), now, deque(), False, server.front))
 
 
-def look(server: Server) -> None:
+def expire_idle(server: Server) -> None:
     """Once every `SWEEP` seconds: end the connections that have been silent for too long.
 
     One look at each of them is all that timeouts cost; a request costs an assignment.
@@ -733,7 +735,7 @@ def look(server: Server) -> None:
     most = {
         HEAD: ceil(limits.head / SWEEP),
         IDLE: ceil(limits.keep_alive / SWEEP),
-        TAKING: ceil(limits.send / SWEEP),
+        SENDING: ceil(limits.send / SWEEP),
     }
     for peer in list(server.peers):
         peer.age += 1
@@ -741,13 +743,13 @@ def look(server: Server) -> None:
             if peer.waits_for == HEAD and peer.parser is not None:
                 late = BadRequest(408, "the request took too long")
                 with suppress(OSError):
-                    settle(peer)
+                    set_nonblocking(peer)
                     refuse(peer, server, late)
             cut(peer)
     server.on_sweep()
 
 
-def wind_up(server: Server, gently: bool = False) -> None:
+def start_drain(server: Server, gently: bool = False) -> None:
     """Nobody gets another answer than the one under way; who waits for none is cut off.
 
     Done `gently`, each client gets one more, and who asks for none has the time that idle clients
@@ -768,17 +770,17 @@ def cut_all(server: Server) -> int:
     """The end: how many connections had to be cut."""
     left = list(server.peers)
     for peer in left:
-        peer.waits_for = TAKING
+        peer.waits_for = SENDING
         cut(peer)
     return len(left)
 
 
-def cut(peer: Peer) -> None:
+def cut(peer: Connection) -> None:
     """End it from outside: its closure sees the end of what the client sends, or a broken pipe.
 
     One that is idle may still take leave, as TLS and HTTP/2 do.
     """
     with suppress(OSError), socket_of(peer) as end:
-        if peer.waits_for == TAKING:
+        if peer.waits_for == SENDING:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         end.shutdown(socket.SHUT_RD if peer.waits_for == IDLE else socket.SHUT_RDWR)

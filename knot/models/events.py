@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from knot.files.site import Slice
-from knot.http.responder import Later, Responder
+from knot.http.responder import Deferred, Responder
 from knot.limits import Limits
 from knot.models import connection as common
 from knot.models.connection import (
@@ -29,29 +29,29 @@ from knot.models.connection import (
     OUT_OF_DESCRIPTORS,
     PARTING,
     PAUSE,
+    SENDING,
     SWEEP,
-    TAKING,
-    Obstacle,
+    Pending,
     Unsent,
     accept_batch,
     accept_rest,
+    close_connection,
     cut_all,
-    exchange,
-    forget,
-    go_on,
+    expire_idle,
     half_close,
     is_cold,
     is_gone,
-    look,
+    read_and_answer,
     receive,
     report,
+    resume,
     send,
     send_some,
-    settle,
+    set_nonblocking,
+    start_drain,
     warm,
-    wind_up,
 )
-from knot.models.handshake import Client, SecureClient, greet, introduce
+from knot.models.handshake import PlainConnection, TlsConnection, accept_proxied, tls_handshake
 from knot.monitor.access_log import AccessLog
 from knot.process.listeners import listen
 from knot.process.signals import Signals
@@ -130,21 +130,21 @@ def serve(
         renew(certificates)
         connections = connections_of(certificates.protocols)
 
-    def admit(fd: int, name: str) -> None:
+    def start(fd: int, name: str) -> None:
         if certificates is None:
-            peer = Client(fd, name)
+            peer = PlainConnection(fd, name)
             server.peers.add(peer)
             if server.proxies is not None and server.proxies(name):
-                introduce(peer, server, connection)
+                accept_proxied(peer, server, connection)
             else:
                 connection(peer, server)
         else:
-            secure = SecureClient(fd, name)
+            secure = TlsConnection(fd, name)
             server.peers.add(secure)
-            greet(secure, server, certificates, connections)
+            tls_handshake(secure, server, certificates, connections)
 
     door = Door(
-        listener, partial(accept_batch, listener, server, admit, plain=certificates is None)
+        listener, partial(accept_batch, listener, server, start, plain=certificates is None)
     )
     server.doors.append(door)
     try:
@@ -162,11 +162,15 @@ def serve(
         door.close()
 
 
-def connections_of(protocols: Sequence[str]) -> dict[str, Callable[[Client, Server], None]]:
+def connections_of(
+    protocols: Sequence[str],
+) -> dict[str, Callable[[PlainConnection, Server], None]]:
     """How each of `protocols` is spoken; those who do not speak HTTP/2 do without its library."""
     from knot.tls import HTTP_2
 
-    found: dict[str, Callable[[Client, Server], None]] = dict.fromkeys(protocols, connection)
+    found: dict[str, Callable[[PlainConnection, Server], None]] = dict.fromkeys(
+        protocols, connection
+    )
     if HTTP_2 in found:
         from knot.models import http2
 
@@ -175,49 +179,49 @@ def connections_of(protocols: Sequence[str]) -> dict[str, Callable[[Client, Serv
 
 
 @tamed
-def connection(peer: Client, server: Server) -> None:
+def connection(peer: PlainConnection, server: Server) -> None:
     """One client: read, answer, wait for more, until either side has enough.
 
     What is read and written at once happens in functions of its own, whose variables are gone
     when they return: an idle connection holds on to no request and to no answer.
     """
     with tvars:
-        obstacle: Obstacle | None
+        pending: Pending | None
     try:
         while True:
-            obstacle = exchange(peer, server)
-            while obstacle is not None:
-                if obstacle is END:
+            pending = read_and_answer(peer, server)
+            while pending is not None:
+                if pending is END:
                     return
-                if obstacle is LINGER:
+                if pending is LINGER:
                     with twait:
                         hang_up(peer, server.limits.linger, mkevent())
                     return
                 with twait:
-                    overcome(peer, server, obstacle, mkevent(obstacle))
-            settle(peer)
+                    wait_out(peer, server, pending, mkevent(pending))
+            set_nonblocking(peer)
             with twait:
                 wait_on_fd(peer, READ, mkevent())
     except Exception as error:
         report(error)
     finally:
-        forget(peer, server)
+        close_connection(peer, server)
 
 
 @tamed
-def overcome(
-    peer: Client, server: Server, obstacle: Obstacle, done: Event[Obstacle | None]
+def wait_out(
+    peer: PlainConnection, server: Server, pending: Pending, done: Event[Pending | None]
 ) -> None:
     """Wait for what has to be waited for, and go on until the next obstacle."""
     with tvars:
         made: Any
-    settle(peer)
-    peer.waits_for = TAKING
-    unsent: Unsent | None = obstacle.unsent
-    response = obstacle.response
+    set_nonblocking(peer)
+    peer.waits_for = SENDING
+    unsent: Unsent | None = pending.unsent
+    response = pending.response
     try:
-        if isinstance(response, Later):
-            while isinstance(response, Later):
+        if isinstance(response, Deferred):
+            while isinstance(response, Deferred):
                 with twait:
                     server.disk.fork(mkevent(made), response.make)
                 response = response.then(made)
@@ -225,13 +229,13 @@ def overcome(
         if unsent:
             with twait:
                 send_rest(peer, server, unsent, mkevent())
-        done.trigger(go_on(peer, server, obstacle, response, unsent))
+        done.trigger(resume(peer, server, pending, response, unsent))
     except Exception as error:
         done.fail(error)
 
 
 @tamed
-def send_rest(peer: Client, server: Server, unsent: Unsent, done: Event[()]) -> None:
+def send_rest(peer: PlainConnection, server: Server, unsent: Unsent, done: Event[()]) -> None:
     """Send it as fast as the client takes it.
 
     Something stays unsent if the client has gone, or if the file has become shorter: then the
@@ -258,7 +262,7 @@ def send_rest(peer: Client, server: Server, unsent: Unsent, done: Event[()]) -> 
 
 
 @tamed
-def hang_up(peer: Client, linger: float, done: Event[()]) -> None:
+def hang_up(peer: PlainConnection, linger: float, done: Event[()]) -> None:
     """End a connection whose client may still be sending (see `LINGER`)."""
     with tvars:
         enough: bool
@@ -282,7 +286,7 @@ def sweep(server: Server) -> None:
     while True:
         with twait:
             timer(SWEEP, mkevent())
-        look(server)
+        expire_idle(server)
 
 
 @tamed
@@ -306,7 +310,7 @@ def stop(server: Server, grace: float | None, done: Event[int]) -> None:
     """
     with tvars:
         over: bool
-    wind_up(server, gently=grace is None or grace > 0)
+    start_drain(server, gently=grace is None or grace > 0)
     for door in server.doors:
         if door.fd >= 0:
             accept_rest(door.accept)
@@ -319,7 +323,7 @@ def stop(server: Server, grace: float | None, done: Event[int]) -> None:
             timer(grace, mkevent(r, True))
         over = twait(r)
         if not over:
-            wind_up(server)
+            start_drain(server)
             if server.peers:
                 twait(r)
     r.cancel()

@@ -17,14 +17,14 @@ from knot.http.request import BadRequest
 from knot.models.connection import (
     CROWDED,
     STATE,
-    Peer,
+    Connection,
     Server,
     begin,
-    forget,
+    close_connection,
     peek,
     refuse,
     report,
-    settle,
+    set_nonblocking,
     turn_away,
 )
 from tame import READ, WRITE, Descriptor, Event, mkevent, tamed, tvars, twait, wait_on_fd
@@ -37,7 +37,7 @@ log = logging.getLogger("knot")
 S = TypeVar("S", bound=Server)
 
 
-class Client(Descriptor, Peer):
+class PlainConnection(Descriptor, Connection):
     """A connection that the loop knows."""
 
     __slots__ = STATE
@@ -47,7 +47,7 @@ class Client(Descriptor, Peer):
         begin(self, address)
 
 
-class SecureClient(Client):
+class TlsConnection(PlainConnection):
     """One that is spoken to through TLS."""
 
     __slots__ = ("tls",)
@@ -65,11 +65,11 @@ class SecureClient(Client):
 
 
 @tamed
-def greet(
-    peer: SecureClient,
+def tls_handshake(
+    peer: TlsConnection,
     server: S,
     certificates: Certificates,
-    connections: Mapping[str, Callable[[Client, S], None]],
+    connections: Mapping[str, Callable[[PlainConnection, S], None]],
 ) -> None:
     """Agree with a client on keys and on a protocol, and serve it by that of `connections`."""
     from knot.tls import Channel, PlainTextError
@@ -79,7 +79,7 @@ def greet(
         tls: Channel
     greeted = False
     try:
-        settle(peer)
+        set_nonblocking(peer)
         if server.proxies is not None and server.proxies(peer.address):
             with twait:
                 read_proxy_header(peer, server, mkevent(named))
@@ -98,27 +98,29 @@ def greet(
         report(error)
     finally:
         if not greeted:
-            forget(peer, server)
+            close_connection(peer, server)
     if greeted:
         connections[tls.protocol](peer, server)
 
 
 @tamed
-def introduce(peer: Client, server: S, connection: Callable[[Client, S], None]) -> None:
+def accept_proxied(
+    peer: PlainConnection, server: S, connection: Callable[[PlainConnection, S], None]
+) -> None:
     """Serve by `connection` a client without TLS, once a proxy has said who it is."""
     with tvars:
         named: bool
-    settle(peer)
+    set_nonblocking(peer)
     with twait:
         read_proxy_header(peer, server, mkevent(named))
     if named:
         connection(peer, server)
     else:
-        forget(peer, server)
+        close_connection(peer, server)
 
 
 @tamed
-def read_proxy_header(peer: Client, server: Server, done: Event[bool]) -> None:
+def read_proxy_header(peer: PlainConnection, server: Server, done: Event[bool]) -> None:
     """Wait for the header in which a proxy says whose connection this is, and give it that client's
     address; whether it may be served.
 
@@ -158,14 +160,16 @@ def complain(address: str, why: str) -> None:
     log.warning("connections from the proxy at %s are closed: %s", address, why)
 
 
-def is_let_in(peer: Client, server: Server, address: str) -> bool:
+def is_let_in(peer: PlainConnection, server: Server, address: str) -> bool:
     """Whether the connection that a proxy has begun may be that of a client there; then it is."""
-    if server.crowd is None or server.crowd.enter(address):
-        if server.crowd is not None:
-            server.crowd.leave(peer.address)  # which was counted if nobody trusts it any more
+    if server.connection_limit is None or server.connection_limit.enter(address):
+        if server.connection_limit is not None:
+            server.connection_limit.leave(
+                peer.address
+            )  # which was counted if nobody trusts it any more
         peer.address = address
         return True
-    if isinstance(peer, SecureClient):
+    if isinstance(peer, TlsConnection):
         server.turned_away += 1  # nothing can be said to it yet
     else:
         turn_away(os.dup(peer.fd), address, server, CROWDED)

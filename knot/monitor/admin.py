@@ -56,7 +56,7 @@ PHRASES: Final = {
 }
 
 
-class Subject(Protocol):
+class Source(Protocol):
     """Whoever is asked about: a process that serves alone, or a supervisor."""
 
     ended: Counts
@@ -82,7 +82,7 @@ class Subject(Protocol):
         """What every call waits for."""
 
 
-class Alone:
+class SingleProcess:
     """A process without a supervisor."""
 
     def __init__(self, server: Server, counter: Counter) -> None:
@@ -109,10 +109,10 @@ class Alone:
         done.trigger(blocked.listing(f"process {os.getpid()}"))
 
 
-class Answers:
+class AdminApp:
     """What is answered, made anew for each request."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Source) -> None:
         """Raises `ImportError` without prometheus-client."""
         import prometheus_client.core  # and not when it is first asked for, in the sandbox
 
@@ -204,7 +204,7 @@ def of_each(workers: Mapping[int, Counts], memory: Callable[[int], int]) -> Iter
             states.add_metric([str(pid), state], number)
     yield states
     for family, name, text, value in (
-        (CounterMetricFamily, "requests", "Answers", lambda pid: sum(workers[pid].buckets)),
+        (CounterMetricFamily, "requests", "AdminApp", lambda pid: sum(workers[pid].buckets)),
         (CounterMetricFamily, "connections", "Connections", lambda pid: workers[pid].connections),
         (CounterMetricFamily, "cpu_seconds", "CPU time", lambda pid: workers[pid].cpu / 1e3),
         (GaugeMetricFamily, "cache_bytes", "Cache", lambda pid: workers[pid].cached),
@@ -256,7 +256,7 @@ def resident(statm: bytes) -> int:
 
 
 @tamed
-def attend(listener: socket.socket, answers: Answers) -> None:
+def serve_admin(listener: socket.socket, answers: AdminApp) -> None:
     """Answer for as long as the loop runs."""
     door = Descriptor(os.dup(listener.fileno()))
     talking: set[Descriptor] = set()
@@ -273,7 +273,7 @@ def attend(listener: socket.socket, answers: Answers) -> None:
                 continue
             if len(talking) < MOST:
                 client.setblocking(False)
-                talk(Descriptor(client.detach()), talking, answers)
+                serve_client(Descriptor(client.detach()), talking, answers)
             else:
                 client.close()
     finally:
@@ -281,7 +281,7 @@ def attend(listener: socket.socket, answers: Answers) -> None:
 
 
 @tamed
-def talk(peer: Descriptor, talking: set[Descriptor], answers: Answers) -> None:
+def serve_client(peer: Descriptor, talking: set[Descriptor], answers: AdminApp) -> None:
     """One client: its request, the answer, and the end, all within `PATIENCE`."""
     talking.add(peer)
     r = Rendezvous[bool]()
@@ -294,7 +294,7 @@ def talk(peer: Descriptor, talking: set[Descriptor], answers: Answers) -> None:
 
 
 @tamed
-def converse(peer: Descriptor, answers: Answers, done: Event[()]) -> None:
+def converse(peer: Descriptor, answers: AdminApp, done: Event[()]) -> None:
     with tvars:
         answer: bytes
     parser = RequestParser()

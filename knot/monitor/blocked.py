@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Final
 
-from knot.models.connection import Peer
+from knot.models.connection import Connection
 from knot.process.spawn import HOME
 from tame import closure as closures
 from tame.closure import Closure
@@ -75,7 +75,7 @@ def client(closure: Closure) -> str:
     From what the generator holds; to ask its frame for its variables would keep them all.
     """
     for held in gc.get_referents(closure.body):
-        if isinstance(held, Peer):
+        if isinstance(held, Connection):
             who = f" from {held.address}" if held.address else ""
             return f", descriptor {held.fd}{who} after {held.answered} requests"
     return ""

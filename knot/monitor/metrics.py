@@ -17,7 +17,7 @@ from typing import Final
 from knot.files.site import Site
 from knot.http.request import BadRequest, Request
 from knot.http.responder import FROM_FILES, Response, length_of
-from knot.models.connection import HEAD, IDLE, NOTHING, TAKING, Asked, Peer, Server, Unsent
+from knot.models.connection import HEAD, IDLE, NOTHING, SENDING, Asked, Connection, Server, Unsent
 from tame import mkevent, tamed, timer, twait
 
 STATUSES: Final = (
@@ -29,7 +29,7 @@ STATUSES: Final = (
 BOUNDS: Final = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 """Seconds: upper ends of the buckets of durations; what takes longer has one more."""
 
-STATES: Final = {HEAD: "head", IDLE: "idle", TAKING: "taking"}
+STATES: Final = {HEAD: "head", IDLE: "idle", SENDING: "taking"}
 """What connections wait for."""
 
 PLAIN: Final = (
@@ -89,12 +89,12 @@ class Counts:
         return {str(status or "other"): n for status, n in self.requests.items() if n}
 
 
-class Peers(set[Peer]):
+class Peers(set[Connection]):
     """The connections, which counts those that have come."""
 
     total = 0
 
-    def add(self, peer: Peer) -> None:
+    def add(self, peer: Connection) -> None:
         self.total += 1
         super().add(peer)
 

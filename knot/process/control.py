@@ -36,13 +36,13 @@ BEAT: Final = b"b"
 WAITING: Final = b"w"
 """Tell what every call waits for."""
 
-PATIENCE: Final = 1.0
+ANSWER_TIMEOUT: Final = 1.0
 """Seconds for an answer."""
 
 QUESTION: Final = struct.Struct("=cQ")
 NUMBER: Final = struct.Struct("=Q")
 
-LONGEST: Final = 64 * 1024
+MAX_ANSWER: Final = 64 * 1024
 """Bytes of an answer; what is longer is cut."""
 
 Answers = Mapping[bytes, Callable[[], str]]
@@ -57,7 +57,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-class Line:
+class ControlChannel:
     """The supervisor's end."""
 
     def __init__(self, fd: int) -> None:
@@ -75,7 +75,7 @@ class Line:
 
     def hears(self, word: bytes) -> bool:
         """Whether that is what the worker says."""
-        return os.read(self.descriptor.fd, LONGEST) == word
+        return os.read(self.descriptor.fd, MAX_ANSWER) == word
 
     @tamed
     def listen(self) -> None:
@@ -84,7 +84,7 @@ class Line:
             while True:
                 with twait:
                     wait_on_fd(self.descriptor, READ, mkevent())
-                said = os.read(self.descriptor.fd, LONGEST)
+                said = os.read(self.descriptor.fd, MAX_ANSWER)
                 if not said:
                     break
                 self.silent = 0
@@ -109,7 +109,7 @@ class Line:
             done.trigger(None)  # it has ended, or has many questions to answer
             return
         self._asked[number] = mkevent(r, None, said)
-        timer(PATIENCE, mkevent(r, None))
+        timer(ANSWER_TIMEOUT, mkevent(r, None))
         twait(r)
         r.cancel()
         self._asked.pop(number, None)
@@ -122,7 +122,7 @@ class Line:
 
 
 @tamed
-def attend(fd: int, answers: Answers) -> None:
+def serve_control(fd: int, answers: Answers) -> None:
     """The worker's end: answer for as long as the loop runs."""
     supervisor = Descriptor(fd)
     try:
@@ -132,7 +132,7 @@ def attend(fd: int, answers: Answers) -> None:
             said: dict[bytes, bytes] = {}
             for kind, number in questions(supervisor.fd):
                 if kind not in said:  # who asks twice at once is told the same
-                    said[kind] = answers[kind]().encode()[: LONGEST - NUMBER.size]
+                    said[kind] = answers[kind]().encode()[: MAX_ANSWER - NUMBER.size]
                 with suppress(BlockingIOError):  # it takes no answers: no reason to stop
                     os.write(supervisor.fd, NUMBER.pack(number) + said[kind])
     except OSError:

@@ -25,11 +25,10 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
-from knot.monitor.admin import Answers, resident_of
-from knot.monitor.admin import attend as attend_admin
+from knot.monitor.admin import AdminApp, resident_of, serve_admin
 from knot.monitor.metrics import Counts, Shared
 from knot.process import control, spawn
-from knot.process.control import Line
+from knot.process.control import ControlChannel
 from knot.process.sandbox import ALIVE, is_watched, notify
 from knot.process.signals import Signals
 from knot.process.worker import READY, WORKER
@@ -107,7 +106,7 @@ class Worker:
             self.end = Descriptor(os.pidfd_open(self.process.pid))
             """Readable when it has ended."""
             undo.pop_all()
-        self.line = Line(line.detach())
+        self.line = ControlChannel(line.detach())
         """Readable when it is ready, or has ended before; then for questions."""
         self.began = monotonic()
         self.ready = False
@@ -144,7 +143,7 @@ class Worker:
 
 
 @dataclass
-class Place:
+class WorkerSlot:
     """One of the workers that there are to be."""
 
     listeners: Sequence[socket.socket]
@@ -159,7 +158,7 @@ class Place:
 
 @dataclass
 class Supervisor:
-    places: list[Place]
+    places: list[WorkerSlot]
     grace: float
     counted: bool = False
     ended: Counts = field(default_factory=Counts)
@@ -247,7 +246,7 @@ class Supervisor:
 
 
 @tamed
-def launch(supervisor: Supervisor, place: Place, reason: str, done: Event[bool]) -> None:
+def launch(supervisor: Supervisor, place: WorkerSlot, reason: str, done: Event[bool]) -> None:
     """Start a worker; once it is ready it takes the place.  Whether it has come that far."""
     with tvars:
         late: bool
@@ -283,12 +282,12 @@ def launch(supervisor: Supervisor, place: Place, reason: str, done: Event[bool])
         worker.tell(signal.SIGKILL)
     if supervisor.stopping:
         worker.tell(signal.SIGTERM)
-    attend(supervisor, place, worker)
+    serve_control(supervisor, place, worker)
     done.trigger(ready)
 
 
 @tamed
-def attend(supervisor: Supervisor, place: Place, worker: Worker) -> None:
+def serve_control(supervisor: Supervisor, place: WorkerSlot, worker: Worker) -> None:
     """Wait for the end of a worker; if that was its own idea, another takes its place."""
     with tvars:
         ready: bool
@@ -366,7 +365,7 @@ def watch(supervisor: Supervisor) -> None:
 
 
 @tamed
-def replace(supervisor: Supervisor, place: Place, worker: Worker) -> None:
+def replace(supervisor: Supervisor, place: WorkerSlot, worker: Worker) -> None:
     """Put another into the place of a worker that is stuck, unless it recovers first."""
     with tvars:
         ready: bool
@@ -447,7 +446,7 @@ def supervise(
     SIGHUP replaces them all.  `admin` listen for who asks how they are.  False if they did not
     start.
     """
-    places = [Place(*group, number) for number, group in enumerate(listeners)]
+    places = [WorkerSlot(*group, number) for number, group in enumerate(listeners)]
     supervisor = Supervisor(places, grace, counted=bool(admin))
     signals = Signals(
         {
@@ -487,9 +486,9 @@ def supervise(
             over: bool
         heard = Descriptor(os.dup(signals.fd))
         if admin:
-            answers = Answers(supervisor)
+            answers = AdminApp(supervisor)
             for listener in admin:
-                attend_admin(listener, answers)
+                serve_admin(listener, answers)
         begin()
         while not signals.take():
             with twait:

@@ -14,7 +14,7 @@ READY: Final = b"1"
 
 
 @dataclass(frozen=True)
-class Post:
+class WorkerHandoff:
     """Where a worker listens, and where it says that it is ready, and what it does."""
 
     supervisor: int
@@ -32,7 +32,7 @@ class Post:
         os.write(self.supervisor, READY)
 
 
-def post() -> Post | None:
+def post() -> WorkerHandoff | None:
     """This process's own, if it is a worker."""
     said = os.environ.pop(WORKER, "")
     if not said:
@@ -40,7 +40,7 @@ def post() -> Post | None:
     (number, supervisor, counts), listeners, redirects = (
         [int(fd) for fd in fds.split(",") if fd] for fds in said.split(";")
     )
-    found = Post(supervisor, counts, listeners, redirects, number)
+    found = WorkerHandoff(supervisor, counts, listeners, redirects, number)
     for fd in (found.supervisor, found.counts):
         if fd >= 0:
             os.set_inheritable(fd, False)

@@ -33,9 +33,9 @@ from knot.http.content_coding import acceptable
 from knot.http.ranges import parse_range
 from knot.http.request import (
     BadRequest,
+    LoggingParser,
     Request,
     RequestParser,
-    TalkativeParser,
     can_be_authority,
     can_be_target,
 )
@@ -64,7 +64,7 @@ def requests(data: bytes) -> None:
 
 
 def found(pieces: Sequence[bytes]) -> list[Request | str]:
-    parser: RequestParser = TalkativeParser(frozenset({b"host"}))
+    parser: RequestParser = LoggingParser(frozenset({b"host"}))
     results: list[Request | str] = []
     for piece in pieces:
         if not piece:

@@ -22,10 +22,10 @@ import knot.cli
 import tame
 from knot.files.site import Site
 from knot.http.request import BadRequest, Request
-from knot.http.responder import Later, Responder, Response
-from knot.models.connection import PAUSE, Peer
+from knot.http.responder import Deferred, Responder, Response
+from knot.models.connection import PAUSE, Connection
 from knot.models.events import Server, run
-from knot.monitor.admin import Alone, attend
+from knot.monitor.admin import SingleProcess, serve_admin
 from knot.monitor.metrics import PLAIN, Counter, Counts, Shared
 from knot.process.listeners import listen
 from knot.process.signals import Signals
@@ -143,7 +143,7 @@ def test_a_process_alone_is_ready_while_all_that_it_serves_is_there(site: Path) 
     knot_site = Site(site)
     server = Server(Responder(knot_site))
     server.has_all = lambda: knot_site.is_there
-    alone = Alone(server, Counter(server, [knot_site]))
+    alone = SingleProcess(server, Counter(server, [knot_site]))
     assert alone.ready()
     site.rename(site.with_name("away"))
     knot_site.look()
@@ -162,7 +162,7 @@ def test_what_a_gate_answers_is_counted_and_what_has_to_be_made_first(site: Path
     knot_site = Site(site, listing=True)
     server = Server(Responder(knot_site))
 
-    def gate(_: Peer, request: Request | BadRequest, now: float) -> Response | Later:
+    def gate(_: Connection, request: Request | BadRequest, now: float) -> Response | Deferred:
         if isinstance(request, Request) and request.target == b"/secret":
             return server.responder.refuse(request, now, 403)
         return server.responder.respond(request, now)
@@ -378,7 +378,7 @@ def test_without_descriptors_it_rests_instead_of_asking_again_and_again(
         nonlocal enough
         r = Rendezvous[None]()
         enough = mkevent(r, None)
-        attend(door, None)  # type: ignore[arg-type]
+        serve_admin(door, None)  # type: ignore[arg-type]
         twait(r)
 
     enough: Event[()]

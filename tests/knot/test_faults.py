@@ -106,19 +106,19 @@ def test_a_file_that_cannot_be_opened_now_is_there_later(
     root: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """It is not said to be missing: caches would remember that."""
-    from knot.files.open_beneath import Directory
+    from knot.files.open_beneath import RootDirectory
 
-    open_file = Directory.open
+    open_file = RootDirectory.open
     failures = 1
 
-    def fails(directory: Directory, name: bytes) -> int:
+    def fails(directory: RootDirectory, name: bytes) -> int:
         nonlocal failures
         if name == b"small" and failures:
             failures -= 1
             raise OSError(number, os.strerror(number))
         return open_file(directory, name)
 
-    monkeypatch.setattr(Directory, "open", fails)
+    monkeypatch.setattr(RootDirectory, "open", fails)
 
     def client(port: int) -> list[int]:
         return [status(ask(port, b"/small")) for _ in range(2)]
@@ -287,7 +287,7 @@ def test_a_thread_that_cannot_be_started_for_a_client_is_a_503(
         return  # no other needs a thread for a client
     from knot.models import threads
 
-    start, forget = threads.start_new_thread, common.forget
+    start, close_connection = threads.start_new_thread, common.close_connection
     failures = 1
     locked: list[bool] = []
 
@@ -296,12 +296,12 @@ def test_a_thread_that_cannot_be_started_for_a_client_is_a_503(
         failures -= 1
         return no_thread() if failures >= 0 else start(*arguments)  # type: ignore[return-value]
 
-    def watched(peer: common.Peer, server: Any) -> None:
+    def watched(peer: common.Connection, server: Any) -> None:
         locked.append(server.lock._is_owned())
-        forget(peer, server)
+        close_connection(peer, server)
 
     monkeypatch.setattr(threads, "start_new_thread", sometimes)
-    monkeypatch.setattr(common, "forget", watched)
+    monkeypatch.setattr(common, "close_connection", watched)
 
     def client(port: int) -> list[int]:
         return [status(ask(port)) for _ in range(2)]
@@ -322,16 +322,16 @@ def test_who_comes_at_the_moment_of_the_stop_and_is_silent_holds_up_no_end(
 
     theirs, ours = socket.socketpair()
 
-    def wind_up(server: Any, gently: bool = False) -> None:
-        common.wind_up(server, gently)
+    def start_drain(server: Any, gently: bool = False) -> None:
+        common.start_drain(server, gently)
         if gently:
             return
-        late = threads.Client(ours.detach(), "")
+        late = threads.FdConnection(ours.detach(), "")
         server.peers.add(late)
         threads.start_new_thread(threads.connection, (late, server))
 
     left: list[int] = []
-    monkeypatch.setattr(threads, "wind_up", wind_up)
+    monkeypatch.setattr(threads, "start_drain", start_drain)
     monkeypatch.setattr(
         threads, "cut_all", lambda server: left.append(len(server.peers)) or common.cut_all(server)
     )

@@ -51,7 +51,7 @@ from knot.http.request import (
     RequestParser,
     without,
 )
-from knot.http.responder import Later, Response
+from knot.http.responder import Deferred, Response
 from knot.models import connection as common
 from knot.models import events
 from knot.models import http2 as model
@@ -91,7 +91,7 @@ def answer(streams: Streams, responder: Responder) -> None:
     while streams.can_begin:
         stream = streams.begin()
         found = responder.respond(stream.request, NOW)
-        while isinstance(found, Later):
+        while isinstance(found, Deferred):
             found = found.then(found.make())
         streams.answer(stream, found)
     while (turn := streams.turn()) is not None:
@@ -166,7 +166,7 @@ def test_an_answer_is_the_one_that_http_1_1_has(
     sent = b"%b %b HTTP/1.1\r\nHost: example.org\r\n%b\r\n" % (method, path, lines)
     (request,) = RequestParser().feed(sent)
     expected = responder.respond(request, NOW)
-    while isinstance(expected, Later):
+    while isinstance(expected, Deferred):
         expected = expected.then(expected.make())
     head, _, content = expected.data.partition(b"\r\n\r\n")
     for piece in expected.rest:
@@ -837,11 +837,11 @@ def test_a_server_that_stops_finishes_what_is_under_way(
 ) -> None:
     told = threading.Event()
 
-    def wind_up(server: events.Server, gently: bool) -> None:
-        common.wind_up(server, gently)
+    def start_drain(server: events.Server, gently: bool) -> None:
+        common.start_drain(server, gently)
         told.set()
 
-    monkeypatch.setattr(events, "wind_up", wind_up)
+    monkeypatch.setattr(events, "start_drain", start_drain)
     others: list[threading.Thread] = []
 
     def finish(client: Connected, id: int) -> None:
@@ -996,7 +996,9 @@ def test_a_gate_is_asked_first_and_gets_what_it_wants(
     def guarded(self: events.Server, *arguments: Any) -> None:
         begin(self, *arguments)
 
-        def gate(peer: common.Peer, request: Request | BadRequest, now: float) -> Response | Later:
+        def gate(
+            peer: common.Connection, request: Request | BadRequest, now: float
+        ) -> Response | Deferred:
             seen.append((peer.address, request))
             assert isinstance(request, Request)
             return self.responder.respond(without(request, b"host"), now)

@@ -46,7 +46,7 @@ def quick_sweeps(everywhere: Callable[[str, Any], None]) -> None:
 @pytest.fixture
 def gone(everywhere: Callable[[str, Any], None]) -> threading.Event:
     """Set when the server has let go of a connection."""
-    return told_of("forget", everywhere)
+    return told_of("close_connection", everywhere)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def told_of(name: str, everywhere: Callable[[str, Any], None]) -> threading.Even
     happened = threading.Event()
     function = getattr(connections, name)
 
-    def noticed(peer: connections.Peer, other: Any) -> None:
+    def noticed(peer: connections.Connection, other: Any) -> None:
         function(peer, other)
         happened.set()
 
@@ -171,14 +171,14 @@ def test_time_that_is_no_whole_number_of_seconds_is_given_in_full(
 ) -> None:
     """Found by `make simulate`.  The first look may come as soon as the client has come, so
     the second is the first that can know that a part of a second has passed."""
-    ended: list[connections.Peer] = []
+    ended: list[connections.Connection] = []
     monkeypatch.setattr(connections, "cut", ended.append)
-    peers = {connections.Client(-1, "")}
+    peers = {connections.FdConnection(-1, "")}
     server: Any = SimpleNamespace(
         limits=Limits(head=seconds), peers=peers, watched=[], on_sweep=bool
     )
     for number in range(1, looks + 1):
-        connections.look(server)
+        connections.expire_idle(server)
         assert bool(ended) == (number == looks)
 
 

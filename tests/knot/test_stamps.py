@@ -21,7 +21,7 @@ from knot.files import site as sites
 from knot.files.site import IN_MEMORY, Bytes, Representation, Site, Slice
 from knot.files.stamps import Stamp, stamp_of
 from knot.http.request import Request
-from knot.http.responder import Later, Responder, Response
+from knot.http.responder import Deferred, Responder, Response
 
 SECOND: Final = 10**9
 BEGIN: Final = 1_700_000_000
@@ -195,7 +195,7 @@ class World:
 
     def ask(self, *fields: tuple[bytes, bytes]) -> tuple[int, dict[str, str], bytes]:
         response = self.responder.respond(Request(b"GET", PATH, fields=fields), self.now)
-        while isinstance(response, Later):
+        while isinstance(response, Deferred):
             response = response.then(response.make())
         return read(response)
 

@@ -27,9 +27,9 @@ from serving import KNOT, MODELS, Model, administered, chosen, fetch, serving
 from speaking_http2 import Connected
 
 from knot import Responder, Site
-from knot.access.gates import AUTHORIZATION, Entrance
+from knot.access.gates import AUTHORIZATION, BasicAuth
 from knot.access.passwords import Passwords
-from knot.access.rates import Crowd
+from knot.access.rates import ConnectionLimit
 from knot.models import connection as common
 from knot.models import events, http2
 from knot.monitor.access_log import AccessLog
@@ -378,7 +378,7 @@ def test_streams_are_answered_by_what_they_were_asked_of(
     new = common.Server(Responder(Site(tmp_path / "1")))
     passwords = Passwords(str(config.place / "users"), threading.Semaphore(2))
     wanted = frozenset({AUTHORIZATION})
-    new.guard(Entrance(new.responder, passwords, wanted), wanted)
+    new.guard(BasicAuth(new.responder, passwords, wanted), wanted)
     changed = threading.Event()
 
     def change() -> None:
@@ -446,18 +446,18 @@ def test_connections_that_are_there_count_and_have_addresses_when_that_begins_to
     site = Site(tmp_path)
     server, new = common.Server(Responder(site)), common.Server(Responder(site))
     assert not server.wants_addresses
-    new.crowd = Crowd(2)
+    new.connection_limit = ConnectionLimit(2)
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as ends:
         peers = []
         for _ in range(3):
             ends.enter_context(socket.create_connection(listener.getsockname()))
-            peers.append(common.Client(listener.accept()[0].detach(), ""))
+            peers.append(common.FdConnection(listener.accept()[0].detach(), ""))
         server.peers.update(peers)
         server.adopt(new)
         assert {peer.address for peer in peers} == {"127.0.0.1"}
         for crowded, peer in zip((True, True, False), peers, strict=True):
-            assert bool(common.too_many("127.0.0.1", server)) == crowded
-            common.forget(peer, server)
+            assert bool(common.admit("127.0.0.1", server)) == crowded
+            common.close_connection(peer, server)
     site.close()
 
 

@@ -74,8 +74,8 @@ BUGS: Final = [
     Bug(
         "a time-out comes up to a second early",
         CONNECTION,
-        "TAKING: ceil(limits.send / SWEEP)",
-        "TAKING: ceil(limits.send / SWEEP) - 1",
+        "SENDING: ceil(limits.send / SWEEP)",
+        "SENDING: ceil(limits.send / SWEEP) - 1",
     ),
     Bug(
         "a short write is taken for a whole one",
@@ -93,7 +93,7 @@ BUGS: Final = [
         "a descriptor is not closed",
         EVENTS,
         """    finally:
-        forget(peer, server)
+        close_connection(peer, server)
 """,
         """    finally:
         server.peers.discard(peer)
@@ -176,7 +176,7 @@ BUGS: Final = [
         "the sending of an answer waits",
         EVENTS,
         """        made: Any
-    settle(peer)
+    set_nonblocking(peer)
 """,
         """        made: Any
 """,
@@ -249,7 +249,7 @@ BUGS: Final = [
     Bug(
         "the line of an answer that took a while is missing in the log",
         CONNECTION,
-        "on_sent(peer.address, obstacle.request, response, obstacle.asked, unsent or NOTHING)",
+        "on_sent(peer.address, pending.request, response, pending.asked, unsent or NOTHING)",
         "pass",
     ),
     Bug(
@@ -292,7 +292,7 @@ def plant(bug: Bug, directory: Path) -> None:
     file.write_text(source.replace(bug.right, bug.wrong))
 
 
-NONE: Final = Bug("no bug", CONNECTION, "TAKING: Final = 2", "TAKING: Final = 2")
+NONE: Final = Bug("no bug", CONNECTION, "SENDING: Final = 2", "SENDING: Final = 2")
 """To see that what is found is the bug."""
 
 
