@@ -13,6 +13,7 @@ from threading import Semaphore
 from time import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from knot.access.gate import Gate
 from knot.access.https_redirect import HttpsRedirect
 from knot.config import Config
 from knot.files.compression import load_compressors
@@ -20,7 +21,7 @@ from knot.files.paths import Withheld, absolute
 from knot.files.site import OPEN_FILES, Site
 from knot.http.request import HOST
 from knot.http.responder import FieldRules, Responder
-from knot.models.connection import Gate, Server
+from knot.models.server import Server
 
 if TYPE_CHECKING:
     from knot.access.gates import SiteGate

@@ -46,7 +46,7 @@ from knot.config import (
 from knot.files.paths import grants
 from knot.limits import Limits
 from knot.models import MODELS
-from knot.models.connection import Server
+from knot.models.server import Server
 from knot.monitor.access_log import FORMATS, AccessLog
 from knot.process import listeners as sockets
 from knot.process import sandbox, spawn, starting, worker

@@ -19,7 +19,7 @@ import click
 from knot.build import Sites
 from knot.config import Config
 from knot.limits import Limits
-from knot.models.connection import Server
+from knot.models.server import Server
 from knot.monitor.access_log import AccessLog
 from knot.process.sandbox import notify
 

@@ -11,11 +11,11 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from knot.access.forwarded import Forwarded
+from knot.access.gate import Client, Gate, Who
 from knot.access.networks import Networks, client_at
 from knot.access.rates import Rates
 from knot.http.request import NO_NAMES, BadRequest, Request, without
 from knot.http.responder import Deferred, Responder, Response
-from knot.models.connection import Connection, Gate, Who
 
 if TYPE_CHECKING:
     from knot.access.passwords import Outcome, Passwords  # it needs bcrypt, which is an extra
@@ -30,7 +30,7 @@ class SiteGate(Protocol):
     """A gate that can tell whose request it is, for the log."""
 
     def __call__(
-        self, peer: Connection, request: Request | BadRequest, now: float
+        self, peer: Client, request: Request | BadRequest, now: float
     ) -> Response | Deferred:
         """Answer."""
 
@@ -54,7 +54,7 @@ class BasicAuth:
         self._unwanted = unwanted
 
     def __call__(
-        self, peer: Connection, request: Request | BadRequest, now: float
+        self, peer: Client, request: Request | BadRequest, now: float
     ) -> Response | Deferred:
         passwords = self._passwords
         if passwords is None or isinstance(request, BadRequest) or self._is_preflight(request):
@@ -135,7 +135,7 @@ class Doorkeeper:
         return self._forwarded.client(address, request.fields)
 
     def __call__(
-        self, peer: Connection, request: Request | BadRequest, now: float
+        self, peer: Client, request: Request | BadRequest, now: float
     ) -> Response | Deferred:
         client = peer.address
         if self._forwarded is not None:

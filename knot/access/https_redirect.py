@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from knot.files.site import Found, NotServed, Representation, Site, file_name
+from knot.access.gate import Client, Gate
+from knot.files.representation import Representation
+from knot.files.site import (
+    Found,
+    NotServed,
+    Site,
+    file_name,
+)
 from knot.http.request import AUTHORITY, HOST, BadRequest, Request
 from knot.http.responder import Deferred, Responder, Response, authority_of, split_target
-from knot.models.connection import Connection, Gate
 
 CHALLENGES: Final = b".well-known/acme-challenge/"
 """Where the files are that an authority asks for over HTTP before there is a certificate (RFC 8555,
@@ -29,7 +35,7 @@ class HttpsRedirect:
         self._challenges = challenges
 
     def __call__(
-        self, peer: Connection, request: Request | BadRequest, now: float
+        self, peer: Client, request: Request | BadRequest, now: float
     ) -> Response | Deferred:
         if peer.tls is not None:
             return self._secure(peer, request, now)

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import bcrypt
 
 from knot.files.paths import absolute, reason
-from knot.files.site import BUSY
+from knot.files.representation import BUSY
 from knot.files.stamps import stamp_of
 
 MOST_RIGHT: Final = 16_384

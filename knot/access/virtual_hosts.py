@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from knot.access.gate import Client
 from knot.access.gates import SiteGate
 from knot.access.https_redirect import host_name
 from knot.http.request import HOST, BadRequest, Request
 from knot.http.responder import Deferred, Response, authority_of
-from knot.models.connection import Connection
 
 NAME: Final = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
 
@@ -47,7 +47,7 @@ class VirtualHosts:
         self._found: dict[bytes, SiteGate] = {}
 
     def __call__(
-        self, peer: Connection, request: Request | BadRequest, now: float
+        self, peer: Client, request: Request | BadRequest, now: float
     ) -> Response | Deferred:
         if isinstance(request, BadRequest):
             return self._default(peer, request, now)

@@ -19,7 +19,8 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from knot.files.open_beneath import real_path
-from knot.files.site import Scope, second_of
+from knot.files.representation import second_of
+from knot.files.site import Scope
 
 UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 

@@ -51,7 +51,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from knot.files.site import Bytes, Slice
+from knot.files.representation import Bytes, Slice
 from knot.http.accept import MAX_ACCEPT, prefers_json
 from knot.http.request import (
     ACCEPT,

@@ -14,15 +14,13 @@ from random import SystemRandom
 from typing import Any, Final, NamedTuple, Protocol
 
 from knot.files import listing
+from knot.files.representation import Bytes, Representation, Slice
 from knot.files.site import (
     CACHE_SIZE,
-    Bytes,
     DirectoryListing,
     Found,
     NotServed,
     Redirect,
-    Representation,
-    Slice,
 )
 from knot.http.conditions import NOT_MODIFIED, check_if_match, evaluate, range_applies
 from knot.http.content_coding import acceptable, refuses_identity

@@ -19,42 +19,47 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from knot.files.site import Slice
+from knot.files.representation import Slice
 from knot.http.responder import Deferred, Responder
 from knot.limits import Limits
-from knot.models import connection as common
+from knot.models.closing import (
+    PARTING,
+    SWEEP,
+    cut_all,
+    expire_idle,
+    half_close,
+    start_drain,
+)
 from knot.models.connection import (
     DISK_THREADS,
     END,
     LINGER,
     LOG_DELAY,
     OUT_OF_DESCRIPTORS,
-    PARTING,
     PAUSE,
-    SENDING,
-    SWEEP,
     Pending,
-    Unsent,
     accept_batch,
     accept_rest,
     answer,
     close_connection,
-    cut_all,
-    expire_idle,
-    half_close,
     is_cold,
-    is_gone,
     parse,
     read_and_answer,
-    receive,
     report,
     resume,
     send,
     send_some,
-    set_nonblocking,
-    start_drain,
     warm,
 )
+from knot.models.peer import (
+    SENDING,
+    FdConnection,
+    is_gone,
+    receive,
+    set_nonblocking,
+)
+from knot.models.server import Server as CommonServer
+from knot.models.server import Unsent
 from knot.monitor.access_log import AccessLog
 from knot.process.signals import Signals
 
@@ -65,7 +70,7 @@ T = TypeVar("T")
 log = logging.getLogger("knot")
 
 
-class PlainConnection(common.FdConnection):
+class PlainConnection(FdConnection):
     """A connection, and the future that its task waits for."""
 
     __slots__ = ("_data", "_loop", "_watched")
@@ -174,7 +179,7 @@ def if_awaited(done: asyncio.Future[T], tell: Callable[[], object]) -> None:
         tell()
 
 
-class Server(common.Server):
+class Server(CommonServer):
     """What all the connections share."""
 
     def __init__(

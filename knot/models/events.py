@@ -17,41 +17,45 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from knot.files.site import Slice
+from knot.files.representation import Slice
 from knot.http.responder import Deferred, Responder
 from knot.limits import Limits
-from knot.models import connection as common
+from knot.models.closing import (
+    PARTING,
+    SWEEP,
+    cut_all,
+    expire_idle,
+    half_close,
+    start_drain,
+)
 from knot.models.connection import (
     DISK_THREADS,
     END,
     LINGER,
     LOG_DELAY,
     OUT_OF_DESCRIPTORS,
-    PARTING,
     PAUSE,
-    SENDING,
-    SWEEP,
     Pending,
-    Unsent,
     accept_batch,
     accept_rest,
     close_connection,
-    cut_all,
-    expire_idle,
-    half_close,
     is_cold,
-    is_gone,
     read_and_answer,
-    receive,
     report,
     resume,
     send,
     send_some,
-    set_nonblocking,
-    start_drain,
     warm,
 )
 from knot.models.handshake import PlainConnection, TlsConnection, accept_proxied, tls_handshake
+from knot.models.peer import (
+    SENDING,
+    is_gone,
+    receive,
+    set_nonblocking,
+)
+from knot.models.server import Server as CommonServer
+from knot.models.server import Unsent
 from knot.monitor.access_log import AccessLog
 from knot.process.listeners import listen
 from knot.process.signals import Signals
@@ -82,7 +86,7 @@ __all__ = ["Server", "listen", "run", "serve", "stop"]
 log = logging.getLogger("knot")
 
 
-class Server(common.Server):
+class Server(CommonServer):
     """What all the connections share."""
 
     def __init__(

@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, TypeVar
 from knot.http.request import BadRequest
 from knot.models.connection import (
     CROWDED,
-    STATE,
-    Connection,
-    Server,
-    begin,
     close_connection,
-    peek,
     refuse,
     report,
-    set_nonblocking,
     turn_away,
 )
+from knot.models.peer import (
+    STATE,
+    Connection,
+    begin,
+    peek,
+    set_nonblocking,
+)
+from knot.models.server import Server
 from tame import READ, WRITE, Descriptor, Event, mkevent, tamed, tvars, twait, wait_on_fd
 
 if TYPE_CHECKING:

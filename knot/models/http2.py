@@ -12,23 +12,25 @@ from functools import partial
 from time import time
 from typing import Any, Final
 
-from knot.files.site import Bytes, Slice, read_now
+from knot.files.representation import Bytes, Slice, read_now
 from knot.http.http2 import Stream, Streams
 from knot.http.responder import Deferred, Response, length_of
 from knot.models.connection import (
-    HEAD,
-    IDLE,
-    SENDING,
-    Unsent,
     close_connection,
-    receive,
     report,
     send_some,
-    set_nonblocking,
     warm,
 )
 from knot.models.events import Server, hang_up
 from knot.models.handshake import PlainConnection
+from knot.models.peer import (
+    HEAD,
+    IDLE,
+    SENDING,
+    receive,
+    set_nonblocking,
+)
+from knot.models.server import Unsent
 from tame import READ, WRITE, Event, Rendezvous, mkevent, tamed, timer, tvars, twait, wait_on_fd
 
 AT_ONCE: Final = 128 * 1024

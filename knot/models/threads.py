@@ -21,47 +21,48 @@ from itertools import count
 from time import monotonic, sleep
 from typing import Final
 
+from knot.access.gate import Client, Gate, Respond
 from knot.http.request import NO_NAMES, BadRequest, Request
 from knot.http.responder import Deferred, Responder, Response
 from knot.limits import Limits
 from knot.models import connection as common
-from knot.models.connection import (
-    END,
-    FULL,
-    HEAD,
-    LINGER,
-    LOG_DELAY,
-    NOTHING,
-    OUT_OF_DESCRIPTORS,
+from knot.models.closing import (
     PARTING,
-    PAUSE,
-    READ_SIZE,
-    SENDING,
     SWEEP,
-    Asked,
-    Connection,
-    FdConnection,
-    Gate,
-    Pending,
-    Respond,
-    Unsent,
-    admit,
-    answer,
     cut_all,
     expire_idle,
     half_close,
-    is_gone,
-    name_of,
+    start_drain,
+)
+from knot.models.connection import (
+    END,
+    FULL,
+    LINGER,
+    LOG_DELAY,
+    OUT_OF_DESCRIPTORS,
+    PAUSE,
+    Pending,
+    admit,
+    answer,
     parse,
-    receive,
     report,
     resume,
     send,
     send_some,
-    set_nonblocking,
-    start_drain,
     turn_away,
 )
+from knot.models.peer import (
+    HEAD,
+    READ_SIZE,
+    SENDING,
+    FdConnection,
+    is_gone,
+    name_of,
+    receive,
+    set_nonblocking,
+)
+from knot.models.server import NOTHING, Asked, Unsent
+from knot.models.server import Server as CommonServer
 from knot.monitor.access_log import AccessLog
 from knot.process.listeners import BACKLOG
 from knot.process.signals import Signals
@@ -74,7 +75,7 @@ PATIENCE: Final = 1.0
 log = logging.getLogger("knot")
 
 
-class Server(common.Server):
+class Server(CommonServer):
     """What all the connections share, and the lock for it."""
 
     def __init__(
@@ -100,14 +101,12 @@ class Server(common.Server):
 
         return respond
 
-    def adopt(self, other: common.Server) -> None:
+    def adopt(self, other: CommonServer) -> None:
         with self.lock:
             super().adopt(other)
 
     def guard(self, gate: Gate, wanted: frozenset[bytes] = NO_NAMES) -> None:
-        def locked(
-            peer: Connection, request: Request | BadRequest, now: float
-        ) -> Response | Deferred:
+        def locked(peer: Client, request: Request | BadRequest, now: float) -> Response | Deferred:
             with self.lock:
                 return gate(peer, request, now)
 

@@ -18,7 +18,8 @@ from itertools import accumulate
 from typing import Any, Final, Protocol
 
 from knot.http.request import BadRequest, Request, RequestParser
-from knot.models.connection import OUT_OF_DESCRIPTORS, PAUSE, Server
+from knot.models.connection import OUT_OF_DESCRIPTORS, PAUSE
+from knot.models.server import Server
 from knot.monitor import blocked
 from knot.monitor.metrics import BOUNDS, Counter, Counts
 from tame import (

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Final
 
-from knot.models.connection import Connection
+from knot.models.peer import Connection
 from knot.process.spawn import HOME
 from tame import closure as closures
 from tame.closure import Closure

@@ -17,7 +17,18 @@ from typing import Final
 from knot.files.site import Site
 from knot.http.request import BadRequest, Request
 from knot.http.responder import FROM_FILES, Response, length_of
-from knot.models.connection import HEAD, IDLE, NOTHING, SENDING, Asked, Connection, Server, Unsent
+from knot.models.peer import (
+    HEAD,
+    IDLE,
+    SENDING,
+    Connection,
+)
+from knot.models.server import (
+    NOTHING,
+    Asked,
+    Server,
+    Unsent,
+)
 from tame import mkevent, tamed, timer, twait
 
 STATUSES: Final = (

@@ -23,8 +23,9 @@ import tame
 from knot.files.site import Site
 from knot.http.request import BadRequest, Request
 from knot.http.responder import Deferred, Responder, Response
-from knot.models.connection import PAUSE, Connection
+from knot.models.connection import PAUSE
 from knot.models.events import Server, run
+from knot.models.peer import Connection
 from knot.monitor.admin import SingleProcess, serve_admin
 from knot.monitor.metrics import PLAIN, Counter, Counts, Shared
 from knot.process.listeners import listen

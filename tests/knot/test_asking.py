@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 
+from knot.process import control
 from knot.process.control import (
     BEAT,
     COUNT,

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from knot import FieldRules, Responder, Site
-from knot.files.site import Slice
+from knot.files.representation import Slice
 from knot.http.request import Request, RequestParser
 from knot.http.responder import Deferred, Response
 

@@ -25,7 +25,13 @@ from knot.files.compression import (
     compressible,
     may_have_copies,
 )
-from knot.files.site import ENTRY, IN_MEMORY, Representation, Site, Slice
+from knot.files.representation import (
+    ENTRY,
+    IN_MEMORY,
+    Representation,
+    Slice,
+)
+from knot.files.site import Site
 from knot.http.content_coding import acceptable, refuses_identity
 from knot.http.request import Request
 from knot.http.responder import FieldRules, Responder, Response

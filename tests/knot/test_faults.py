@@ -17,7 +17,10 @@ from serving import Model, answers, connect, get, serving, until_closed, with_se
 from knot import AccessLog, Limits, Site
 from knot.files import listing
 from knot.http.responder import http_date
+from knot.models import closing
 from knot.models import connection as common
+from knot.models import server as servers
+from knot.models.peer import Connection
 
 pytestmark = pytest.mark.usefixtures("model")
 
@@ -296,7 +299,7 @@ def test_a_thread_that_cannot_be_started_for_a_client_is_a_503(
         failures -= 1
         return no_thread() if failures >= 0 else start(*arguments)  # type: ignore[return-value]
 
-    def watched(peer: common.Connection, server: Any) -> None:
+    def watched(peer: Connection, server: Any) -> None:
         locked.append(server.lock._is_owned())
         close_connection(peer, server)
 
@@ -323,7 +326,7 @@ def test_who_comes_at_the_moment_of_the_stop_and_is_silent_holds_up_no_end(
     theirs, ours = socket.socketpair()
 
     def start_drain(server: Any, gently: bool = False) -> None:
-        common.start_drain(server, gently)
+        closing.start_drain(server, gently)
         if gently:
             return
         late = threads.FdConnection(ours.detach(), "")
@@ -333,7 +336,7 @@ def test_who_comes_at_the_moment_of_the_stop_and_is_silent_holds_up_no_end(
     left: list[int] = []
     monkeypatch.setattr(threads, "start_drain", start_drain)
     monkeypatch.setattr(
-        threads, "cut_all", lambda server: left.append(len(server.peers)) or common.cut_all(server)
+        threads, "cut_all", lambda server: left.append(len(server.peers)) or closing.cut_all(server)
     )
     with theirs:
         with_server(root, ask, grace=5, limits=Limits(head=1000))
@@ -379,7 +382,8 @@ def test_a_clock_that_is_set_back_makes_no_negative_time_in_the_log(
         clock[0] -= 10
         return clock[0]
 
-    monkeypatch.setattr(common, "time", backwards)
+    for module in (common, servers):
+        monkeypatch.setattr(module, "time", backwards)
     path = tmp_path / "log"
     with open(path, "wb") as file:
         log = AccessLog("json", file.fileno())

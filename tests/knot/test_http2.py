@@ -32,7 +32,7 @@ from speaking_http2 import Answer, Client, Connected
 from knot import AccessLog, Limits, Responder, Site, cli
 from knot.config import Config
 from knot.files import listing
-from knot.files.site import Slice, read_now
+from knot.files.representation import Slice, read_now
 from knot.http.http2 import (
     FRAME,
     LINGER,
@@ -52,9 +52,10 @@ from knot.http.request import (
     without,
 )
 from knot.http.responder import Deferred, Response
+from knot.models import closing, events
 from knot.models import connection as common
-from knot.models import events
 from knot.models import http2 as model
+from knot.models.peer import Connection
 from tame import WRITE, Event
 
 T = TypeVar("T")
@@ -838,7 +839,7 @@ def test_a_server_that_stops_finishes_what_is_under_way(
     told = threading.Event()
 
     def start_drain(server: events.Server, gently: bool) -> None:
-        common.start_drain(server, gently)
+        closing.start_drain(server, gently)
         told.set()
 
     monkeypatch.setattr(events, "start_drain", start_drain)
@@ -997,7 +998,7 @@ def test_a_gate_is_asked_first_and_gets_what_it_wants(
         begin(self, *arguments)
 
         def gate(
-            peer: common.Connection, request: Request | BadRequest, now: float
+            peer: Connection, request: Request | BadRequest, now: float
         ) -> Response | Deferred:
             seen.append((peer.address, request))
             assert isinstance(request, Request)

@@ -18,7 +18,9 @@ from serving import HOST, Model, answers, connect, get, until_closed, with_serve
 
 from knot import AccessLog, Limits
 from knot.files import listing
+from knot.models import closing
 from knot.models import connection as connections
+from knot.models.peer import Connection, FdConnection
 
 pytestmark = pytest.mark.usefixtures("model")
 
@@ -59,7 +61,7 @@ def told_of(name: str, everywhere: Callable[[str, Any], None]) -> threading.Even
     happened = threading.Event()
     function = getattr(connections, name)
 
-    def noticed(peer: connections.Connection, other: Any) -> None:
+    def noticed(peer: Connection, other: Any) -> None:
         function(peer, other)
         happened.set()
 
@@ -171,14 +173,14 @@ def test_time_that_is_no_whole_number_of_seconds_is_given_in_full(
 ) -> None:
     """Found by `make simulate`.  The first look may come as soon as the client has come, so
     the second is the first that can know that a part of a second has passed."""
-    ended: list[connections.Connection] = []
-    monkeypatch.setattr(connections, "cut", ended.append)
-    peers = {connections.FdConnection(-1, "")}
+    ended: list[Connection] = []
+    monkeypatch.setattr(closing, "cut", ended.append)
+    peers = {FdConnection(-1, "")}
     server: Any = SimpleNamespace(
         limits=Limits(head=seconds), peers=peers, watched=[], on_sweep=bool
     )
     for number in range(1, looks + 1):
-        connections.expire_idle(server)
+        closing.expire_idle(server)
         assert bool(ended) == (number == looks)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from knot.build import media_types
 from knot.files.media_types import BY_NAME, BY_SUFFIX, CODINGS, TYPES
-from knot.files.site import Representation, Site
+from knot.files.representation import Representation
+from knot.files.site import Site
 
 CHANGED = {".js", ".markdown", ".md", ".mjs", ".rst", ".rtf", ".webp"}
 """What Python 3.12 and 3.13 have otherwise than 3.11."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from knot.files.site import NotServed, Redirect, Representation, Site
+from knot.files.representation import Representation
+from knot.files.site import NotServed, Redirect, Site
 from knot.http.request import BadRequest, Request
 from knot.http.responder import Deferred, FieldRules, Responder, Response, http_date, split_target
 

@@ -17,20 +17,22 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from knot.files import open_beneath
+from knot.files import open_beneath, representation
 from knot.files import site as sites
 from knot.files.open_beneath import RootDirectory
-from knot.files.site import (
+from knot.files.representation import (
     IN_MEMORY,
+    Representation,
+    Slice,
+    second_of,
+)
+from knot.files.site import (
     OPEN_FILES,
     DirectoryListing,
     NotServed,
     Redirect,
-    Representation,
     Site,
-    Slice,
     file_name,
-    second_of,
 )
 
 
@@ -549,7 +551,7 @@ def test_so_many_files_are_kept_open_and_no_more(root: Path, site: Site) -> None
 def test_what_is_not_in_memory_yet_is_taken_there_later(
     root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sites, "read_now", lambda *_: b"")
+    monkeypatch.setattr(representation, "read_now", lambda *_: b"")
     found = site.find(b"/", 1)
     assert isinstance(found, Representation)
     assert found.is_cold
@@ -567,7 +569,7 @@ def test_what_is_not_in_memory_yet_is_taken_there_later(
 def test_what_is_in_memory_meanwhile_is_taken_from_there(
     root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sites, "read_now", lambda *_: b"")
+    monkeypatch.setattr(representation, "read_now", lambda *_: b"")
     assert isinstance(found := site.find(b"/", 1), Representation)
     assert found.is_cold
     monkeypatch.undo()

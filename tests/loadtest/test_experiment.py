@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from loadtest import generators, measure, results
+from loadtest.experiment import run as experiment
 from loadtest.experiment.marks import DROPPED, IDLE, LOADED, SILENT, WRONG
 from loadtest.experiment.report import write
 from loadtest.experiment.rounds import GENERATOR_BOUND

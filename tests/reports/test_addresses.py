@@ -22,7 +22,7 @@ from serving import (
 
 from knot import AccessLog
 from knot.cli import in_words, main
-from knot.models.connection import name_of
+from knot.models.peer import name_of
 from knot.process import listeners as sockets
 from knot.process.listeners import (
     Listeners,

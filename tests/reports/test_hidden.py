@@ -9,7 +9,8 @@ import pytest
 from ways import Ask, Way
 
 from knot import FieldRules, Site
-from knot.files.site import DirectoryListing, NotServed, Redirect, Representation
+from knot.files.representation import Representation
+from knot.files.site import DirectoryListing, NotServed, Redirect
 
 EVERYTHING = {"listing": True, "clean_urls": True}
 

@@ -18,10 +18,10 @@ from knot import FieldRules, Responder, Site
 from knot.access.gates import BasicAuth
 from knot.access.https_redirect import HttpsRedirect
 from knot.build import HostedSite, Sites, challenges, guard
-from knot.files.site import Representation, Slice
+from knot.files.representation import Representation, Slice
 from knot.http.request import ExtraFieldsParser
 from knot.http.responder import Response
-from knot.models.connection import Server
+from knot.models.server import Server
 
 SECRET = b"SECRET"
 """What every file has that is no token."""

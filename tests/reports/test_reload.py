@@ -32,6 +32,7 @@ from knot.access.passwords import Passwords
 from knot.access.rates import ConnectionLimit
 from knot.models import connection as common
 from knot.models import events, http2
+from knot.models.server import Server
 from knot.monitor.access_log import AccessLog
 from knot.process import sandbox
 from knot.process.listeners import listen
@@ -375,7 +376,7 @@ def test_streams_are_answered_by_what_they_were_asked_of(
     config = Config(tmp_path)
     monkeypatch.setattr(events, "connection", http2.connection)
     server = events.Server(Responder(Site(tmp_path / "0")))
-    new = common.Server(Responder(Site(tmp_path / "1")))
+    new = Server(Responder(Site(tmp_path / "1")))
     passwords = Passwords(str(config.place / "users"), threading.Semaphore(2))
     wanted = frozenset({AUTHORIZATION})
     new.guard(BasicAuth(new.responder, passwords, wanted), wanted)
@@ -444,14 +445,14 @@ def test_connections_that_are_there_count_and_have_addresses_when_that_begins_to
     tmp_path: Path,
 ) -> None:
     site = Site(tmp_path)
-    server, new = common.Server(Responder(site)), common.Server(Responder(site))
+    server, new = Server(Responder(site)), Server(Responder(site))
     assert not server.wants_addresses
     new.connection_limit = ConnectionLimit(2)
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as ends:
         peers = []
         for _ in range(3):
             ends.enter_context(socket.create_connection(listener.getsockname()))
-            peers.append(common.FdConnection(listener.accept()[0].detach(), ""))
+            peers.append(peers.FdConnection(listener.accept()[0].detach(), ""))
         server.peers.update(peers)
         server.adopt(new)
         assert {peer.address for peer in peers} == {"127.0.0.1"}

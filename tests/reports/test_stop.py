@@ -23,7 +23,7 @@ from speaking_http2 import Connected
 from ways import Way
 
 from knot import AccessLog, Responder
-from knot.models import connection, events
+from knot.models import closing, events
 from knot.process.listeners import listen
 from knot.process.signals import Signals
 
@@ -56,7 +56,7 @@ class Stop:
         self.heard = threading.Event()
         """Set when the server stops."""
         self._signals: list[Signals] = []
-        start_drain = connection.start_drain
+        start_drain = closing.start_drain
 
         def watched(server: Any, gently: bool = False) -> None:
             start_drain(server, gently)

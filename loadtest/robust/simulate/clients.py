@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Final
 
 from knot import Limits
-from knot.models.connection import SWEEP
+from knot.models.closing import SWEEP
 from loadtest.robust.simulate.plans import Plan, new_plan
 from loadtest.robust.simulate.truth import IN_PLACE, Answer, Ask, Files, may_be, seconds
 from tame import (

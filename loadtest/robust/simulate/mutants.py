@@ -56,6 +56,7 @@ class Verdict:
 
 
 CONNECTION: Final = "models/connection.py"
+CLOSING: Final = "models/closing.py"
 EVENTS: Final = "models/events.py"
 
 BUGS: Final = [
@@ -67,13 +68,13 @@ BUGS: Final = [
     ),
     Bug(
         "idle connections have the time of unfinished requests",
-        CONNECTION,
+        CLOSING,
         "IDLE: ceil(limits.keep_alive / SWEEP)",
         "IDLE: ceil(limits.head / SWEEP)",
     ),
     Bug(
         "a time-out comes up to a second early",
-        CONNECTION,
+        CLOSING,
         "SENDING: ceil(limits.send / SWEEP)",
         "SENDING: ceil(limits.send / SWEEP) - 1",
     ),
@@ -162,7 +163,7 @@ BUGS: Final = [
     ),
     Bug(
         "a client is cut that takes nothing, and its bytes are kept",
-        CONNECTION,
+        "models/peer.py",
         "end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)",
         "pass",
     ),
@@ -191,7 +192,7 @@ BUGS: Final = [
     ),
     Bug(
         "a file that may change unseen has a strong tag",
-        "files/site.py",
+        "files/representation.py",
         "    if not settled:\n        return b'W/",
         "    if False:\n        return b'W/",
     ),
@@ -232,7 +233,7 @@ BUGS: Final = [
     ),
     Bug(
         "told to finish, an idle client is cut that might ask once more",
-        CONNECTION,
+        CLOSING,
         """    server.most_requests = 0
     if gently:
         return
@@ -292,7 +293,7 @@ def plant(bug: Bug, directory: Path) -> None:
     file.write_text(source.replace(bug.right, bug.wrong))
 
 
-NONE: Final = Bug("no bug", CONNECTION, "SENDING: Final = 2", "SENDING: Final = 2")
+NONE: Final = Bug("no bug", "models/peer.py", "SENDING: Final = 2", "SENDING: Final = 2")
 """To see that what is found is the bug."""
 
 

@@ -23,8 +23,8 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from knot import Limits, Responder, Site
+from knot.files import representation, stamps
 from knot.files import site as sites
-from knot.files import stamps
 from knot.files.stamps import Stamp
 from knot.http import responder as responding
 from knot.models import connection as connections
@@ -39,10 +39,11 @@ from tame.testing.simulation import Simulation
 from tame.testing.streams import Faults
 
 SIZES: Final = {
+    (representation, "IN_MEMORY"): LARGE,
     (sites, "IN_MEMORY"): LARGE,
     (sites, "OPEN_FILES"): 3,
     (responding, "JOINED"): 2_000,
-    (connections, "WHOLE"): 4_000,
+    (connections, "FIRST_SEND"): 4_000,
     (connections, "SLICE"): 16_000,
 }
 """Bytes and numbers that are smaller than in use."""
@@ -201,7 +202,8 @@ def simulated(world: Simulation) -> Iterator[None]:
         stack.enter_context(world.in_place_of(*modules))
         stack.enter_context(put(events, "Pool", lambda *_: Disk(world)))
         stack.enter_context(put(responding, "random_bits", lambda bits: int("10" * 32, 16)))
-        stack.enter_context(put(sites, "stamp_of", stamp_of))
+        for module in (representation, sites):
+            stack.enter_context(put(module, "stamp_of", stamp_of))
         for (module, name), value in SIZES.items():
             stack.enter_context(put(module, name, value))
         stack.callback(on_error, on_error(report))
