@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.access.gates import passwords as module
+from knot.access import passwords as module
 from knot.access.passwords import LOOK, NOBODY, Passwords, parse, read_users
 
 
