@@ -1,43 +1,181 @@
-"""From options to what is served: a site for each host, and the gates in front of them.
+"""From settings to what is served: a site for each host, gates in front of them, certificates, the
+access log.
 
-What the options mean is said where the pieces are; here they are put together, and only those that
-were asked for are brought into the process.
+What a setting means is said where its piece is.  Here the pieces are put together, and only those
+that the settings ask for are imported.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
+from pwd import struct_passwd
 from threading import Semaphore
 from time import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import click
 
 from knot.access.gate import Gate
 from knot.access.https_redirect import HttpsRedirect
-from knot.config import Config
 from knot.files.compression import load_compressors
 from knot.files.paths import Withheld, absolute
 from knot.files.site import OPEN_FILES, Site
 from knot.http.request import HOST
 from knot.http.responder import FieldRules, Responder
+from knot.limits import Limits
 from knot.models.server import Server
+from knot.monitor.access_log import AccessLog
+from knot.process import sandbox
+from knot.process.safe_paths import open_to_append
+from knot.settings import Access, Logging, Pairs, Settings, SiteSettings
 
 if TYPE_CHECKING:
-    from knot.access.gates import SiteGate
+    from knot.access.gates import BasicAuth, Doorkeeper, SiteGate
     from knot.access.networks import Networks
     from knot.access.passwords import Passwords
     from knot.access.rates import Rates
+    from knot.tls import Certificates
 
 CHECKS: Final = 2
-"""Of passwords at once: each takes a core, on the threads that wait for disks, too."""
+"""Passwords checked at once: each takes a core, on the threads that also wait for disks."""
 
 PLAIN_ROOM: Final = 1 << 20
-"""Bytes for answers to clients without TLS where it is spoken: they are short."""
+"""Bytes for answers to clients without TLS where HTTPS is spoken: they are short."""
+
+OTHER_FILES: Final = 1024
+"""Descriptors that are not connections: the cache has 256, transfers of files have others."""
+
+STDOUT: Final = 1
+
+SELF_SIGNED_NEEDS: Final = "--tls-self-signed needs trustme: pip install 'knot-httpd[self-signed]'"
+
+
+class Served(NamedTuple):
+    """What `settings` say, ready to be served."""
+
+    settings: Settings
+    sites: Sites
+    limits: Limits
+    log: AccessLog | None
+    certificates: Certificates | None
+
+
+def open_served(settings: Settings, before: Served | None = None, *, warns: bool = True) -> Served:
+    """Open what the settings say: at the start, and again at each reload, which takes over from
+    the one `before` what need not change.
+
+    With `warns`, it says what is doubtful: one of several workers does so for all.  Raises
+    `ValueError` for what cannot be served.
+    """
+    certificates = load_certificates(settings)
+    if certificates is not None:
+        certificates.warn(warns)
+    sites = open_sites(settings, None if before is None else before.sites)
+    limits = replace(
+        settings.limits, connections=connections(settings.limits.connections, warns=warns)
+    )
+    if before is not None and before.settings.logging == settings.logging:
+        log = before.log
+    else:
+        log = open_access_log(settings.logging, settings.on_terminal, account(settings))
+    return Served(settings, sites, limits, log, certificates)
+
+
+def account(settings: Settings) -> struct_passwd | None:
+    """The user that this process is to become.  Raises `ValueError`."""
+    user = settings.process.user
+    return None if user is None else sandbox.account(user)
+
+
+def connections(wanted: int, *, warns: bool) -> int:
+    """How many connections the system's limit of open files leaves room for: at most `wanted`."""
+    hard = open_files()
+    room = max(hard - OTHER_FILES, hard // 2)
+    if room < wanted and warns:
+        click.echo(
+            f"The system allows {hard} open files, so {room} connections at once, not {wanted};"
+            " raise it with ulimit -n, or LimitNOFILE= of a systemd unit",
+            err=True,
+        )
+    return min(room, wanted)
+
+
+def open_files() -> int:
+    """How many this process may have, once it allows itself as many as the system does."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+# -- the access log ------------------------------------------------------------------------------
+
+
+def open_access_log(
+    logging: Logging, on_terminal: bool, user: struct_passwd | None
+) -> AccessLog | None:
+    """Raises `ValueError`."""
+    if logging.log == "off":
+        return None
+    if logging.log_file is None:
+        return AccessLog(logging.log, STDOUT, colour=on_terminal and "NO_COLOR" not in os.environ)
+    try:
+        return AccessLog(logging.log, open_to_append(logging.log_file, user))
+    except OSError as error:
+        raise ValueError(
+            f"cannot write the log to {logging.log_file}: {error.strerror}; choose another"
+            " --log-file"
+        ) from None
+
+
+# -- certificates --------------------------------------------------------------------------------
+
+
+def load_certificates(settings: Settings) -> Certificates | None:
+    """The certificates of all hosts; None without HTTPS.  Raises `ValueError` if they cannot be
+    used."""
+    pairs: list[tuple[str, str | None]] = []
+    if settings.tls.tls_self_signed:
+        pairs.append((make_certificate(settings.listening.host), None))
+    for site in (settings.site, *settings.hosts.values()):
+        pairs += zip_longest(site.cert, site.key)
+    if not pairs:
+        return None
+    from knot.tls import HTTP_1, HTTP_2, Certificates
+
+    protocols = [HTTP_1] if find_spec("h2") is None else [HTTP_2, HTTP_1]
+    try:
+        return Certificates(pairs, protocols)
+    except OSError as error:
+        raise ValueError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def make_certificate(hosts: Sequence[str]) -> str:
+    """The file with a certificate for these addresses, made if there is none yet.  Raises
+    `ValueError`."""
+    from knot.self_signed import certificate
+
+    try:
+        return certificate(hosts)
+    except ImportError:
+        raise ValueError(SELF_SIGNED_NEEDS) from None
+    except OSError as error:
+        raise ValueError(
+            f"cannot keep a certificate in {error.filename}: {error.strerror}"
+        ) from None
+
+
+# -- sites ---------------------------------------------------------------------------------------
 
 
 class HostedSite(NamedTuple):
-    """What is served to those who ask for one host."""
+    """What is served to clients that ask for one host."""
 
     site: Site
     responder: Responder
@@ -45,7 +183,7 @@ class HostedSite(NamedTuple):
 
     @property
     def paths(self) -> list[Path | str]:
-        """Those that are followed."""
+        """Paths that are followed."""
         return [self.site.directory, *([] if self.passwords is None else [self.passwords.path])]
 
     @property
@@ -62,111 +200,117 @@ class HostedSite(NamedTuple):
 
 
 class Sites(dict[str, HostedSite]):
-    """By host; what is for all other hosts has an empty name."""
+    """By host; the site for all other hosts has an empty name."""
 
     turns: Semaphore
-    """Of the checks of passwords."""
+    """For the checks of passwords."""
     rates: Rates | None = None
-    """What each client has asked for lately, if that is counted."""
+    """What each client has requested lately, if that is limited."""
 
     def close(self) -> None:
-        for place in self.values():
-            place.site.close()
+        for hosted in self.values():
+            hosted.site.close()
 
     def retire(self) -> None:
-        """Nobody asks them anything new: they end with the last request that they were asked."""
-        for place in self.values():
-            place.site.retire()
+        """They get no new requests, and are closed with the last one that they have."""
+        for hosted in self.values():
+            hosted.site.retire()
 
     def watch(self, server: Server) -> None:
-        """Have `server` follow the paths of all sites, and know whether they lead somewhere."""
-        server.watched += [place.look for place in self.values()]
-        server.has_all = lambda: all(place.has_all for place in self.values())
+        """Have `server` follow the paths of all sites, and know whether all are there."""
+        server.watched += [hosted.look for hosted in self.values()]
+        server.has_all = lambda: all(hosted.has_all for hosted in self.values())
 
 
-def open_sites(
-    directory: str,
-    config: Config,
-    options: dict[str, Any],
-    interactive: bool,
-    before: Sites | None = None,
-) -> Sites:
+def open_sites(settings: Settings, before: Sites | None = None) -> Sites:
     """Raises `ValueError` for what cannot be served.
 
-    What is known of passwords is taken over from the sites `before`.
-    The memory for files is shared out: each site gets as much of it as any other.
+    What is known about passwords is taken over from the sites `before`.  The memory for files is
+    divided equally.
     """
     load_compressors()
-    hosts = {
-        host: {**options, "directory": directory, **own}
-        for host, own in {"": {}, **config.hosts}.items()
-    }
-    withheld = [path for path in (config.file, options["log_file"]) if path is not None]
-    for given in hosts.values():
-        withheld += [*given["cert"], *given["key"]]
-        withheld += [] if given["auth"] is None else [given["auth"]]
-    own_files = Withheld(withheld)
-    known: dict[str, Passwords] = {}
+    hosts = {"": settings.site, **settings.hosts}
+    withheld = Withheld(own_files(settings))
     sites = Sites()
     sites.turns = Semaphore(CHECKS) if before is None else before.turns
-    for place in () if before is None else before.values():
-        if place.passwords is not None:
-            known[place.passwords.path] = place.passwords
-    passwords: dict[str | None, Passwords | None] = {None: None}
-    for host, given in hosts.items():
-        path = given["auth"]
+    passwords = PasswordFiles(sites.turns, before)
+    for host, site in hosts.items():
         try:
-            if path not in passwords:
-                passwords[path] = open_passwords(
-                    path, sites.turns, known.get(os.fsdecode(absolute(path)))
-                )
-            site, responder = open_site(given, interactive, own_files, len(hosts))
-            sites[host] = HostedSite(site, responder, passwords[path])
+            known = None if site.auth is None else passwords.open(site.auth)
+            sites[host] = HostedSite(*open_site(site, settings, withheld, len(hosts)), known)
         except ValueError as error:
             sites.close()
-            raise ValueError(f"{config.file}: host {host}: {error}" if host else error) from None
+            where = f"{settings.file}: host {host}: " if host else ""
+            raise ValueError(f"{where}{error}") from None
     return sites
 
 
+def own_files(settings: Settings) -> list[Path | str]:
+    """Files of the server's own, which no site serves."""
+    found: list[Path | str | None] = [settings.file, settings.logging.log_file]
+    for site in (settings.site, *settings.hosts.values()):
+        found += [*site.cert, *site.key, site.auth]
+    return [path for path in found if path is not None]
+
+
 def open_site(
-    given: dict[str, Any], interactive: bool, withheld: Withheld, number: int
+    own: SiteSettings, settings: Settings, withheld: Withheld, number: int
 ) -> tuple[Site, Responder]:
-    """One of that `number`, from its options.  Raises `ValueError`."""
-    fields = list(given["header"])
-    if given["hsts"] is not None:
-        fields.append(f"Strict-Transport-Security: max-age={given['hsts']:.0f}")
-    private = given["auth"] is not None
-    rules = FieldRules(given["cache_control"], fields, given["cors"], private)
-    room = given["cache_size"] // number
+    """One site of that `number`.  Raises `ValueError`."""
+    fields = list(own.header)
+    if settings.tls.hsts is not None:
+        fields.append(f"Strict-Transport-Security: max-age={settings.tls.hsts:.0f}")
+    rules = FieldRules(own.cache_control, fields, own.cors, own.auth is not None)
+    room = settings.cache_size // number
     try:
         site = Site(
-            given["directory"],
+            own.directory,
             cache_size=room,
-            hidden=given["hidden"],
-            follow_symlinks=given["follow_symlinks"],
-            clean_urls=given["clean_urls"],
-            spa=given["spa"],
-            listing=interactive if given["listing"] is None else given["listing"],
-            types=media_types(given["mime"]),
+            hidden=own.hidden,
+            follow_symlinks=own.follow_symlinks,
+            clean_urls=own.clean_urls,
+            spa=own.spa,
+            listing=own.listing,
+            types=media_types(own.mime),
             withheld=withheld,
             open_files=max(OPEN_FILES // number, 1),
-            shared_tags=given["shared_tags"],
+            shared_tags=own.shared_tags,
         )
     except OSError as error:
         raise ValueError(
-            f"cannot serve {given['directory']}: {error.strerror}; name a directory to serve"
+            f"cannot serve {own.directory}: {error.strerror}; name a directory to serve"
         ) from None
     return site, Responder(site, rules, room)
 
 
-def media_types(given: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """By suffix with its dot; what has no dot in front may also be the whole name of a file."""
+def media_types(given: Pairs) -> dict[str, str]:
+    """By suffix with its dot; a name without a leading dot is also the name of a whole file."""
     types = {}
     for name, kind in given:
         types["." + name.lstrip(".")] = kind
         if not name.startswith("."):
             types[name] = kind
     return types
+
+
+class PasswordFiles:
+    """The files of passwords: each is read once, however many sites use it."""
+
+    def __init__(self, turns: Semaphore, before: Sites | None) -> None:
+        self._turns = turns
+        self._open: dict[str, Passwords] = {}
+        self._before = {
+            hosted.passwords.path: hosted.passwords
+            for hosted in (() if before is None else before.values())
+            if hosted.passwords is not None
+        }
+
+    def open(self, path: str) -> Passwords:
+        """Raises `ValueError`."""
+        if path not in self._open:
+            before = self._before.get(os.fsdecode(absolute(path)))
+            self._open[path] = open_passwords(path, self._turns, before)
+        return self._open[path]
 
 
 def open_passwords(path: str, turns: Semaphore, before: Passwords | None = None) -> Passwords:
@@ -176,100 +320,137 @@ def open_passwords(path: str, turns: Semaphore, before: Passwords | None = None)
     except ModuleNotFoundError as error:
         if error.name != "bcrypt":
             raise
-        raise ValueError("--auth needs bcrypt: pip install 'knot[auth]'") from None
+        raise ValueError("--auth needs bcrypt: pip install 'knot-httpd[auth]'") from None
     try:
         return Passwords(path, turns, before)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
 
 
+# -- gates ---------------------------------------------------------------------------------------
+
+
 def guard(
     server: Server,
     sites: Sites,
-    options: dict[str, Any],
+    settings: Settings,
     https_port: int | None,
     before: Sites | None = None,
 ) -> None:
-    """Put in front of the sites what lets clients in, as far as anything was asked for.
+    """Put in front of the sites the gates that the settings ask for.
 
-    `https_port` is that to which clients without TLS are sent, if they are.  What the sites
-    `before` have counted goes on to count.
+    `https_port` is the port to which clients without TLS are sent, if they are.  What the sites
+    `before` have counted still counts.
     """
-    if options["max_rate"] is not None:
-        from knot.access.rates import Rates
-
-        counted = None if before is None else before.rates
-        same = counted is not None and counted.rate == options["max_rate"]
-        sites.rates = counted if same else Rates(options["max_rate"])
-    trusted = networks(options["trust"])
-    if options["max_connections_per_client"] is not None:
-        from knot.access.rates import ConnectionLimit
-
-        most = options["max_connections_per_client"]
-        server.connection_limit = ConnectionLimit(most, None if trusted is None else trusted.have)
-    if options["proxy_protocol"]:
-        assert trusted is not None
-        server.proxies = trusted.have
-    secret = any(place.passwords is not None for place in sites.values())
-    watched = any(options[name] for name in ("trust", "allow", "deny", "max_rate"))
-    if not (secret or watched or len(sites) > 1 or https_port is not None):
+    access = settings.access
+    trusted = networks(access.trust)
+    sites.rates = open_rates(access.max_rate, None if before is None else before.rates)
+    limit_connections(server, access, trusted)
+    watches = bool(access.trust or access.allow or access.deny) or sites.rates is not None
+    has_passwords = any(hosted.passwords is not None for hosted in sites.values())
+    if not (has_passwords or watches or len(sites) > 1 or https_port is not None):
         return
     from knot.access.forwarded import FORWARDED
-    from knot.access.gates import AUTHORIZATION, BasicAuth, Doorkeeper, introducer
+    from knot.access.gates import AUTHORIZATION, introducer
 
     wanted = frozenset(
         [HOST] * (len(sites) > 1 or https_port is not None)
-        + [AUTHORIZATION] * secret
+        + [AUTHORIZATION] * has_passwords
         + [FORWARDED] * (trusted is not None)
     )
-    entrances = {
-        host: BasicAuth(place.responder, place.passwords, wanted) for host, place in sites.items()
-    }
-    inner: SiteGate = entrances.pop("")
-    if entrances:
-        from knot.access.virtual_hosts import VirtualHosts
-
-        inner = VirtualHosts(inner, entrances)
+    inner = gate_of_sites(sites, wanted)
     gate: Gate = inner
     refusals = server.responder
     if https_port is not None:
-        rules = FieldRules(fields=options["header"], cors=options["cors"])
+        rules = FieldRules(fields=settings.site.header, cors=settings.site.cors)
         refusals = Responder(sites[""].site, rules, PLAIN_ROOM)  # without HSTS (RFC 6797, 7.2)
         gate = HttpsRedirect(https_port, refusals, gate, challenges(sites, rules, wanted))
     doorkeeper = None
-    if watched:
-        gate = doorkeeper = Doorkeeper(
-            refusals,
-            gate,
-            trusted=trusted,
-            allowed=networks(options["allow"]),
-            denied=networks(options["deny"]),
-            rates=sites.rates,
-        )
+    if watches:
+        gate = doorkeeper = open_door(access, trusted, sites.rates, refusals, gate)
     server.guard(gate, wanted)
-    if secret or trusted is not None:
+    if has_passwords or trusted is not None:
         server.who = introducer(doorkeeper, inner)
 
 
+def open_rates(rate: float | None, before: Rates | None) -> Rates | None:
+    if rate is None:
+        return None
+    if before is not None and before.rate == rate:
+        return before
+    from knot.access.rates import Rates
+
+    return Rates(rate)
+
+
+def limit_connections(server: Server, access: Access, trusted: Networks | None) -> None:
+    if access.max_connections_per_client is not None:
+        from knot.access.rates import ConnectionLimit
+
+        server.connection_limit = ConnectionLimit(
+            access.max_connections_per_client, None if trusted is None else trusted.have
+        )
+    if access.proxy_protocol:
+        assert trusted is not None
+        server.proxies = trusted.have
+
+
+def gate_of_sites(sites: Sites, wanted: frozenset[bytes]) -> SiteGate:
+    """Each host's own site, behind its passwords."""
+    from knot.access.gates import BasicAuth
+
+    return by_host(
+        {
+            host: BasicAuth(hosted.responder, hosted.passwords, wanted)
+            for host, hosted in sites.items()
+        }
+    )
+
+
 def challenges(sites: Sites, rules: FieldRules, wanted: frozenset[bytes]) -> Gate:
-    """Each host's own tokens, or those of the site for all hosts: a client of an authority may
-    write them into the directory of the host, or into one for all (certbot: ``--webroot``)."""
+    """Each host's own tokens, or those of the site for all hosts: the client of a certificate
+    authority may write them into the directory of the host, or into one for all (certbot:
+    ``--webroot``)."""
     from knot.access.gates import BasicAuth
     from knot.access.https_redirect import Challenges
 
     common = sites[""].site
-    found = {host: Challenges(place.site, common) for host, place in sites.items()}
+    found = {host: Challenges(hosted.site, common) for host, hosted in sites.items()}
     found[""] = Challenges(common)
-    gates = {
-        host: BasicAuth(Responder(tokens, rules, PLAIN_ROOM), unwanted=wanted)
-        for host, tokens in found.items()
-    }
-    inner: SiteGate = gates.pop("")
+    return by_host(
+        {
+            host: BasicAuth(Responder(tokens, rules, PLAIN_ROOM), unwanted=wanted)
+            for host, tokens in found.items()
+        }
+    )
+
+
+def by_host(gates: dict[str, BasicAuth]) -> SiteGate:
+    others = gates.pop("")
     if not gates:
-        return inner
+        return others
     from knot.access.virtual_hosts import VirtualHosts
 
-    return VirtualHosts(inner, gates)
+    return VirtualHosts(others, gates)
+
+
+def open_door(
+    access: Access,
+    trusted: Networks | None,
+    rates: Rates | None,
+    refusals: Responder,
+    gate: Gate,
+) -> Doorkeeper:
+    from knot.access.gates import Doorkeeper
+
+    return Doorkeeper(
+        refusals,
+        gate,
+        trusted=trusted,
+        allowed=networks(access.allow),
+        denied=networks(access.deny),
+        rates=rates,
+    )
 
 
 def networks(given: tuple[str, ...]) -> Networks | None:

@@ -1,231 +1,95 @@
-"""What ``knot serve`` is told: values of options, and the file ``knot.toml``.
+"""What ``knot serve`` is given: the file ``knot.toml``, and all values together as `Settings`.
 
-An option of the command line goes before its environment variable, that before the file, that
-before the default.
+An option on the command line overrides its environment variable, that overrides the file, and that
+the default.
 """
 
 from __future__ import annotations
 
 import os
-import re
+import sys
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
-from knot.process import cpus
-from knot.process import listeners as sockets
+from knot.limits import Limits
+from knot.options import File, Host, Pair
+from knot.settings import Access, Listening, Logging, Process, Settings, SiteSettings, Tls
 
 FILE: Final = "knot.toml"
 
 HOSTS: Final = "hosts"
-"""A table of the file that is no option: what is served under other names."""
+"""A table of the file that is not an option: what is served under other names."""
 
-OF_A_HOST: Final = (
-    "directory", "listing", "hidden", "follow_symlinks", "clean_urls", "spa", "mime",
-    "cache_control", "header", "cors", "auth", "cert", "key", "shared_tags",
-)  # fmt: skip
+OF_A_HOST: Final = tuple(each.name for each in fields(SiteSettings))
 """Options that a host may have of its own."""
 
-SIZE: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
-UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+Part = TypeVar("Part", Access, Listening, Logging, Process, SiteSettings, Tls)
 
 
-LINK: Final = re.compile(r"(?:tcp|udp|sctp)://\S*")
-"""What Kubernetes and Docker have in variables such as ``KNOT_PORT`` for a service called knot."""
-
-OF_LINKS: Final = re.compile(
-    r".*_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
-)
-"""Their names."""
-
-MAX_SECONDS: Final = 1e9
-"""31 years; timers do not know infinity."""
-
-MIN_RATE: Final = 1e-3
-MAX_RATE: Final = 1e6
-"""Requests per second; what is slower is a lock, and what is faster is no limit."""
+# -- all values together -------------------------------------------------------------------------
 
 
-class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
-    """A line of text; an environment variable may have several, as values have spaces in them."""
-
-    name = "Name: value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return str(value)
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        return [line for line in rv.splitlines() if line.strip()]
-
-
-class File(Text):
-    """A path.  In a file of options it is relative to that file, elsewhere to the current
-    directory."""
-
-    name = "file"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not value:
-            self.fail("a path cannot be empty", param, ctx)
-        return str(value)
-
-
-class Host(click.ParamType):  # type: ignore[type-arg]
-    """An address or a name to listen at; an environment variable may have several."""
-
-    name = "host"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            return sockets.parse_host(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        return rv.replace(",", " ").split()
+def read_settings(values: Mapping[str, Any]) -> Settings:
+    """The settings from the values of all options, as click has converted them."""
+    config: Config = values["config"]
+    on_terminal = is_on_terminal()
+    values = {**values, **defaults_by_terminal(values, on_terminal)}
+    site = part(SiteSettings, values)
+    # A certificate is for the names in it, and so no default for other hosts.
+    other = replace(site, cert=(), key=())
+    return Settings(
+        site=site,
+        hosts={host: replace(other, **own) for host, own in config.hosts.items()},
+        listening=part(Listening, values),
+        process=part(Process, values),
+        tls=part(Tls, values),
+        access=part(Access, values),
+        limits=Limits(
+            head=values["head_timeout"],
+            keep_alive=values["keep_alive"],
+            send=values["send_timeout"],
+            requests=values["max_requests"],
+            connections=values["max_connections"],
+        ),
+        logging=part(Logging, values),
+        cache_size=values["cache_size"],
+        open=values["open"],
+        file=config.file,
+        on_terminal=on_terminal,
+    )
 
 
-class Pair(Text):
-    """``KEY=VALUE``."""
-
-    def __init__(self, key: str, value: str) -> None:
-        self.name = f"{key}={value}"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):  # converted already
-            return value
-        key, equals, rest = str(value).partition("=")
-        if not (key.strip() and equals and rest.strip()):
-            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
-        return key.strip(), rest.strip()
+def part(kind: type[Part], values: Mapping[str, Any]) -> Part:
+    return kind(**{each.name: values[each.name] for each in fields(kind)})
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """Bytes, as ``64M``."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = SIZE.fullmatch(str(value).strip())
-        if found is None:
-            self.fail(f"{value!r} is no size: write bytes, or as 64M with K, M or G", param, ctx)
-        return int(float(found[1]) * UNITS[found[2].lower()])
+def is_on_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
-class Workers(click.ParamType):  # type: ignore[type-arg]
-    """A number of processes, or ``auto`` for one on each CPU that may be used."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if value == "auto":
-            return cpus.available()
-        try:
-            number = int(value)
-        except ValueError:
-            number = 0
-        if number < 1:
-            self.fail(f"{value!r} is no number of processes: write 1 or more, or auto", param, ctx)
-        return number
+def defaults_by_terminal(values: Mapping[str, Any], on_terminal: bool) -> dict[str, Any]:
+    """A person who serves a directory by hand sees it listed, and what is fetched."""
+    found: dict[str, Any] = {}
+    if values["listing"] is None:
+        found["listing"] = on_terminal
+    if values["log"] is None:
+        by_default = "short" if on_terminal else "off"
+        found["log"] = by_default if values["log_file"] is None else "common"
+    return found
 
 
-class Address(click.ParamType):  # type: ignore[type-arg]
-    """Host and port, as ``127.0.0.1:9090``."""
-
-    name = "host:port"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        if isinstance(value, tuple):  # converted already
-            return value
-        try:
-            return sockets.parse_address(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Network(click.ParamType):  # type: ignore[type-arg]
-    """A network, an address, or ``unix``."""
-
-    name = "network"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from knot.access.networks import network
-
-        try:
-            return network(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Rate(click.ParamType):  # type: ignore[type-arg]
-    """Something a second."""
-
-    name = "number"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            rate = float(value)
-        except ValueError:
-            rate = 0
-        if not MIN_RATE <= rate <= MAX_RATE:  # nor is NaN
-            self.fail(f"{value!r} is no rate: write requests per second, as 20 or 0.5", param, ctx)
-        return rate
-
-
-class Seconds(click.ParamType):  # type: ignore[type-arg]
-    """Time."""
-
-    name = "seconds"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = -1
-        if not 0 <= seconds <= MAX_SECONDS:  # nor is NaN
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
-        return seconds
-
-
-class Option(click.Option):
-    """One whose environment variable may be empty, or somebody else's."""
-
-    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        value = super().resolve_envvar_value(ctx)
-        return None if value is None or not value.strip() or LINK.fullmatch(value) else value
-
-
-def doubts(prefix: str, names: Iterable[str], environment: Mapping[str, str]) -> Iterator[str]:
-    """Sentences about variables that begin with `prefix` and set none of the options `names`."""
-    known = [name.upper() for name in names]
-    for variable, value in sorted(environment.items()):
-        if not variable.startswith(prefix):
-            continue
-        name = variable.removeprefix(prefix)
-        if name in known:
-            if LINK.fullmatch(value):
-                yield (
-                    f"{variable}={value} is ignored: it is set for a service of that name;"
-                    " enableServiceLinks: false in the pod's specification keeps it out"
-                )
-        elif not OF_LINKS.fullmatch(variable):
-            near = get_close_matches(name, known, 1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
-            yield f"{variable} is ignored: there is no such option{hint}"
+# -- the file ------------------------------------------------------------------------------------
 
 
 class Config(NamedTuple):
-    """What a file says that is no default of an option."""
+    """What a file says that is not the default of an option."""
 
     file: Path | None
     """That was read; None if there is none."""
@@ -238,18 +102,12 @@ def load_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
     file = Path(FILE if path is None else path)
     if path is None and not file.is_file():
         return Config(None, {})
-    options = {p.name: p for p in ctx.command.params if p.name not in (None, "config", "help")}
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise click.UsageError(f"cannot read {file}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{file} is no TOML: {error}") from None
+    options = {str(each.name): each for each in ctx.command.params if each.name != "config"}
     ctx.default_map = {}
     hosts: Mapping[str, Mapping[str, Any]] = {}
     keys: dict[str, str] = {}
-    for key, value in values.items():
-        name = known(key, [*(str(name) for name in options), HOSTS], str(file), keys)
+    for key, value in parse(file).items():
+        name = known(key, [*options, HOSTS], str(file), keys)
         if name == HOSTS:
             hosts = load_hosts(ctx, value, {name: options[name] for name in OF_A_HOST}, file)
             continue
@@ -260,49 +118,74 @@ def load_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
     return Config(file, hosts)
 
 
+def parse(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise click.UsageError(f"cannot read {file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{file} is not valid TOML: {error}") from None
+
+
 def load_hosts(
-    ctx: click.Context, table: object, options: Mapping[str, click.Parameter], file: Path
+    ctx: click.Context, tables: object, options: Mapping[str, click.Parameter], file: Path
 ) -> dict[str, dict[str, Any]]:
-    """The options of each host, from tables as ``[hosts."example.org"]``."""
+    """The options of each host, from tables such as ``[hosts."example.org"]``."""
     from knot.access.virtual_hosts import pattern
 
-    if not isinstance(table, dict):
-        raise click.UsageError(f'{file}: {HOSTS} has tables, as [{HOSTS}."example.org"]')
+    if not isinstance(tables, dict):
+        raise click.UsageError(f'{file}: {HOSTS} must be tables, such as [{HOSTS}."example.org"]')
     hosts: dict[str, dict[str, Any]] = {}
-    for text, values in table.items():
+    for text, table in tables.items():
         where = f"{file}: host {text}"
         try:
             host = pattern(text)
         except ValueError as error:
             raise click.UsageError(f"{file}: {HOSTS}: {error}") from None
         if host in hosts:
-            raise click.UsageError(f"{where} stands there twice")
-        if not isinstance(values, dict):
-            raise click.UsageError(f'{where} is a table: write it as [{HOSTS}."{text}"]')
-        hosts[host] = {}
-        keys: dict[str, str] = {}
-        for key, value in values.items():
-            if isinstance(value, dict) and key.replace("-", "_").lower() not in options:
+            raise click.UsageError(f"{where} is given twice: remove one of the tables")
+        if not isinstance(table, dict):
+            raise click.UsageError(f'{where} must be a table: write it as [{HOSTS}."{text}"]')
+        for key, value in table.items():
+            if isinstance(value, dict) and parameter_of(key) not in options:
                 raise click.UsageError(
-                    f"{where}: no option is called {key}; a name with dots in it is quoted, as"
+                    f"{where}: unknown option {key}; quote a name with dots in it, as in"
                     f' [{HOSTS}."{text}.{key}"]'
                 )
-            name = known(key, options, where, keys)
-            option = options[name]
-            try:
-                hosts[host][name] = option.type_cast_value(ctx, as_option(option, value, file))
-            except (ValueError, click.BadParameter) as error:
-                raise click.UsageError(f"{where}: {key} {error}") from None
+        hosts[host] = load_host(ctx, table, options, where, file)
     return hosts
 
 
+def load_host(
+    ctx: click.Context,
+    table: Mapping[str, object],
+    options: Mapping[str, click.Parameter],
+    where: str,
+    file: Path,
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    keys: dict[str, str] = {}
+    for key, value in table.items():
+        name = known(key, options, where, keys)
+        option = options[name]
+        try:
+            values[name] = option.type_cast_value(ctx, as_option(option, value, file))
+        except (ValueError, click.BadParameter) as error:
+            raise click.UsageError(f"{where}: {key} {error}") from None
+    return values
+
+
+def parameter_of(key: str) -> str:
+    return key.replace("-", "_").lower()
+
+
 def known(key: str, names: Collection[str], where: str, keys: dict[str, str]) -> str:
-    """The parameter that a key of the file is for; `keys` are those that were there before it."""
-    name = key.replace("-", "_").lower()
+    """The parameter that a key of the file is for; `keys` are the ones before it."""
+    name = parameter_of(key)
     if name not in names:
         near = get_close_matches(name, names, 1)
         hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
-        raise click.UsageError(f"{where}: no option is called {key}{hint}")
+        raise click.UsageError(f"{where}: unknown option {key}{hint}")
     if name in keys:
         raise click.UsageError(f"{where}: {keys[name]} and {key} are the same option: remove one")
     keys[name] = key
@@ -310,10 +193,10 @@ def known(key: str, names: Collection[str], where: str, keys: dict[str, str]) ->
 
 
 def as_option(option: click.Parameter, value: object, file: Path) -> object:
-    """A value of `file` as the command line would have it.  Raises `ValueError`."""
+    """A value of `file` as it would be on the command line.  Raises `ValueError`."""
     if getattr(option, "is_flag", False):
         if not isinstance(value, bool):
-            raise ValueError("is true or false")
+            raise ValueError("must be true or false")
         return value
     if getattr(option, "multiple", False):
         if isinstance(value, dict) and isinstance(option.type, Pair):
@@ -321,7 +204,7 @@ def as_option(option: click.Parameter, value: object, file: Path) -> object:
         if isinstance(value, str) and isinstance(option.type, File | Host):
             value = [value]
         if not isinstance(value, list):
-            raise ValueError("is a list of strings")
+            raise ValueError("must be a list of strings")
         return [as_value(option, member, file) for member in value]
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)

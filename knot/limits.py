@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Times are in seconds; each is exceeded by one at most, because they are looked at then, or by
-    less than two if it is no whole number."""
+    """Times are in seconds.  They are checked once a second, so each may be exceeded by up to one
+    second, and a fraction by up to two."""
 
     head: float = 10
-    """From the first byte of a request, or from the beginning of the connection, to the end of
-    the request's head."""
+    """For a request's head, from its first byte or from the start of the connection."""
     keep_alive: float = 75
     """Between two requests."""
     send: float = 60
-    """In which the client takes nothing of its answer."""
+    """Without any progress while the client is sent a response."""
     linger: float = 2
-    """In which a client that was refused may still send, as nginx has it by default."""
+    """For a refused client to finish sending, as in nginx."""
     requests: int = 10_000
     """On one connection."""
     connections: int = 10_000
-    """At once; one more is told to come later."""
+    """At once; a client beyond that is asked to come back later."""

@@ -55,7 +55,8 @@ def test_only_the_concurrency_models_and_what_surrounds_them_touch_the_network()
     assert users == {
         "monitor/admin.py",
         "process/control.py",
-        "cli.py",
+        "listening.py",
+        "run.py",
         "process/sandbox.py",
         "process/listeners.py",
         "process/supervisor.py",
@@ -76,6 +77,6 @@ FOREIGN = {
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_brings_only_what_it_needs(model: str) -> None:
     """So that the memory of each is its own."""
-    program = f"import sys, knot.cli; knot.cli.load_model({model!r}); print(*sys.modules)"
+    program = f"import sys, knot.cli, knot.run; knot.run.load_model({model!r}); print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     assert not FOREIGN[model] & set(said.stdout.decode().split())

@@ -31,17 +31,16 @@ class WorkerHandoff:
     def is_ready(self) -> None:
         os.write(self.supervisor, READY)
 
-
-def post() -> WorkerHandoff | None:
-    """This process's own, if it is a worker."""
-    said = os.environ.pop(WORKER, "")
-    if not said:
-        return None
-    (number, supervisor, counts), listeners, redirects = (
-        [int(fd) for fd in fds.split(",") if fd] for fds in said.split(";")
-    )
-    found = WorkerHandoff(supervisor, counts, listeners, redirects, number)
-    for fd in (found.supervisor, found.counts):
-        if fd >= 0:
-            os.set_inheritable(fd, False)
-    return found
+    @classmethod
+    def from_environment(cls) -> WorkerHandoff | None:
+        """What this process was handed, if it is a worker."""
+        said = os.environ.pop(WORKER, "")
+        if not said:
+            return None
+        (number, supervisor, counts), listeners, redirects = (
+            [int(fd) for fd in fds.split(",") if fd] for fds in said.split(";")
+        )
+        for fd in (supervisor, counts):
+            if fd >= 0:
+                os.set_inheritable(fd, False)
+        return cls(supervisor, counts, listeners, redirects, number)

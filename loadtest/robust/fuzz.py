@@ -24,7 +24,6 @@ from typing import Final, NamedTuple
 
 import click
 
-from knot.config import Address, Pair, Seconds, Size, Workers
 from knot.files.compression import SUFFIXES
 from knot.files.site import file_name
 from knot.http.accept import prefers_json
@@ -40,6 +39,7 @@ from knot.http.request import (
     can_be_target,
 )
 from knot.http.responder import authority_of, field_line, split_target
+from knot.options import Address, Pair, Seconds, Size, Workers
 from knot.process.spawn import python
 from knot.tls import Certificates, Channel
 

@@ -31,10 +31,12 @@ from knot.access.gates import BasicAuth, Doorkeeper
 from knot.access.networks import Networks
 from knot.access.passwords import Outcome
 from knot.build import HostedSite, Sites, guard, networks
-from knot.cli import check, main, serve
+from knot.cli import main, serve
+from knot.config import read_settings
 from knot.http.request import BadRequest, Request
 from knot.http.responder import Deferred, Response
 from knot.models.events import Server
+from knot.settings import Access, Settings, validate
 
 PATIENCE = 20.0
 """Seconds after which a test that waits has failed."""
@@ -427,14 +429,14 @@ REFUSED = [
     ),
     (["--allow", "10.0.0.1/8"], "is an address within a network: write 10.0.0.0/8"),
     (["--deny", "example.org"], "'example.org' is no network: write it as 10.0.0.0/8"),
-    (["--max-rate", "0"], "'0' is no rate: write requests per second, as 20 or 0.5"),
-    (["--max-rate", "nan"], "'nan' is no rate"),
-    (["--max-rate", "fast"], "'fast' is no rate"),
+    (["--max-rate", "0"], "'0' is not a valid rate; use requests per second, such as 20 or 0.5"),
+    (["--max-rate", "nan"], "'nan' is not a valid rate"),
+    (["--max-rate", "fast"], "'fast' is not a valid rate"),
     (["--max-connections-per-client", "0"], "0 is not in the range"),
-    (["--max-rate", "1", "--unix", "x"], "--max-rate at --unix needs --trust unix: its clients"),
+    (["--max-rate", "1", "--unix", "x"], "--max-rate with --unix needs --trust unix: its clients"),
     (
         ["--max-connections-per-client", "1", "--unix", "x", "--trust", "unix"],
-        "--max-connections-per-client at --unix needs --trust unix and --proxy-protocol",
+        "--max-connections-per-client with --unix needs --trust unix and --proxy-protocol",
     ),
 ]
 
@@ -466,46 +468,41 @@ def test_without_its_library_the_remedy_is_told(site: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
         1,
-        "knot: --auth needs bcrypt: pip install 'knot[auth]'\n",
+        "knot: --auth needs bcrypt: pip install 'knot-httpd[auth]'\n",
     )
 
 
 def test_who_asks_for_none_of_it_pays_for_none_of_it(site: Path) -> None:
-    program = "import sys, knot.cli; knot.cli.load_model('events'); print(*sys.modules)"
+    program = "import sys, knot.cli, knot.run; knot.run.load_model('events'); print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    pieces = {"access", "hosts", "networks", "passwords", "proxy", "rates"}
-    unwanted = {"bcrypt", *(f"knot.{name}" for name in pieces)}
+    pieces = {"forwarded", "gates", "networks", "passwords", "rates", "virtual_hosts"}
+    unwanted = {"bcrypt", *(f"knot.access.{name}" for name in pieces)}
     assert not unwanted & set(said.stdout.decode().split())
-
-
-NOTHING: dict[str, Any] = {
-    "trust": (), "allow": (), "deny": (), "max_rate": None, "max_connections_per_client": None,
-    "proxy_protocol": False, "header": (), "cors": False,
-}  # fmt: skip
 
 
 def test_only_what_was_asked_for_stands_in_front_of_the_site(site: Path) -> None:
     files = Files(site)
     responder = Responder(files, FieldRules())
 
-    def guarded(**options: object) -> Server:
+    def guarded(access: Access) -> Server:
         server = Server(responder)
-        guard(server, Sites({"": HostedSite(files, responder, None)}), NOTHING | options, None)
+        sites = Sites({"": HostedSite(files, responder, None)})
+        guard(server, sites, Settings(access=access), None)
         return server
 
-    bare = guarded()
+    bare = guarded(Access())
     assert bare.gate is bare.who is bare.connection_limit is bare.proxies is None
     assert not bare.wants_addresses
     assert bare.wanted == frozenset()
-    crowded = guarded(max_connections_per_client=1)
+    crowded = guarded(Access(max_connections_per_client=1))
     assert crowded.gate is None
     assert crowded.connection_limit is not None
     assert crowded.wants_addresses
-    rated = guarded(max_rate=1.0)
+    rated = guarded(Access(max_rate=1.0))
     assert isinstance(rated.gate, Doorkeeper)
     assert rated.who is None
     assert rated.wanted == frozenset()
-    trusting = guarded(trust=("10.0.0.0/8",), proxy_protocol=True)
+    trusting = guarded(Access(trust=("10.0.0.0/8",), proxy_protocol=True))
     assert trusting.who is not None
     assert trusting.wanted == {b"x-forwarded-for"}
     assert trusting.proxies is not None
@@ -551,8 +548,9 @@ def test_the_examples_of_the_page_can_be_served(
     for command in COMMANDS:
         result = CliRunner().invoke(main, ["serve", *shlex.split(command)])
         assert result.exit_code == 0, result.output
-        check(told[-1])
-        networks(told[-1]["trust"])
+        settings = read_settings(told[-1])
+        validate(settings)
+        networks(settings.access.trust)
     assert len(told) >= 6
     assert list(told[-1]["config"].hosts) == [
         "example.org", "*.app.example.org", "intern.example.org",

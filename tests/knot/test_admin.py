@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from serving import administered, fetch, until_closed
 
 import knot.cli
+import knot.run
 import tame
 from knot.files.site import Site
 from knot.http.request import BadRequest, Request
@@ -403,10 +404,10 @@ def test_an_address_that_is_none_is_refused(site: Path, address: str) -> None:
 def test_without_its_library_the_remedy_is_told(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knot.cli, "find_spec", lambda _: None)
+    monkeypatch.setattr(knot.run, "find_spec", lambda _: None)
     said = CliRunner().invoke(knot.cli.main, ["serve", str(site), "--admin", "127.0.0.1:0"])
     assert said.exit_code == 1
-    assert "pip install 'knot[metrics]'" in str(said.exception)
+    assert "pip install 'knot-httpd[metrics]'" in str(said.exception)
 
 
 def test_shared_counts_are_read_as_they_were_written() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -18,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 from serving import KNOT, Model, plain_environment, serving
 
-from knot.cli import main
+from knot.cli import main, serve
 
 WWW = Path(__file__).parents[2] / "www"
 
@@ -282,10 +283,10 @@ def test_options_may_stand_in_a_file_or_in_the_environment(
 
 
 BROKEN = [
-    ("prot = 1", "knot.toml: no option is called prot; did you mean port?"),
-    ("port = ", "knot.toml is no TOML"),
+    ("prot = 1", "knot.toml: unknown option prot; did you mean port?"),
+    ("port = ", "knot.toml is not valid TOML"),
     ("port = 'x'", "'x' is not a valid integer"),
-    ("cache-size = 'much'", "'much' is no size: write bytes, or as 64M"),
+    ("cache-size = 'much'", "'much' is not a valid size; use bytes, or 64K, 64M, 1G"),
     ("mime = ['x']", "'x' is not of the form SUFFIX=TYPE"),
 ]
 
@@ -338,7 +339,7 @@ def test_greenlets_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "knot.models.greenlets", raising=False)
     result = CliRunner().invoke(main, ["serve", "--model", "greenlets"])
     assert result.exit_code == 1
-    assert "pip install 'knot[greenlets]'" in result.output
+    assert "pip install 'knot-httpd[greenlets]'" in result.output
 
 
 def test_a_port_out_of_range_is_a_usage_error() -> None:
@@ -352,6 +353,35 @@ def test_help_and_version() -> None:
         result = CliRunner().invoke(main, arguments, prog_name="knot")
         assert result.exit_code == 0
         assert "knot" in result.output.lower()
+
+
+GROUPS = [
+    "Serving", "Files", "HTTPS", "Access", "Processes", "Logging and metrics", "Limits",
+]  # fmt: skip
+
+MOST_USED = ["--host", "--port", "--[no-]listing", "--cert", "--key", "--workers", "--log",
+             "--config"]  # fmt: skip
+
+
+def test_the_help_has_what_people_use_most_and_names_the_rest() -> None:
+    text = CliRunner().invoke(main, ["serve", "--help"], terminal_width=98).output
+    first, rest = text.partition("Most used:\n")[2].split("\n\n")
+    assert [line.split()[0] for line in first.splitlines()] == MOST_USED
+    title, *named = rest.splitlines()
+    assert "--help-all" in title
+    assert [group for group in GROUPS if any(line.startswith(f"  {group} ") for line in named)]
+    assert set(re.findall(r"--[a-z-]+", "\n".join(named))) == {
+        param.opts[0] for param in serve.params if param.name != "directory"
+    } - {name.replace("[no-]", "") for name in MOST_USED}
+
+
+def test_all_of_the_help_is_in_groups_of_one_line_for_each_option() -> None:
+    text = CliRunner().invoke(main, ["serve", "--help-all"], terminal_width=98).output
+    _, *groups = re.split(r"\n\n(?=\S)", text)
+    assert [group.partition(":\n")[0] for group in groups] == GROUPS
+    lines = [line for group in groups for line in group.splitlines()[1:]]
+    assert len(lines) == len(serve.params) - 1
+    assert all(re.match(r"  --\S+", line) for line in lines)
 
 
 def test_a_driver_that_is_none_is_an_error_of_one_line(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knot.cli import main, serve
-from knot.config import Config, Pair, Size, Text
+from knot.config import Config
 from knot.http.responder import RESERVED_FIELDS, FieldRules, field_line
+from knot.options import Pair, Size, Text
 
 # -- values --------------------------------------------------------------------------------------
 
@@ -56,7 +57,7 @@ NO_SIZES = [
 
 @pytest.mark.parametrize("value", NO_SIZES)
 def test_it_is_no_size(value: object) -> None:
-    with pytest.raises(click.BadParameter, match="is no size: write bytes, or as 64M"):
+    with pytest.raises(click.BadParameter, match="is not a valid size; use bytes, or 64K, 64M, 1G"):
         Size().convert(value, None, None)
 
 
@@ -270,26 +271,26 @@ def test_a_directory_called_as_the_file_is_no_file(told: Tell) -> None:
 
 WRONG_FILES = [
     # A key that there is none of: the nearest is named
-    ("prot = 1", "knot.toml: no option is called prot; did you mean port?"),
-    ("clean-url = true", "no option is called clean-url; did you mean clean-urls?"),
-    ("cachesize = 1", "no option is called cachesize; did you mean cache-size?"),
-    ('headers = ["A: b"]', "no option is called headers; did you mean header?"),
+    ("prot = 1", "knot.toml: unknown option prot; did you mean port?"),
+    ("clean-url = true", "unknown option clean-url; did you mean clean-urls?"),
+    ("cachesize = 1", "unknown option cachesize; did you mean cache-size?"),
+    ('headers = ["A: b"]', "unknown option headers; did you mean header?"),
     ('[cache_controll]\n"*" = "a"', "did you mean cache-control?"),
-    ("xyzzy = 1", "no option is called xyzzy"),
-    ('config = "other.toml"', "no option is called config"),
-    ("help = true", "no option is called help"),
+    ("xyzzy = 1", "unknown option xyzzy"),
+    ('config = "other.toml"', "unknown option config"),
+    ("help = true", "unknown option help"),
     # No TOML
-    ("port", "knot.toml is no TOML: "),
-    ("port = ", "knot.toml is no TOML: "),
-    ("port = 1\nport = 2", "knot.toml is no TOML: "),
-    ("[mime", "knot.toml is no TOML: "),
+    ("port", "knot.toml is not valid TOML: "),
+    ("port = ", "knot.toml is not valid TOML: "),
+    ("port = 1\nport = 2", "knot.toml is not valid TOML: "),
+    ("[mime", "knot.toml is not valid TOML: "),
     # A value of another kind
     ("port = 'x'", "'x' is not a valid integer"),
     ("port = ''", "'' is not a valid integer"),
     ("port = 70000", "70000 is not in the range 0<=x<=65535"),
     ("port = -1", "-1 is not in the range"),
-    ("keep-alive = 'long'", "'long' is no number of seconds"),
-    ("grace = -1", "'-1' is no number of seconds"),
+    ("keep-alive = 'long'", "'long' is not a valid number of seconds"),
+    ("grace = -1", "'-1' is not a valid number of seconds"),
     ("max-requests = 0", "0 is not in the range x>=1"),
     ("port = [80]", "port cannot be [80]"),
     ("port = 80.5", "'80.5' is not a valid integer"),
@@ -297,16 +298,16 @@ WRONG_FILES = [
     ("port = 1979-05-27", "port cannot be"),
     ("port.x = 1", "port cannot be {'x': 1}"),
     ("host = [1]", "host cannot be 1"),
-    ("hidden = 2", "hidden is true or false"),
-    ("header = 'X: y'", "header is a list of strings"),
-    ("header.X = 'y'", "header is a list of strings"),
+    ("hidden = 2", "hidden must be true or false"),
+    ("header = 'X: y'", "header must be a list of strings"),
+    ("header.X = 'y'", "header must be a list of strings"),
     ("mime.a.b = 1", "mime cannot be {'b': 1}"),
-    ("keep-alive = nan", "'nan' is no number of seconds"),
-    (f"cache-size = '{'9' * 400}'", "is no size"),
+    ("keep-alive = nan", "'nan' is not a valid number of seconds"),
+    (f"cache-size = '{'9' * 400}'", "is not a valid size"),
     ('directory = "a\\u0000b"', "directory cannot be"),
-    ("port = " + "[" * 3000, "knot.toml is no TOML"),
-    ("cors = 'perhaps'", "knot.toml: cors is true or false"),
-    ("cache-size = 'much'", "'much' is no size: write bytes, or as 64M"),
+    ("port = " + "[" * 3000, "knot.toml is not valid TOML"),
+    ("cors = 'perhaps'", "knot.toml: cors must be true or false"),
+    ("cache-size = 'much'", "'much' is not a valid size; use bytes, or 64K, 64M, 1G"),
     ("cache-size = true", "cache-size cannot be True"),
     ("cache-size = []", "cache-size cannot be []"),
     ("mime = ['x']", "'x' is not of the form SUFFIX=TYPE"),
@@ -343,12 +344,12 @@ def test_a_file_that_cannot_be_read_is_told_of_in_a_sentence(tmp_path: Path) -> 
         check_usage_error(invoke("--config", name), expected)
         check_usage_error(invoke(KNOT_CONFIG=name), expected)
     (tmp_path / "knot.toml").write_bytes(b"port = 1 # \xff")
-    check_usage_error(invoke(), "knot.toml is no TOML: ")
+    check_usage_error(invoke(), "knot.toml is not valid TOML: ")
 
 
 WRONG_VARIABLES = [
     ("KNOT_PORT", "x", "'x' is not a valid integer"),
-    ("KNOT_CACHE_SIZE", "much", "'much' is no size"),
+    ("KNOT_CACHE_SIZE", "much", "'much' is not a valid size"),
     ("KNOT_SPA", "perhaps", "'perhaps' is not a valid boolean"),
     ("KNOT_MIME", "a=b/c\nd", "'d' is not of the form SUFFIX=TYPE"),
 ]

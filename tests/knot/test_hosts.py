@@ -266,22 +266,22 @@ def test_workers_have_the_hosts_too(place: Path) -> None:
 
 
 ERRORS = [
-    ("hosts = 1", 'knot.toml: hosts has tables, as [hosts."example.org"]'),
-    ("[hots]", "knot.toml: no option is called hots; did you mean hosts?"),
-    ('[hosts]\n"a.b" = 1', 'knot.toml: host a.b is a table: write it as [hosts."a.b"]'),
+    ("hosts = 1", 'knot.toml: hosts must be tables, such as [hosts."example.org"]'),
+    ("[hots]", "knot.toml: unknown option hots; did you mean hosts?"),
+    ('[hosts]\n"a.b" = 1', 'knot.toml: host a.b must be a table: write it as [hosts."a.b"]'),
     ('[hosts."a.b:80"]', "knot.toml: hosts: 'a.b:80' is no host: write it without port"),
-    ('[hosts."A.b"]\n[hosts."a.B"]', "knot.toml: host a.B stands there twice"),
+    ('[hosts."A.b"]\n[hosts."a.B"]', "knot.toml: host a.B is given twice"),
     (
         "[hosts.example.org]\nspa = true",
-        'a name with dots in it is quoted, as [hosts."example.org"]',
+        'quote a name with dots in it, as in [hosts."example.org"]',
     ),
     (
         '[hosts."a.b"]\nlistings = true',
-        "knot.toml: host a.b: no option is called listings; did you mean listing?",
+        "knot.toml: host a.b: unknown option listings; did you mean listing?",
     ),
-    ('[hosts."a.b"]\nport = 1', "knot.toml: host a.b: no option is called port"),
-    ('[hosts."a.b"]\nspa = 1', "knot.toml: host a.b: spa is true or false"),
-    ('[hosts."a.b"]\nheader = 1', "knot.toml: host a.b: header is a list of strings"),
+    ('[hosts."a.b"]\nport = 1', "knot.toml: host a.b: unknown option port"),
+    ('[hosts."a.b"]\nspa = 1', "knot.toml: host a.b: spa must be true or false"),
+    ('[hosts."a.b"]\nheader = 1', "knot.toml: host a.b: header must be a list of strings"),
     ('[hosts."a.b"]\nmime = ["x"]', "knot.toml: host a.b: mime 'x' is not of the form SUFFIX=TYPE"),
     ('[hosts."a.b"]\nauth = true', "knot.toml: host a.b: auth cannot be True"),
     ('[hosts."a.b"]\nmime = { a = "x" }', "knot.toml: host a.b: 'x' is no media type"),

@@ -29,8 +29,7 @@ from hypothesis import strategies as st
 from serving import serving, with_server
 from speaking_http2 import Answer, Client, Connected
 
-from knot import AccessLog, Limits, Responder, Site, cli
-from knot.config import Config
+from knot import AccessLog, Limits, Responder, Site, build
 from knot.files import listing
 from knot.files.representation import Slice, read_now
 from knot.http.http2 import (
@@ -56,6 +55,7 @@ from knot.models import closing, events
 from knot.models import connection as common
 from knot.models import http2 as model
 from knot.models.peer import Connection
+from knot.settings import Settings, SiteSettings
 from tame import WRITE, Event
 
 T = TypeVar("T")
@@ -1102,10 +1102,10 @@ def test_without_its_library_it_is_not_offered(
 ) -> None:
     pair = authority.issue_cert("localhost").private_key_and_cert_chain_pem
     pair.write_to_path(str(tmp_path / "pair"))
-    options = {"cert": [str(tmp_path / "pair")], "key": [], "tls_self_signed": False}
+    settings = Settings(site=SiteSettings(cert=(str(tmp_path / "pair"),)))
     for spec, protocols in ((object(), ["h2", "http/1.1"]), (None, ["http/1.1"])):
-        monkeypatch.setattr(cli, "find_spec", lambda name, spec=spec: spec)
-        found = cli.load_certificates(Config(None, {}), options)
+        monkeypatch.setattr(build, "find_spec", lambda name, spec=spec: spec)
+        found = build.load_certificates(settings)
         assert found is not None
         assert found.protocols == protocols
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from knot.build import open_sites
 from knot.cli import serve
+from knot.config import read_settings
 from knot.files import representation
 from knot.files import site as sites
 from knot.files.representation import (
@@ -91,8 +92,7 @@ def test_a_shared_tag_is_an_option_of_each_host(
     monkeypatch.setattr(sites, "time", lambda: time() + 3600)
     for option, shared in (("--no-sandbox", ["a"]), ("--shared-tags", ["", "a", "b"])):
         asked = serve.make_context("serve", [str(tmp_path), option, "--config", str(config)])
-        given = dict(asked.params)
-        opened = open_sites(given.pop("directory"), given.pop("config"), given, False)
+        opened = open_sites(read_settings(asked.params))
         for host, place in opened.items():
             found = place.site.find(b"/large.bin", 1)
             assert isinstance(found, Representation)

@@ -274,7 +274,7 @@ def test_a_host_of_its_own_has_a_certificate_of_its_own(site: Path, tmp_path: Pa
             client.sendall((GET % (b"/", LAST)).replace(b"localhost", b"second.example"))
             assert until_closed(client).endswith(b"other")
     status, error = refusal(site, "--config", str(config))
-    assert status == 1
+    assert status == 2
     assert "second.example has a certificate: other hosts need --cert, too" in error
 
 
@@ -554,7 +554,7 @@ def test_without_its_library_the_remedy_is_told(site: Path, tmp_path: Path) -> N
         site, "--tls-self-signed", PYTHONPATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path)
     )
     assert status == 1
-    assert "pip install 'knot[self-signed]'" in error
+    assert "pip install 'knot-httpd[self-signed]'" in error
 
 
 # -- the channel -----------------------------------------------------------------------------------

@@ -332,6 +332,6 @@ def test_a_server_that_has_gone_is_told_and_looked_for_again(site: Path) -> None
 
 
 def test_serving_needs_nothing_of_it() -> None:
-    program = "import sys, knot.cli; knot.cli.load_model('events'); print(*sys.modules)"
+    program = "import sys, knot.cli, knot.run; knot.run.load_model('events'); print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     assert not {"rich", "knot.monitor.top", "prometheus_client"} & set(said.stdout.decode().split())

@@ -389,7 +389,7 @@ def test_sigterm_after_sigquit_waits_for_no_idle_client(site: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--workers", "0"], "1 or more, or auto"),
+        (["--workers", "0"], "1 or more, or 'auto'"),
         (["--workers", "2", "--model", "threads"], "--workers needs --model events"),
         (["--worker-memory", "1G"], "--worker-memory needs --workers"),
         (["--unix", "x", "--fd", "3"], "choose one"),

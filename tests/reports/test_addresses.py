@@ -21,7 +21,7 @@ from serving import (
 )
 
 from knot import AccessLog
-from knot.cli import in_words, main
+from knot.cli import main
 from knot.models.peer import name_of
 from knot.process import listeners as sockets
 from knot.process.listeners import (
@@ -34,6 +34,7 @@ from knot.process.listeners import (
     parse_host,
     shown,
 )
+from knot.run import in_words
 
 HOSTS = [
     ("127.0.0.1", "127.0.0.1"),

@@ -22,6 +22,7 @@ from knot.files.representation import Representation, Slice
 from knot.http.request import ExtraFieldsParser
 from knot.http.responder import Response
 from knot.models.server import Server
+from knot.settings import Access, Settings
 
 SECRET = b"SECRET"
 """What every file has that is no token."""
@@ -240,15 +241,13 @@ def test_a_host_that_could_not_be_one_is_not_redirected_to(ask: Ask) -> None:
 def test_a_client_that_is_denied_or_asks_too_often_gets_no_token(sites: Sites) -> None:
     token = get(b"/.well-known/acme-challenge/token")
     (request,) = ExtraFieldsParser(WANTED).feed(token)
-    for rules, statuses in (
-        ({"deny": ("127.0.0.0/8",)}, [403, 403]),
-        ({"allow": ("10.0.0.0/8",)}, [403, 403]),
-        ({"max_rate": 1.0}, [200] * 10 + [429]),
+    for access, statuses in (
+        (Access(deny=("127.0.0.0/8",)), [403, 403]),
+        (Access(allow=("10.0.0.0/8",)), [403, 403]),
+        (Access(max_rate=1.0), [200] * 10 + [429]),
     ):
         server = Server(sites[""].responder)
-        options = dict.fromkeys(("trust", "allow", "deny", "header"), ())
-        options |= dict.fromkeys(("max_connections_per_client", "proxy_protocol", "max_rate"))
-        guard(server, sites, {**options, "cors": False, **rules}, 443)
+        guard(server, sites, Settings(access=access), 443)
         assert server.gate is not None
         found = [server.gate(Plain(), request, 1.0) for _ in statuses]  # type: ignore[arg-type]
         assert [response.status for response in found] == statuses  # type: ignore[union-attr]

@@ -32,8 +32,9 @@ from knot.access.passwords import Passwords
 from knot.access.rates import ConnectionLimit
 from knot.models import connection as common
 from knot.models import events, http2
+from knot.models.peer import FdConnection
 from knot.models.server import Server
-from knot.monitor.access_log import AccessLog
+from knot.monitor.access_log import AccessLog, Record
 from knot.process import sandbox
 from knot.process.listeners import listen
 from knot.process.signals import Signals
@@ -196,7 +197,7 @@ def test_what_is_wrong_changes_nothing_and_is_said_in_a_sentence(config: Config)
             process.send_signal(signal.SIGHUP)
             line = line_of(process.stderr)
             assert said in line
-            assert line.startswith("the configuration stays as it was: ")
+            assert line.startswith("the configuration is unchanged: ")
             assert ask(url) == (200, b"0", "0")
         config.version(1, 'host = "127.0.0.2"\ngrace = 1\n')
         reload(process, url, 1)
@@ -435,7 +436,7 @@ def test_a_password_that_was_checked_is_not_checked_again(tmp_path: Path) -> Non
 def test_a_log_that_is_left_writes_what_is_pending_and_closes_its_file(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     log = AccessLog("common", writer)
-    log.add(common.Record(0, "::1", b"GET", b"/", b"HTTP/1.1", 200, 1, b"", b"", 0))
+    log.add(Record(0, "::1", b"GET", b"/", b"HTTP/1.1", 200, 1, b"", b"", 0))
     log.leave(closes=True)
     with open(reader) as pipe:
         assert "GET / HTTP/1.1" in pipe.read()  # to its end
@@ -452,7 +453,7 @@ def test_connections_that_are_there_count_and_have_addresses_when_that_begins_to
         peers = []
         for _ in range(3):
             ends.enter_context(socket.create_connection(listener.getsockname()))
-            peers.append(peers.FdConnection(listener.accept()[0].detach(), ""))
+            peers.append(FdConnection(listener.accept()[0].detach(), ""))
         server.peers.update(peers)
         server.adopt(new)
         assert {peer.address for peer in peers} == {"127.0.0.1"}

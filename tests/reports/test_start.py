@@ -22,11 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import KNOT, connect, get, serving
 
-from knot import cli, self_signed, tls
+from knot import build, run, self_signed, tls
 from knot.access.passwords import read_users
-from knot.cli import LEAST_FILES, main, serve
-from knot.config import doubts
+from knot.cli import main, serve
+from knot.options import doubts
 from knot.process import safe_paths, supervisor
+from knot.run import MIN_FILES
 from knot.tls import Certificates
 
 HASH = b"$2y$04$" + b"a" * 53
@@ -179,7 +180,7 @@ def limited(files: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
-@pytest.mark.parametrize("files", [16, LEAST_FILES - 1])
+@pytest.mark.parametrize("files", [16, MIN_FILES - 1])
 @pytest.mark.parametrize("options", [(), ("--workers", "1")])
 def test_too_few_open_files_are_an_error_of_one_line(files: int, options: tuple[str, ...]) -> None:
     done = subprocess.run(
@@ -199,8 +200,8 @@ def test_too_few_open_files_are_an_error_of_one_line(files: int, options: tuple[
 @pytest.mark.parametrize("model", ["events", "threads"])
 def test_as_many_open_files_as_are_needed_are_enough(model: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("abc")
-    with serving(str(tmp_path), "--model", model, preexec_fn=limited(LEAST_FILES)) as (_, url):
-        clients = [connect(int(url.rpartition(":")[2])) for _ in range(LEAST_FILES // 2 - 1)]
+    with serving(str(tmp_path), "--model", model, preexec_fn=limited(MIN_FILES)) as (_, url):
+        clients = [connect(int(url.rpartition(":")[2])) for _ in range(MIN_FILES // 2 - 1)]
         for client in clients:
             client.sendall(get(b"/a"))
         for client in clients:
@@ -314,11 +315,11 @@ def harmless(tmp_path: Path, pem: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     (tmp_path / "file").write_text("x")
     (tmp_path / "directory").mkdir()
     (tmp_path / "pair.pem").write_bytes(pem.read_bytes())
-    monkeypatch.setattr(cli, "load_model", lambda name: Stub)
-    monkeypatch.setattr(cli, "open_browser", bool)
-    monkeypatch.setattr(cli, "Signals", lambda actions: MagicMock())
+    monkeypatch.setattr(run, "load_model", lambda name: Stub)
+    monkeypatch.setattr(run, "open_browser", bool)
+    monkeypatch.setattr(run, "Signals", lambda actions: MagicMock())
     monkeypatch.setattr(supervisor, "supervise", lambda *_, **__: True)
-    monkeypatch.setattr(cli.gc, "freeze", bool)
+    monkeypatch.setattr(run.gc, "freeze", bool)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     ask = socket.getaddrinfo
     monkeypatch.setattr(
@@ -326,7 +327,7 @@ def harmless(tmp_path: Path, pem: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         "getaddrinfo",
         lambda *what, flags=0, **more: ask(*what, flags=flags | socket.AI_NUMERICHOST, **more),
     )
-    monkeypatch.setattr(cli, "open_to_append", open_to_append)
+    monkeypatch.setattr(build, "open_to_append", open_to_append)
     yield
     for fd in logs:
         os.close(fd)
@@ -396,12 +397,12 @@ CANNOT = [
     (["--unix", "directory"], "cannot listen on directory: Address already in use"),
     (["--unix", "u" * 108], "AF_UNIX path too long"),
     (["--fd", "99999"], "cannot listen on the socket 99999: Bad file descriptor"),
-    (["--grace", "inf"], "'inf' is no number of seconds"),
-    (["--head-timeout", "1e400"], "'1e400' is no number of seconds"),
+    (["--grace", "inf"], "'inf' is not a valid number of seconds"),
+    (["--head-timeout", "1e400"], "'1e400' is not a valid number of seconds"),
     (["--config", "directory"], "cannot read directory: Is a directory"),
     (["--host", "192.0.2.7"], "192.0.2.7:0: Cannot assign requested address; give --host"),
     (["--host", "a..b"], "a..b:0: this cannot be a name; give --host"),
-    (["--host", "fe80::1"], "[fe80::1]:0: Invalid argument; an address of a link needs"),
+    (["--host", "fe80::1"], "[fe80::1]:0: Invalid argument; a link-local address needs"),
 ]
 
 
