@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from knot.config import load_config, read_settings
+from knot.config import effective, load_config, read_settings
 from knot.limits import Limits
 from knot.models import MODELS
 from knot.monitor.access_log import FORMATS
@@ -345,6 +345,34 @@ def serve(context: click.Context, /, **values: Any) -> None:
 
     assert isinstance(context.command, Serve)
     run.start(settings, partial(context.command.read_again, context), handoff)
+
+
+@main.command(
+    cls=Command,
+    params=[directory()],
+    groups=GROUPS,
+    most_used=MOST_USED,
+    context_settings=CONTEXT,
+)
+@click.pass_context
+def check(context: click.Context, /, **values: Any) -> None:
+    """Check the configuration of "knot serve" without serving.
+
+    Takes the same options. Prints each setting with where it comes from, as TOML; or says what is
+    wrong, and exits with status 2.
+    """
+    settings = settings_from(values)
+    report_doubts(context)
+    from knot.check import problems
+
+    found = problems(settings)
+    for problem in found:
+        click.echo(f"knot: {problem}", err=True)
+    if found:
+        sys.exit(2)
+    click.echo("# The configuration is valid. Each setting, and where it comes from:")
+    for line in effective(context, GROUPS):
+        click.echo(os.fsencode(line))  # a path of any bytes
 
 
 @main.command(

@@ -6,19 +6,21 @@ the default.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from knot.limits import Limits
-from knot.options import File, Host, Pair
+from knot.options import File, Host, Option, Pair, as_text
 from knot.settings import Access, Listening, Logging, Process, Settings, SiteSettings, Tls
 
 FILE: Final = "knot.toml"
@@ -28,6 +30,9 @@ HOSTS: Final = "hosts"
 
 OF_A_HOST: Final = tuple(each.name for each in fields(SiteSettings))
 """Options that a host may have of its own."""
+
+COLUMN: Final = 44
+"""Where the sources are printed."""
 
 Part = TypeVar("Part", Access, Listening, Logging, Process, SiteSettings, Tls)
 
@@ -83,6 +88,62 @@ def defaults_by_terminal(values: Mapping[str, Any], on_terminal: bool) -> dict[s
         by_default = "short" if on_terminal else "off"
         found["log"] = by_default if values["log_file"] is None else "common"
     return found
+
+
+def effective(ctx: click.Context, groups: Mapping[str, Sequence[Option]]) -> Iterator[str]:
+    """All settings as lines of TOML, each with where it comes from."""
+    config: Config = ctx.params["config"]
+    values = {**ctx.params, **defaults_by_terminal(ctx.params, is_on_terminal())}
+    directory, *_ = ctx.command.params
+    yield setting(directory, values["directory"], source(ctx, directory, str(config.file)))
+    for title, options in groups.items():
+        yield ""
+        yield f"# {title}"
+        for option in options:
+            if option.name != "config":
+                value = values[str(option.name)]
+                yield setting(option, value, source(ctx, option, str(config.file)))
+    parameters = {str(each.name): each for each in ctx.command.params}
+    for host, own in config.hosts.items():
+        yield ""
+        yield f"[{HOSTS}.{json.dumps(host)}]"
+        for name, value in own.items():
+            yield setting(parameters[name], value, str(config.file))
+
+
+def source(ctx: click.Context, option: click.Parameter, file: str) -> str:
+    """Where the value of the option comes from."""
+    name = str(option.name)
+    found = ctx.get_parameter_source(name)
+    if found is ParameterSource.COMMANDLINE:
+        return "command line"
+    if found is ParameterSource.ENVIRONMENT:
+        return f"{ctx.auto_envvar_prefix}_{name.upper()}"
+    if found is ParameterSource.DEFAULT_MAP:
+        return file
+    otherwise = getattr(option, "otherwise", "")
+    return f"default: {otherwise}" if otherwise else "default"
+
+
+def setting(option: click.Parameter, value: object, source: str) -> str:
+    name = str(option.name).replace("_", "-")
+    if value is None:
+        return f"{'# ' + name:{COLUMN}} # not set"
+    return f"{f'{name} = {as_toml(option, value)}':{COLUMN}} # {source}"
+
+
+def as_toml(option: click.Parameter, value: Any) -> str:
+    if getattr(option, "multiple", False):
+        return f"[{', '.join(quoted(as_text(option.type, each)) for each in value)}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = as_text(option.type, value)
+    return text if isinstance(value, int | float) and text[-1].isdigit() else quoted(text)
+
+
+def quoted(text: str) -> str:
+    """A basic string of TOML, which is a string of JSON, too."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 # -- the file ------------------------------------------------------------------------------------

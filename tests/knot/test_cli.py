@@ -363,8 +363,9 @@ MOST_USED = ["--host", "--port", "--[no-]listing", "--cert", "--key", "--workers
              "--config"]  # fmt: skip
 
 
-def test_the_help_has_what_people_use_most_and_names_the_rest() -> None:
-    text = CliRunner().invoke(main, ["serve", "--help"], terminal_width=98).output
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_the_help_has_what_people_use_most_and_names_the_rest(command: str) -> None:
+    text = CliRunner().invoke(main, [command, "--help"], terminal_width=98).output
     first, rest = text.partition("Most used:\n")[2].split("\n\n")
     assert [line.split()[0] for line in first.splitlines()] == MOST_USED
     title, *named = rest.splitlines()
