@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
     start()  # which imports this file by its name, once signals are handled, and exits
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -373,6 +374,14 @@ def check(context: click.Context, /, **values: Any) -> None:
     click.echo("# The configuration is valid. Each setting, and where it comes from:")
     for line in effective(context, GROUPS):
         click.echo(os.fsencode(line))  # a path of any bytes
+
+
+@main.command()
+def schema() -> None:
+    """Print a JSON schema of knot.toml, for editors."""
+    from knot.schema import schema_of
+
+    click.echo(json.dumps(schema_of(serve.params), indent=2))
 
 
 @main.command(
