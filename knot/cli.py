@@ -49,14 +49,17 @@ from knot.models import MODELS
 from knot.models.server import Server
 from knot.monitor.access_log import FORMATS, AccessLog
 from knot.process import listeners as sockets
-from knot.process import sandbox, spawn, starting, worker
+from knot.process import privileges, sandbox, spawn, starting, systemd, worker
+from knot.process.addresses import EVERY_6
 from knot.process.listeners import Listeners
 from knot.process.safe_paths import open_to_append, place_to_append
 from knot.process.signals import Signals
+from knot.process.unix_sockets import listen_at
 from knot.reload import Reload, Served, Settings, speaks_tls
 
 if TYPE_CHECKING:
     from knot.monitor.metrics import Counter
+    from knot.process.worker_process import Monitor
     from knot.tls import Certificates
 
 OWN_FILES: Final = 1024
@@ -383,12 +386,12 @@ def serve(directory: str, config: Config, **options: Any) -> None:
     served = (own["directory"] for own in config.hosts.values() if "directory" in own)
     spawn.clean_import_path(directory, *served)
     check(options)
-    post = worker.post()
+    post = worker.WorkerHandoff.from_environment()
     check_open_files(options, config, post)
     if post is None:
         warn_of_environment()
     else:
-        sandbox.end_with_parent(signal.SIGTERM)
+        spawn.end_with_parent(signal.SIGTERM)
     if options["workers"] is not None and post is None:
         look_after_workers(directory, options)
     else:
@@ -519,12 +522,20 @@ def look_after_workers(directory: str, options: dict[str, Any]) -> None:
         started = supervise(
             groups,
             grace=options["grace"],
-            most_memory=options["worker_memory"],
+            max_memory=options["worker_memory"],
             began=partial(say_so, directory, listeners, options, admin),
-            admin=admin,
+            monitor=watch_workers(admin) if admin else None,
         )
     if not started:
         sys.exit(1)
+
+
+def watch_workers(admin: Sequence[socket]) -> Monitor:
+    """What the supervisor's admin address shows of the workers."""
+    from knot.monitor.admin import serve_admin
+    from knot.monitor.sources import Workers
+
+    return Workers(partial(serve_admin, admin))
 
 
 def serve_here(settings: Settings, post: worker.WorkerHandoff | None) -> None:
@@ -640,7 +651,7 @@ def set_out(
     served = reload.served
     options, config, sites = served.settings.options, served.settings.config, served.sites
     if user is not None:
-        sandbox.become(user)
+        privileges.become(user)
     if options["open"] and post is None:
         open_browser(sockets.shown(listeners[0], scheme(options)))
     if post is not None:
@@ -667,22 +678,21 @@ def set_out(
             reload.confined_to = [where for where, right in places.items() if right & sandbox.READ]
     if post is None:
         say_so(directory, listeners, options, admin)
-        if sandbox.is_watched():
-            reload.server.on_sweep = partial(sandbox.notify, sandbox.ALIVE)
-        sandbox.notify("READY=1")
+        if systemd.is_watched():
+            reload.server.on_sweep = partial(systemd.notify, systemd.ALIVE)
+        systemd.notify("READY=1")
     else:
-        post.is_ready()
+        post.report_ready()
 
 
 def count(server: Server, sites: Sites, admin: Sequence[socket]) -> Counter:
     """Count what the server does, for its admin address."""
-    from knot.monitor.admin import AdminApp, SingleProcess, serve_admin
+    from knot.monitor.admin import serve_admin
     from knot.monitor.metrics import Counter
+    from knot.monitor.sources import SingleProcess
 
     counter = Counter(server, [place.site for place in sites.values()])
-    answers = AdminApp(SingleProcess(server, counter))
-    for listener in admin:
-        serve_admin(listener, answers)
+    serve_admin(admin, SingleProcess(server, counter))
     return counter
 
 
@@ -793,7 +803,7 @@ def load_model(name: str) -> Any:
 
 def account(options: dict[str, Any]) -> struct_passwd | None:
     """The user that this process is to become.  Raises `ValueError`."""
-    return None if options["user"] is None else sandbox.account(options["user"])
+    return None if options["user"] is None else privileges.account(options["user"])
 
 
 def directory_of(path: str) -> str:
@@ -881,11 +891,11 @@ def open_listeners(options: dict[str, Any]) -> tuple[Listeners, bool]:
     try:
         if path is not None:
             with starting.Uninterrupted():
-                listener = sockets.listen_at(path, account(options))
+                listener = listen_at(path, account(options))
                 starting.cleanup.append(listener.close)
                 atexit.register(listener.close)
             return Listeners([listener]), False
-        given = sockets.activated() if fd is None else [sockets.inherited(fd)]
+        given = systemd.activated() if fd is None else [sockets.inherited(fd)]
     except OSError as error:
         where = path or ("the sockets of systemd" if fd is None else f"the socket {fd}")
         sys.exit(f"knot: cannot listen on {where}: {error.strerror or error}")
@@ -926,7 +936,7 @@ def open_addresses(
             f"knot: cannot listen on {error.filename}: {error.strerror};"
             f" {remedy(error, option, port)}"
         )
-    if sockets.EVERY_6 in hosts and all(each.family != AF_INET6 for each in found):
+    if EVERY_6 in hosts and all(each.family != AF_INET6 for each in found):
         click.echo("knot: this system has no IPv6: :: is every IPv4 address", err=True)
     return Listeners(found)
 

@@ -16,8 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from knot.process import cpus
-from knot.process import listeners as sockets
+from knot.process import addresses, cpus
 
 FILE: Final = "knot.toml"
 
@@ -81,7 +80,7 @@ class Host(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            return sockets.parse_host(str(value))
+            return addresses.parse_host(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -144,7 +143,7 @@ class Address(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):  # converted already
             return value
         try:
-            return sockets.parse_address(str(value))
+            return addresses.parse_address(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

@@ -21,7 +21,7 @@ from knot.config import Config
 from knot.limits import Limits
 from knot.models.server import Server
 from knot.monitor.access_log import AccessLog
-from knot.process.sandbox import notify
+from knot.process.systemd import notify
 
 if TYPE_CHECKING:
     from knot.monitor.metrics import Counter

@@ -154,7 +154,7 @@ def test_a_fault_of_one_request_is_no_other_ones(site: Path, tmp_path: Path, mod
 
 def test_a_closed_stream_is_no_client() -> None:
     """Its number would be that of the next file that is opened."""
-    program = "import socket; from knot import diagnostics; diagnostics.install();"
+    program = "import socket; from knot.process import diagnostics; diagnostics.install();"
     program += "assert socket.socket().fileno() > 2; print('x')"
     command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
     assert subprocess.run(command, check=False).returncode == 0
