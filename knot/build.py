@@ -32,7 +32,7 @@ from knot.http.responder import FieldRules, Responder
 from knot.limits import Limits
 from knot.models.server import Server
 from knot.monitor.access_log import AccessLog
-from knot.process import sandbox
+from knot.process import privileges
 from knot.process.safe_paths import open_to_append
 from knot.settings import Access, Logging, Pairs, Settings, SiteSettings
 
@@ -91,7 +91,7 @@ def open_served(settings: Settings, before: Served | None = None, *, warns: bool
 def account(settings: Settings) -> struct_passwd | None:
     """The user that this process is to become.  Raises `ValueError`."""
     user = settings.process.user
-    return None if user is None else sandbox.account(user)
+    return None if user is None else privileges.account(user)
 
 
 def connections(wanted: int, *, warns: bool) -> int:

@@ -14,7 +14,7 @@ from typing import Final
 from knot.build import SELF_SIGNED_NEEDS, account, guard, load_certificates, open_sites
 from knot.listening import remedy
 from knot.models.server import Server
-from knot.process.listeners import resolve
+from knot.process.addresses import resolve
 from knot.process.safe_paths import place_to_append
 from knot.run import check_machine, load_model
 from knot.self_signed import directory as directory_of_certificates

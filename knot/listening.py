@@ -18,16 +18,16 @@ from typing import NamedTuple
 import click
 
 from knot.process import starting
+from knot.process.addresses import EVERY_6
 from knot.process.listeners import (
-    EVERY_6,
     Listeners,
-    activated,
     inherited,
     listen_again,
-    listen_at,
     listen_everywhere,
     port_of,
 )
+from knot.process.systemd import activated
+from knot.process.unix_sockets import listen_at
 from knot.process.worker import WorkerHandoff
 from knot.settings import Listening
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from knot.process import cpus
-from knot.process.listeners import parse_address, parse_host, written
+from knot.process.addresses import format_address, parse_address, parse_host
 
 SIZE: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
@@ -196,7 +196,7 @@ def as_text(kind: click.ParamType, value: Any) -> str:  # type: ignore[type-arg]
     if isinstance(kind, Size):
         return with_unit(value)
     if isinstance(kind, Address):
-        return written(*value)
+        return format_address(*value)
     if isinstance(kind, Pair):
         return "=".join(value)
     return f"{value:.15g}" if isinstance(value, float) else str(value)

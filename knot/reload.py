@@ -18,7 +18,7 @@ import click
 
 from knot.build import Served, guard, open_served
 from knot.models.server import Server
-from knot.process.sandbox import notify
+from knot.process.systemd import notify
 from knot.settings import Listening, Process, Settings, SiteSettings, Tls, validate
 
 if TYPE_CHECKING:

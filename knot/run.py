@@ -31,7 +31,7 @@ from knot.build import (
 from knot.files.paths import grants
 from knot.listening import Opened, handed_over, opened, opened_for_workers
 from knot.models.server import Server
-from knot.process import sandbox
+from knot.process import privileges, sandbox, spawn, systemd
 from knot.process.listeners import port_of, shown
 from knot.process.safe_paths import place_to_append
 from knot.process.signals import Signals
@@ -41,6 +41,7 @@ from knot.settings import Settings
 
 if TYPE_CHECKING:
     from knot.monitor.metrics import Counter
+    from knot.process.worker_process import Monitor
 
 MIN_FILES: Final = 64
 """Descriptors without which a process that serves one site does not start: half of them are its
@@ -59,7 +60,7 @@ def start(settings: Settings, read: Callable[[], Settings], handoff: WorkerHando
     except ValueError as error:
         sys.exit(f"knot: {error}")
     if handoff is not None:
-        sandbox.end_with_parent(signal.SIGTERM)
+        spawn.end_with_parent(signal.SIGTERM)
         serve(settings, read, handoff)
     elif settings.process.workers is not None:
         supervise_workers(settings, settings.process.workers)
@@ -134,12 +135,20 @@ def supervise_workers(settings: Settings, workers: int) -> None:
         started = supervise(
             groups,
             grace=settings.process.grace,
-            most_memory=settings.process.worker_memory,
+            max_memory=settings.process.worker_memory,
             began=partial(announce, settings, site, admin),
-            admin=admin,
+            monitor=watch_workers(admin) if admin else None,
         )
     if not started:
         sys.exit(1)
+
+
+def watch_workers(admin: Sequence[socket]) -> Monitor:
+    """What the supervisor's admin address shows of the workers."""
+    from knot.monitor.admin import serve_admin
+    from knot.monitor.sources import Workers
+
+    return Workers(partial(serve_admin, admin))
 
 
 # -- one process ---------------------------------------------------------------------------------
@@ -220,7 +229,7 @@ def begin(
     served = reload.served
     settings, sites = served.settings, served.sites
     if user is not None:
-        sandbox.become(user)
+        privileges.become(user)
     if handoff is not None:
         answer_supervisor(reload.server, sites, handoff)
     else:
@@ -231,12 +240,12 @@ def begin(
     if settings.process.sandbox:
         reload.confined_to = drop_privileges(served, reads_file=handoff is None)
     if handoff is not None:
-        handoff.is_ready()
+        handoff.report_ready()
         return
     announce(settings, sockets.site, sockets.admin)
-    if sandbox.is_watched():
-        reload.server.on_sweep = partial(sandbox.notify, sandbox.ALIVE)
-    sandbox.notify("READY=1")
+    if systemd.is_watched():
+        reload.server.on_sweep = partial(systemd.notify, systemd.ALIVE)
+    systemd.notify("READY=1")
 
 
 def drop_privileges(served: Served, *, reads_file: bool) -> Sequence[str | bytes] | None:
@@ -279,13 +288,12 @@ def rights_needed(served: Served, *, reads_file: bool) -> dict[str | bytes, int]
 
 def start_metrics(server: Server, sites: Sites, admin: Sequence[socket]) -> Counter:
     """Count what the server does, and report it at its admin address."""
-    from knot.monitor.admin import AdminApp, SingleProcess, serve_admin
+    from knot.monitor.admin import serve_admin
     from knot.monitor.metrics import Counter
+    from knot.monitor.sources import SingleProcess
 
     counter = Counter(server, [hosted.site for hosted in sites.values()])
-    app = AdminApp(SingleProcess(server, counter))
-    for listener in admin:
-        serve_admin(listener, app)
+    serve_admin(admin, SingleProcess(server, counter))
     return counter
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final
 
-from knot.process.listeners import EVERY_4, EVERY_6
+from knot.process.addresses import EVERY_4, EVERY_6
 from knot.process.safe_paths import refuse_strangers
 
 LONGEST: Final = 200

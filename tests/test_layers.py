@@ -57,9 +57,11 @@ def test_only_the_concurrency_models_and_what_surrounds_them_touch_the_network()
         "process/control.py",
         "listening.py",
         "run.py",
-        "process/sandbox.py",
+        "process/addresses.py",
         "process/listeners.py",
         "process/supervisor.py",
+        "process/systemd.py",
+        "process/unix_sockets.py",
         "models/connection.py",
         *models,
     }

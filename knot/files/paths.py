@@ -14,11 +14,9 @@ from time import monotonic
 from typing import Final
 
 from knot.files.compression import SUFFIXES
+from knot.process.safe_paths import MAX_LINKS
 
 Path = str | bytes | os.PathLike[str]
-
-MAX_LINKS: Final = 40
-"""Symbolic links on the way to a file, as in the kernel (path_resolution(7))."""
 
 REFRESH: Final = 0.5
 """Seconds between two looks at where files are; the server asks once a second."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from knot.http.request import (
     RequestParser,
 )
-from knot.process.listeners import MAPPED
+from knot.process.addresses import MAPPED
 
 if TYPE_CHECKING:
     from knot.tls import Channel  # it brings OpenSSL, 3.7 MiB, which others do without

@@ -1,4 +1,4 @@
-"""What shows how a server does: the access log, metrics, and who waits for what.
+"""What shows how a server is doing: the access log, metrics, and what every connection waits for.
 
-It watches a server and changes nothing.
+This room watches a server and changes nothing that clients see.
 """

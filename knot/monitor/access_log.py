@@ -1,11 +1,12 @@
 """The access log: a line for each answer, made after the answer has left.
 
-The owner adds a record for each answer, and flushes them now and then; a thread makes the lines and
-writes them, so that neither a slow disk nor a reader that has stopped reading holds up the loop.
-Nothing here knows of the loop or of HTTP.
+The owner adds a record for each answer, and flushes them now and then; a thread formats the lines
+and writes them, so that neither a slow disk nor a stalled reader delays the loop.  Nothing here
+knows the loop or HTTP.
 
-What does not get into the log is counted, and where it would stand a line says how many: in `json`
-an object with `lost`, in the others a line that begins with ``#``, which log tools skip.
+Records that do not get into the log are counted, and a line in their place says how many were lost:
+in `json` an object with `lost`, in the other formats a line that begins with ``#``, which log tools
+skip.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from typing import Final, NamedTuple
 from knot.process.diagnostics import LineWriter, block_sigttou
 from knot.process.safe_paths import open_to_append
 
-LIMIT: Final = 100_000
-"""Records that wait for the thread, 55 MiB of usual ones; more are dropped and counted."""
+MAX_RECORDS: Final = 100_000
+"""Records that may wait for the thread, usually 55 MiB; more are dropped and counted."""
 
 CHUNK: Final = 256
-"""Lines that are made and written at once."""
+"""Lines that are formatted and written at once."""
 
 PAUSE: Final = 0.0001
-"""Seconds after a chunk, in which the loop's thread gets the interpreter: for want of them it stood
-still for 4.8 ms while 10,000 lines were written, with them for 0.2; a write may be too short."""
+"""Seconds after a chunk in which the loop's thread gets the interpreter.  Without this pause, the
+loop stood still for 4.8 ms while 10,000 lines were written; with it, for 0.2 ms.  A write alone may
+be too short."""
 
 log = logging.getLogger("knot")
 
@@ -41,16 +43,16 @@ class Record(NamedTuple):
     """One answered request."""
 
     when: float  # seconds since the epoch, when the answer was given
-    client: str  # address as the system has it, not as a client claims: it is not escaped
-    method: bytes  # b"" if what was sent is no request
+    client: str  # an address from the system, not from the client: it is not escaped
+    method: bytes  # b"" if what was sent is not a valid request
     target: bytes  # as sent
     version: bytes
     status: int
     size: int  # bytes of content sent
     referer: bytes
     agent: bytes
-    seconds: float  # from reading the request to having sent all of the answer
-    user: bytes = b""  # whose password the client knows
+    seconds: float  # from reading the request to sending the last byte of the answer
+    user: bytes = b""  # the user as which the client has authenticated
 
 
 # -- lines ---------------------------------------------------------------------------------------
@@ -60,13 +62,13 @@ ESCAPES: Final = {
 }
 PLAIN: Final = bytes(byte for byte in range(256) if byte not in ESCAPES)
 
-MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"  # strftime() has those of the locale
+MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"  # strftime() would use the locale
 
 COLOURS: Final = {2: 32, 3: 36, 4: 33, 5: 31}  # green, cyan, yellow, red
 
 
 def common(record: Record) -> str:
-    """The format that Apache calls so."""
+    """Apache's Common Log Format."""
     when, client, method, target, version, status, size, _, _, _, user = record
     request = text(b" ".join((method, target, version)) if method else b"")
     date = local_date(int(when))
@@ -74,7 +76,7 @@ def common(record: Record) -> str:
 
 
 def combined(record: Record) -> str:
-    """The format that Apache and nginx call so."""
+    """The format that Apache and nginx call combined."""
     when, client, method, target, version, status, size, referer, agent, _, user = record
     request = text(b" ".join((method, target, version)) if method else b"")
     return (
@@ -84,7 +86,7 @@ def combined(record: Record) -> str:
 
 
 def as_json(record: Record) -> str:
-    """An object a line.  What was sent is read as Latin-1, from which its bytes can be had back."""
+    """A JSON object.  What the client sent is decoded as Latin-1, which keeps its bytes apart."""
     values: dict[str, object] = {"time": utc_date(record.when)}
     for name, value in zip(Record._fields[1:], record[1:], strict=True):
         values[name] = value.decode("latin-1") if isinstance(value, bytes) else value
@@ -93,7 +95,7 @@ def as_json(record: Record) -> str:
 
 
 def short(record: Record, colour: bool = False) -> str:
-    """For people at a terminal of 80 columns."""
+    """For a terminal of 80 columns."""
     clock = local_date(int(record.when))[12:20]
     status = str(record.status)
     if colour:
@@ -119,19 +121,20 @@ def lost_line(format: str, count: int) -> str:
 
 
 def text(sent: bytes) -> str:
-    """What a client sent, escaped as nginx does: it can end neither its field nor the line."""
+    """What a client sent, escaped as nginx does, so that it can end neither its field nor the
+    line."""
     if sent.translate(None, PLAIN):  # takes half as long as a search for what is not plain
         return sent.decode("latin-1").translate(ESCAPES)
     return sent.decode() or "-"
 
 
 def name(user: bytes) -> str:
-    """A user's, as a field without quotes: a space would end it."""
+    """A user's name, for a field without quotes, which a space would end."""
     return text(user).replace(" ", "\\x20")
 
 
 def json_line(values: dict[str, object]) -> str:
-    # JSON escapes all that cannot be printed except DEL.
+    # JSON escapes every control character except DEL.
     return json.dumps(values).replace("\x7f", "\\u007f") + "\n"
 
 
@@ -156,42 +159,42 @@ def utc_second(second: int) -> str:
 
 
 Batch = tuple[int, list[Record]]
-"""How many records were dropped, and those that come after them."""
+"""The number of records that were dropped, and the records that follow them."""
 
 
 class AccessLog:
-    """Writes records to a descriptor, which stays its owner's.
+    """Writes records to a descriptor, which its owner closes.
 
-    The first flush starts the thread; a process that forks does so before that.
+    The first flush starts the thread; a process that forks must do so before that.
     """
 
     def __init__(self, format: str, fd: int, colour: bool = False) -> None:
         self.wants_more = format in ("combined", "json")
-        """Whether its lines have what clients say of themselves."""
+        """Whether its lines include the fields Referer and User-Agent."""
         self.pending: list[Record] = []  # always this list: a caller may keep its `append`
         self._lines = LineWriter(fd)
         self._line = partial(short, colour=colour) if format == "short" else FORMATS[format]
         self._lost_line = partial(lost_line, format)
         self._work: SimpleQueue[Batch | str | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        # What the owner changes, and the thread at most reads:
+        # Written by the owner, at most read by the thread:
         self._handed = 0
         self._dropped = 0  # since the last batch
-        self._closes = False  # the descriptor, at the end
-        # What the thread changes, and the owner at most reads:
+        self._closes = False  # whether to close the descriptor at the end
+        # Written by the thread, at most read by the owner:
         self._taken = 0
         self._lost = 0  # since the last line that was written
-        self._failing = False  # and it has been said so
-        self._broken = False  # nobody will ever read what is written
+        self._failing = False  # and that has been reported
+        self._broken = False  # whether no process can read it any more
 
     def add(self, record: Record) -> None:
         self.pending.append(record)
 
     def flush(self) -> None:
-        """Hand what is pending to the thread.  Never waits."""
+        """Pass pending records to the thread.  Never blocks."""
         if not (self.pending or self._dropped):
             return
-        room = max(LIMIT - (self._handed - self._taken), 0)
+        room = max(MAX_RECORDS - (self._handed - self._taken), 0)
         if room:
             records = self.pending[:room]
             self._handed += len(records)
@@ -201,12 +204,12 @@ class AccessLog:
         self.pending.clear()
 
     def reopen(self, path: str) -> None:
-        """Go on in the file of that name; what is pending still goes to the old one."""
+        """Continue in the file of that name; pending records still go to the old one."""
         self.flush()
         self._give(path)
 
     def close(self, timeout: float = 2.0) -> None:
-        """Write what is pending, but give up after `timeout` seconds."""
+        """Write pending records, but give up after `timeout` seconds."""
         self.flush()
         if self._thread is None and self._work.empty():
             return
@@ -220,7 +223,7 @@ class AccessLog:
             log.error("nothing reads the access log: its last lines are lost")
 
     def leave(self, *, closes: bool) -> None:
-        """Write what is pending, and end, without waiting for either; `closes` closes the
+        """Write pending records and end, without waiting for either; `closes` also closes the
         descriptor then."""
         self._closes = closes
         self.flush()
@@ -232,10 +235,10 @@ class AccessLog:
             thread = threading.Thread(target=self._run, name="access log", daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # there are too many on this machine
+            except RuntimeError as error:  # too many threads on this machine
                 if not self._failing:
                     self._failing = True
-                    log.error("the access log has to wait: %s", error)
+                    log.error("the access log is delayed: %s", error)
             else:
                 self._thread = thread
 
@@ -250,8 +253,8 @@ class AccessLog:
                 else:
                     self._write(*work)
             except Exception:
-                log.exception("the access log has an error that is Knot's own")
-        self._write(0, [])  # what was lost last
+                log.exception("internal error in the access log")
+        self._write(0, [])  # reports what was lost last
         if self._closes:
             os.close(self._lines.fd)
 
@@ -296,7 +299,7 @@ class AccessLog:
     def _report(self, error: OSError) -> None:
         if error.errno == errno.EPIPE:
             self._broken = True
-            log.error("nobody reads the access log any more: it ends here")
+            log.error("the access log ends: its reader has closed the pipe")
         elif not self._failing:
             self._failing = True
             log.error("cannot write the access log: %s; lines are lost", error.strerror)

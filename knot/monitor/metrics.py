@@ -1,7 +1,8 @@
-"""What a server has done so far, counted only where somebody asks for it (``--admin``).
+"""Counts of what a server has done, kept only with ``--admin``.
 
 A worker writes its counts into memory that it shares with its supervisor, once a second and
-whenever it is asked to; who serves alone keeps them to itself.
+whenever it is asked to; a single process keeps them to itself.  A `Counter` wraps the server's
+`on_sent` and looks at its connections; it changes neither answers nor connections.
 """
 
 from __future__ import annotations
@@ -17,47 +18,38 @@ from typing import Final
 from knot.files.site import Site
 from knot.http.request import BadRequest, Request
 from knot.http.responder import FROM_FILES, Response, length_of
-from knot.models.peer import (
-    HEAD,
-    IDLE,
-    SENDING,
-    Connection,
-)
-from knot.models.server import (
-    NOTHING,
-    Asked,
-    Server,
-    Unsent,
-)
+from knot.models.peer import HEAD, IDLE, SENDING, Connection
+from knot.models.server import NOTHING, Asked, Server, Unsent
 from tame import mkevent, tamed, timer, twait
 
 STATUSES: Final = (
     200, 204, 206, 301, 302, 304, 307, 308, 400, 401, 403, 404, 405, 408, 412, 413, 414, 416, 421,
     429, 431, 500, 501, 503, 505,
 )  # fmt: skip
-"""Those that Knot answers with; a place for each in the shared memory, and one for any other."""
+"""The statuses that Knot answers with: each has a place in the shared memory, and all others share
+one."""
 
 BOUNDS: Final = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
-"""Seconds: upper ends of the buckets of durations; what takes longer has one more."""
+"""Upper bounds of the buckets of durations, in seconds; longer durations have one bucket more."""
 
 STATES: Final = {HEAD: "head", IDLE: "idle", SENDING: "taking"}
-"""What connections wait for."""
+"""The states of a connection: what it waits for."""
 
-PLAIN: Final = (
+SINGLE: Final = (
     "connections", "turned_away", "sent", "misses", "hits", "cached", "cpu", "lasted", "lacking",
 )  # fmt: skip
-"""The counts that are one number each."""
+"""The counts that are a single number."""
 
-LAYOUT: Final = struct.Struct(f"{len(PLAIN) + len(STATES) + len(BOUNDS) + 1 + len(STATUSES) + 1}Q")
-"""In the shared memory: `PLAIN`, connections by state, durations by bucket, answers by status.  In
-the machine's own order and alignment, so that each number is written at once."""
+LAYOUT: Final = struct.Struct(f"{len(SINGLE) + len(STATES) + len(BOUNDS) + 1 + len(STATUSES) + 1}Q")
+"""In the shared memory: `SINGLE`, connections by state, durations by bucket, answers by status.  In
+the machine's byte order and alignment, so that each number is written in one piece."""
 
-REPORT: Final = 1.0
-"""Seconds."""
+REPORT_INTERVAL: Final = 1.0
+"""Seconds between two writes to the shared memory."""
 
 
 class Counts:
-    """Of one process, or the sum of several."""
+    """The counts of one process, or the sum over several."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -65,24 +57,25 @@ class Counts:
         self.sent = 0
         """Bytes of content."""
         self.misses = self.hits = 0
-        """Answers from files that had to be opened, and that did not."""
+        """Answers from files that had to be opened, and from files in the cache."""
         self.cached = 0
-        """Bytes."""
+        """Bytes in the cache."""
         self.cpu = 0
-        """In ms."""
+        """CPU time in ms."""
         self.lasted = 0
-        """All answers together, from the reading of the request to the last byte, in µs."""
+        """The sum of the durations of all answers, from reading the request to sending the last
+        byte, in µs."""
         self.lacking = 0
-        """1 if something that is to be served is not there."""
+        """1 if something that is to be served is missing."""
         self.open = dict.fromkeys(STATES.values(), 0)
         """Connections by state."""
         self.buckets = [0] * (len(BOUNDS) + 1)
-        """Answers by how long each lasted."""
+        """Answers by duration."""
         self.requests = dict.fromkeys((*STATUSES, 0), 0)
-        """Answers by status; 0 stands for any that is not in `STATUSES`."""
+        """Answers by status; the key 0 is for those that are not in `STATUSES`."""
 
     def add(self, other: Counts) -> None:
-        for name in PLAIN:
+        for name in SINGLE:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for state, number in other.open.items():
             self.open[state] += number
@@ -92,7 +85,7 @@ class Counts:
             self.requests[status] += number
 
     def end(self) -> None:
-        """The process has ended: what it held it holds no more."""
+        """The process has ended, and with it its cache and its connections."""
         self.cached = self.lacking = 0
         self.open = dict.fromkeys(self.open, 0)
 
@@ -100,8 +93,8 @@ class Counts:
         return {str(status or "other"): n for status, n in self.requests.items() if n}
 
 
-class Peers(set[Connection]):
-    """The connections, which counts those that have come."""
+class CountedConnections(set[Connection]):
+    """The open connections, and the number of all that were ever added."""
 
     total = 0
 
@@ -111,14 +104,14 @@ class Peers(set[Connection]):
 
 
 class Counter:
-    """Counts what a server does, from its making on."""
+    """Counts what a server does from now on."""
 
     def __init__(self, server: Server, sites: Sequence[Site]) -> None:
         self._server = server
         self._sites = sites
         self._misses = 0
-        """Of sites that are served no more."""
-        self._peers = server.peers = Peers(server.peers)
+        """The misses of sites that are no longer served."""
+        self._peers = server.peers = CountedConnections(server.peers)
         self._statuses = [0] * 1000
         self._buckets = [0] * (len(BOUNDS) + 1)
         self._sent = 0
@@ -148,7 +141,7 @@ class Counter:
     ) -> None:
         """Count an answer: 0.6 µs, 6 % of a request of 1 KiB."""
         lasted = time() - asked[1]
-        if lasted > 0:  # else the clock was put back
+        if lasted > 0:  # else the clock was set back
             self._lasted += lasted
         self._buckets[bisect_left(BOUNDS, lasted)] += 1
         self._statuses[response[3]] += 1
@@ -170,12 +163,13 @@ class Counter:
         self._then(address, request, response, asked, unsent, version)
 
     def read(self) -> Counts:
-        """With a look at each connection: 0.5 ms for 10,000."""
+        """The counts now.  Looks at each connection: 0.5 ms for 10,000."""
         counts = Counts()
         counts.connections, counts.turned_away = self._peers.total, self._server.turned_away
         counts.sent = self._sent
         counts.misses = self._misses + sum(site.misses for site in self._sites)
-        # What is under way was a miss already, and is no answer yet: a count goes never back.
+        # An answer under way is counted as a miss, but not yet as an answer.  Counters never
+        # decrease.
         answers = sum(self._statuses[status] for status in FROM_FILES)
         self._hits = counts.hits = max(self._hits, answers - counts.misses)
         counts.cached = sum(site.held for site in self._sites)
@@ -192,10 +186,10 @@ class Counter:
 
 
 class Shared:
-    """The counts of a worker, where its supervisor sees them."""
+    """The counts of a worker, in memory that it shares with its supervisor."""
 
     def __init__(self, fd: int) -> None:
-        """`fd` is that of the memory; see `new`."""
+        """`fd` is a descriptor of the memory, as `new` creates it."""
         self.fd = fd
         self._memory = mmap.mmap(fd, LAYOUT.size)
 
@@ -209,7 +203,7 @@ class Shared:
         LAYOUT.pack_into(
             self._memory,
             0,
-            *(getattr(counts, name) for name in PLAIN),
+            *(getattr(counts, name) for name in SINGLE),
             *counts.open.values(),
             *counts.buckets,
             *counts.requests.values(),
@@ -218,12 +212,16 @@ class Shared:
     def read(self) -> Counts:
         counts = Counts()
         numbers = iter(LAYOUT.unpack_from(self._memory))
-        for name in PLAIN:
+        for name in SINGLE:
             setattr(counts, name, next(numbers))
         counts.open = dict(zip(counts.open, numbers, strict=False))
         counts.buckets = [next(numbers) for _ in counts.buckets]
         counts.requests = dict(zip(counts.requests, numbers, strict=True))
         return counts
+
+    def has_all(self) -> bool:
+        """Whether everything that the worker is to serve was there when it last wrote."""
+        return not self.read().lacking
 
     def close(self) -> None:
         self._memory.close()
@@ -232,8 +230,8 @@ class Shared:
 
 @tamed
 def report(counter: Counter, shared: Shared) -> None:
-    """Write what was counted, once a second, for as long as the loop runs."""
+    """Write the counts once a second, for as long as the loop runs."""
     while True:
         shared.write(counter.read())
         with twait:
-            timer(REPORT, mkevent())
+            timer(REPORT_INTERVAL, mkevent())

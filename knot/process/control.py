@@ -1,8 +1,10 @@
-"""What a supervisor asks its workers while they serve, and how they answer.
+"""The control channel: what a supervisor asks its workers while they serve, and their answers.
 
 Each worker has one end of a pair of sockets that keeps packets apart.  A question is a kind and a
-number; the answer begins with the same number, so that one which comes too late is taken for no
-other.  Who does not answer in time is left alone: nothing here waits for a worker any longer.
+number; the answer begins with the same number, so that a late answer is not mistaken for another.
+The supervisor waits a bounded time for an answer, and the worker does not wait at all.
+
+What an answer means is known to whoever asks, and not here.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from tame import (
 )
 
 COUNT: Final = b"c"
-"""Write what was counted into the shared memory now."""
+"""Write the counts into the shared memory now."""
 BEAT: Final = b"b"
-"""Say anything, from the loop that serves the clients."""
+"""Answer anything, from the loop that serves the clients."""
 WAITING: Final = b"w"
-"""Tell what every call waits for."""
+"""List what every call waits for."""
 
 ANSWER_TIMEOUT: Final = 1.0
 """Seconds for an answer."""
@@ -43,14 +45,14 @@ QUESTION: Final = struct.Struct("=cQ")
 NUMBER: Final = struct.Struct("=Q")
 
 MAX_ANSWER: Final = 64 * 1024
-"""Bytes of an answer; what is longer is cut."""
+"""Bytes of an answer; a longer one is cut."""
 
 Answers = Mapping[bytes, Callable[[], str]]
-"""What makes the answer to each kind of question."""
+"""For each kind of question, the function that makes the answer."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """The supervisor's end and the worker's."""
+    """The supervisor's end and the worker's end."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
         end.setblocking(False)
@@ -64,33 +66,33 @@ class ControlChannel:
         self.descriptor = Descriptor(fd)
         self._numbers = itertools.count()
         self._asked: dict[int, Event[str | None]] = {}
-        self.silent = 0
-        """Beats that were asked for since the worker has said anything."""
+        self.missed = 0
+        """Heartbeats asked for since the worker last answered anything."""
 
     def beat(self) -> None:
-        """Ask for a sign of life."""
-        self.silent += 1
-        with suppress(OSError):  # it has ended, or has many questions to answer
+        """Ask for a heartbeat."""
+        self.missed += 1
+        with suppress(OSError):  # the worker has ended, or many questions wait for it
             os.write(self.descriptor.fd, QUESTION.pack(BEAT, next(self._numbers)))
 
     def hears(self, word: bytes) -> bool:
-        """Whether that is what the worker says."""
+        """Whether the worker's next packet is `word`."""
         return os.read(self.descriptor.fd, MAX_ANSWER) == word
 
     @tamed
     def listen(self) -> None:
-        """Pass the answers on, until the worker has ended."""
+        """Pass answers on until the worker ends."""
         try:
             while True:
                 with twait:
                     wait_on_fd(self.descriptor, READ, mkevent())
-                said = os.read(self.descriptor.fd, MAX_ANSWER)
-                if not said:
+                packet = os.read(self.descriptor.fd, MAX_ANSWER)
+                if not packet:
                     break
-                self.silent = 0
-                event = self._asked.pop(NUMBER.unpack_from(said)[0], None)
+                self.missed = 0
+                event = self._asked.pop(NUMBER.unpack_from(packet)[0], None)
                 if event is not None:
-                    event.trigger(said[NUMBER.size :].decode(errors="replace"))
+                    event.trigger(packet[NUMBER.size :].decode(errors="replace"))
         except (OSError, EventDroppedError):
             pass  # the worker has ended
         self.close()
@@ -99,21 +101,21 @@ class ControlChannel:
     def ask(self, kind: bytes, done: Event[str | None]) -> None:
         """Trigger `done` with the answer, or with None if there is none in time."""
         with tvars:
-            said: str | None
-        said = None
+            answer: str | None
+        answer = None
         number = next(self._numbers)
         r = Rendezvous[None]()
         try:
             os.write(self.descriptor.fd, QUESTION.pack(kind, number))
         except OSError:
-            done.trigger(None)  # it has ended, or has many questions to answer
+            done.trigger(None)  # the worker has ended, or many questions wait for it
             return
-        self._asked[number] = mkevent(r, None, said)
+        self._asked[number] = mkevent(r, None, answer)
         timer(ANSWER_TIMEOUT, mkevent(r, None))
         twait(r)
         r.cancel()
         self._asked.pop(number, None)
-        done.trigger(said)
+        done.trigger(answer)
 
     def close(self) -> None:
         self.descriptor.close()
@@ -123,18 +125,18 @@ class ControlChannel:
 
 @tamed
 def serve_control(fd: int, answers: Answers) -> None:
-    """The worker's end: answer for as long as the loop runs."""
+    """The worker's end: answer questions for as long as the loop runs."""
     supervisor = Descriptor(fd)
     try:
         while True:
             with twait:
                 wait_on_fd(supervisor, READ, mkevent())
-            said: dict[bytes, bytes] = {}
+            made: dict[bytes, bytes] = {}
             for kind, number in questions(supervisor.fd):
-                if kind not in said:  # who asks twice at once is told the same
-                    said[kind] = answers[kind]().encode()[: MAX_ANSWER - NUMBER.size]
-                with suppress(BlockingIOError):  # it takes no answers: no reason to stop
-                    os.write(supervisor.fd, NUMBER.pack(number) + said[kind])
+                if kind not in made:  # equal questions at once share an answer
+                    made[kind] = answers[kind]().encode()[: MAX_ANSWER - NUMBER.size]
+                with suppress(BlockingIOError):  # the supervisor reads no answers: carry on
+                    os.write(supervisor.fd, NUMBER.pack(number) + made[kind])
     except OSError:
         pass
     finally:
@@ -142,12 +144,12 @@ def serve_control(fd: int, answers: Answers) -> None:
 
 
 def questions(fd: int) -> Iterator[tuple[bytes, int]]:
-    """Those that were asked.  Raises `ConnectionError` when no more will come."""
+    """The questions that have arrived.  Raises `ConnectionError` when no more can come."""
     while True:
         try:
-            asked = os.read(fd, QUESTION.size)
+            packet = os.read(fd, QUESTION.size)
         except BlockingIOError:
             return
-        if not asked:
+        if not packet:
             raise ConnectionResetError
-        yield QUESTION.unpack(asked)
+        yield QUESTION.unpack(packet)

@@ -1,5 +1,7 @@
-"""How many CPUs this process may use: fewer than the machine has where affinity or the quota of a
+"""How many CPUs this process may use: fewer than the machine has if its affinity or the quota of a
 control group says so (cgroups(7)).
+
+This module only reads files of the kernel.
 """
 
 from __future__ import annotations
@@ -15,25 +17,25 @@ ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
 def available(root: Path = Path("/")) -> int:
-    """At least 1; `root` is where ``proc`` is, and what is mounted."""
+    """The number of CPUs, at least 1; `root` is the directory of ``proc`` and of the mounts."""
     allowed = len(os.sched_getaffinity(0))
     quotas = [quota for directory in groups(root) if (quota := quota_of(directory)) is not None]
     return max(1, min([allowed, *map(ceil, quotas)]))
 
 
 class Mount(NamedTuple):
-    """A hierarchy of control groups, of which `top` is mounted at `point`."""
+    """A hierarchy of control groups whose group `top` is mounted at `point`."""
 
     top: str
     point: str
     unified: bool
-    """Whether it is of version 2."""
+    """Whether it is version 2."""
     options: list[str]
-    """In version 1, the controllers among others."""
+    """In version 1, these include the controllers."""
 
 
 def groups(root: Path) -> Iterator[Path]:
-    """The directories of this process's control groups, and of all that these are in."""
+    """The directories of this process's control groups and of their ancestors."""
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
         mounts = [*parse_mounts((root / "proc/self/mountinfo").read_text())]
@@ -50,7 +52,7 @@ def groups(root: Path) -> Iterator[Path]:
 
 
 def parse_mounts(text: str) -> Iterator[Mount]:
-    """Those of control groups in a ``mountinfo`` (proc_pid_mountinfo(5))."""
+    """The mounts of control groups in a ``mountinfo`` (proc_pid_mountinfo(5))."""
     for line in filter(None, text.splitlines()):
         fields, _, rest = line.partition(" - ")
         _, _, _, top, point, *_ = fields.split(" ")
@@ -64,8 +66,8 @@ def unescape(text: str) -> str:
 
 
 def ancestry(path: str, top: str) -> list[PurePosixPath]:
-    """From the group at `path` up to `top`, relative to that; `top` alone if the path is not below
-    it, as it is seen from another namespace."""
+    """The groups from `path` up to `top`, relative to `top`; `top` alone if the path is not below
+    it, as when it is seen from another namespace."""
     try:
         inside = PurePosixPath(path).relative_to(top)
     except ValueError:
@@ -76,7 +78,7 @@ def ancestry(path: str, top: str) -> list[PurePosixPath]:
 
 
 def quota_of(directory: Path) -> float | None:
-    """CPUs that a group may use at once on average; None if it has no quota."""
+    """The CPUs that a group may use on average; None if it has no quota."""
     try:
         if (directory / "cpu.max").exists():
             quota, period = (directory / "cpu.max").read_text().split()

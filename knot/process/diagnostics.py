@@ -1,12 +1,12 @@
-"""What a process says on its standard streams, which nothing in it ever waits for.
+"""Messages on the standard streams, which never block the process.
 
-A full disk, a closed pipe, one that nobody reads, a terminal that Ctrl-S has stopped: none of them
-may hold up a supervisor or a request, or raise an exception in it.  So `sys.stdout` and
-`sys.stderr` only hand on what is written to them: by `print`, `logging`, `warnings`, click, and by
-Python itself for an exception that nobody caught.  A thread writes it; there is one only while
-there is something to write.
+A full disk, a closed pipe, a pipe that nobody reads, a terminal stopped by Ctrl-S: none of them may
+delay a supervisor or a request, or raise an exception in it.  So `sys.stdout` and `sys.stderr` only
+queue what is written to them: by `print`, `logging`, `warnings`, click, and by Python itself for an
+uncaught exception.  A thread writes it, and runs only while there is something to write.
 
-What could not be written is counted, and the next message that can be comes with that count.
+Lines that could not be written are counted, and the next message that can be written comes with
+their number.  Nothing here knows what the messages say.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from threading import Condition
 
 MAX_BYTES = 256 * 1024
 MAX_LINES = 1_000
-"""What waits for the thread; more is dropped and counted."""
+"""What may wait for the thread; more is dropped and counted."""
 
 EXIT_TIMEOUT = 1.0
-"""Seconds that an exit waits for the last messages of both streams together."""
+"""Seconds that an exit waits for the last messages of both streams."""
 
 
 class LineWriter:
-    """Writes whole lines to a descriptor, on a thread that may wait for it."""
+    """Writes whole lines to a descriptor, in a thread that may block."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.torn = False
-        """Whether the last line was written in part."""
+        """Whether only a part of the last line was written."""
         self.given_up = False
-        """Whether to write no more: the number may soon be that of another file."""
+        """Whether to stop writing: the descriptor's number may soon be that of another file."""
 
     def write(self, lines: bytes) -> tuple[int, OSError | None]:
-        """How many of the lines were written, and why not all of them."""
+        """The number of lines that were written, and the error if there are fewer than given."""
         torn = self.torn
         data = b"\n" * torn + lines
         sent = 0
@@ -56,7 +56,7 @@ class LineWriter:
     def _write_some(self, data: bytes) -> int:
         try:
             return os.write(self.fd, data)
-        except BlockingIOError:  # it is shared with somebody who wants it so
+        except BlockingIOError:  # another process that shares it has made it non-blocking
             poll = select.poll()
             poll.register(self.fd, select.POLLOUT)
             poll.poll()
@@ -64,19 +64,19 @@ class LineWriter:
 
 
 class Stream(io.RawIOBase):
-    """The end of a standard stream that never waits and never raises."""
+    """A standard stream whose methods never block and never raise."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._writer = LineWriter(fd)
-        self._changed = Condition()  # reentrant: a finalizer may have something to say meanwhile
+        self._changed = Condition()  # reentrant: a finalizer may print something meanwhile
         self._waiting: list[bytes] = []
         self._bytes = 0
         self._lines = 0
         self._dropped = 0
-        """Lines that came when there was no room, after those that wait."""
+        """Lines that were dropped for want of room, after those that wait."""
         self._lost = 0
-        """Lines that could not be written, before them."""
+        """Lines that could not be written, before those that wait."""
         self._writing = False
         self._ending = False
 
@@ -103,7 +103,8 @@ class Stream(io.RawIOBase):
         return len(piece)
 
     def end(self, timeout: float) -> None:
-        """Wait until all is written, what was lost, too, or until the time is over."""
+        """Wait until everything is written, including the number of lost lines, or for `timeout`
+        seconds."""
         with self._changed:
             self._ending = True
             self._start()
@@ -115,7 +116,7 @@ class Stream(io.RawIOBase):
         self._writing = True
         try:
             start_new_thread(self._run, ())
-        except RuntimeError:  # there are too many on this machine; the next message tries again
+        except RuntimeError:  # too many threads on this machine; the next message tries again
             self._writing = False
 
     # -- in the thread ---------------------------------------------------------------------------
@@ -152,17 +153,17 @@ def lost_line(count: int) -> bytes:
 
 
 def block_sigttou() -> None:
-    """On a thread that writes: a terminal stops the jobs in the background that write to it, if it
-    is set to (stty tostop), and every worker is such a job.  Nothing else inherits this."""
+    """For a thread that writes: a terminal set to ``stty tostop`` stops background jobs that write
+    to it, and every worker is such a job.  No other thread inherits this."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
 
 
 def install() -> None:
-    """Have all that this process says go through here."""
+    """Replace the standard streams of this process."""
     for fd in range(3):
         try:
             os.fstat(fd)
-        except OSError:  # or a client's connection would get that number, and the messages
+        except OSError:  # else a client's connection would get this number, and the messages
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     streams = []
     for fd, name in ((1, "stdout"), (2, "stderr")):
@@ -176,7 +177,7 @@ def install() -> None:
             line_buffering=True,
         )
         setattr(sys, name, text)
-        setattr(sys, f"__{name}__", text)  # Python itself says its last words there
+        setattr(sys, f"__{name}__", text)  # where Python itself writes its last messages
     atexit.register(end, streams)
 
 

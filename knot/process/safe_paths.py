@@ -1,12 +1,14 @@
-"""How Knot follows a path that it writes to, so that nobody has root write somewhere else.
+"""How Knot follows a path that it writes to, so that no user can make root write elsewhere.
 
-A name in a directory that somebody else can change may be a link to any file by the time that it is
-followed.  So it is followed with the rights of the user that Knot is to become.  Root's own are
-used only where nobody but root can have put what is found, and what was opened is looked at once it
-is open.  A process that is not root has no rights to lend, and opens what it can.
+A name in a directory that another user can change may be a link to any file by the time it is
+followed.  So it is followed with the rights of the user that Knot is to become.  Root's own rights
+are used only where nobody but root can have put what is found, and what was opened is checked once
+it is open.  A process that is not root has no rights to lend, and opens what it can.
 
-With write access to the directory of the log, a user can still take the log away, or read it: that
-directory is the user's.
+A user with write access to the log's directory can still remove the log, or read it: the directory
+is that user's.
+
+Paths that are only read are `knot.files`'s.
 """
 
 from __future__ import annotations
@@ -17,19 +19,18 @@ import pwd
 import re
 import stat
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from knot.files.paths import MAX_LINKS
+from knot.process.privileges import ROOT, acting_as, is_root
 
-ROOT: Final = 0
+MAX_LINKS: Final = 40
+"""Symbolic links on the way to a file, as in the kernel (path_resolution(7))."""
 
 DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 APPEND: Final = (
     os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    | os.O_NOCTTY  # it does not become the terminal of this process
+    | os.O_NOCTTY  # a terminal does not become that of this process
     | os.O_NONBLOCK  # a FIFO does not wait for its reader
 )  # fmt: skip
 
@@ -40,45 +41,23 @@ class Place(NamedTuple):
     """Where a path leads."""
 
     directory: int
-    """A descriptor (`os.O_PATH`), to be closed."""
+    """A descriptor (`os.O_PATH`), to be closed by the caller."""
     name: str
-    """In there; no symbolic link."""
+    """The name in that directory; not a symbolic link."""
     stranger: str
-    """The first directory on the way where somebody else can replace what the path goes on to;
-    empty if there is none."""
+    """The first directory on the way where another user can replace what the path goes on to; empty
+    if there is none."""
     shared: str
-    """The directory itself if somebody else can add names to it, as to ``/tmp``, or `stranger`."""
-
-
-# -- whose rights ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def acting_as(user: pwd.struct_passwd) -> Iterator[None]:
-    """Within the block, have the rights of that user, and no others: for root, and one thread."""
-    group, groups = os.getegid(), os.getgroups()
-    try:
-        os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))
-        os.setegid(user.pw_gid)
-        os.seteuid(user.pw_uid)
-        yield
-    finally:
-        os.seteuid(ROOT)
-        os.setegid(group)
-        os.setgroups(groups)
-
-
-def is_root() -> bool:
-    return os.geteuid() == ROOT
+    """The directory itself if another user can add names to it, as to ``/tmp``, or `stranger`."""
 
 
 # -- following ------------------------------------------------------------------------------------
 
 
 def follow(path: str) -> Place:
-    """Walk to where `path` leads, and see who could have led it elsewhere.
+    """Walk to where `path` leads, and see who could have redirected it.
 
-    A symbolic link that somebody else may have made is not followed.  Raises `OSError`.
+    A symbolic link that another user may have made is not followed.  Raises `OSError`.
     """
     names = parts(absolute(path))
     here, where, links = os.open("/", DIRECTORY), "/", 0
@@ -111,7 +90,7 @@ def follow(path: str) -> Place:
 
 
 def absolute(path: str) -> str:
-    """`os.path.abspath` would take ``link/..`` for nothing."""
+    """Unlike `os.path.abspath`, this keeps ``link/..``, which may be another directory."""
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
@@ -120,7 +99,7 @@ def parts(path: str) -> deque[str]:
 
 
 def link_at(directory: int, name: str) -> tuple[str | None, bool]:
-    """What a symbolic link says, or None if it is none; and whether it is `owned`."""
+    """The target of a symbolic link, or None if it is not one; and whether it is `owned`."""
     try:
         link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
@@ -140,7 +119,7 @@ def owned(status: os.stat_result) -> bool:
 
 
 def judge(directory: int, where: str, stranger: str) -> tuple[str, str]:
-    """`Place.stranger` and `Place.shared`, once the walk has come to a directory."""
+    """`Place.stranger` and `Place.shared` when the walk has reached a directory."""
     status = os.fstat(directory)
     writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if not owned(status) or (writable and not status.st_mode & stat.S_ISVTX):
@@ -149,12 +128,12 @@ def judge(directory: int, where: str, stranger: str) -> tuple[str, str]:
 
 
 def foreign(where: str) -> PermissionError:
-    return PermissionError(errno.EACCES, f"others than root can change {where}", where)
+    return PermissionError(errno.EACCES, f"users other than root can change {where}", where)
 
 
 def refuse_strangers(path: str) -> None:
-    """For root: raise `PermissionError` if somebody else can have `path` lead elsewhere; its last
-    directories may be missing."""
+    """For root: raise `PermissionError` if another user can redirect `path`; its last directories
+    need not exist."""
     if not is_root():
         return
     path = absolute(path)
@@ -170,11 +149,11 @@ def refuse_strangers(path: str) -> None:
 
 
 def open_to_append(path: str, user: pwd.struct_passwd | None = None) -> int:
-    """A descriptor that appends to the file, made if there is none, for what this process is, or
+    """A descriptor that appends to the file, which is created if necessary, for this process, or
     for the user that it is to become.  Raises `OSError`.
 
-    ``/dev/stdout``, ``/dev/stderr`` and ``/dev/fd/N`` are the open descriptors themselves, which
-    that user might not be able to open.
+    ``/dev/stdout``, ``/dev/stderr`` and ``/dev/fd/N`` mean the open descriptors themselves: that
+    user might not be able to open the paths.
     """
     stream = stream_of(path)
     if stream is not None:
@@ -191,7 +170,7 @@ def open_to_append(path: str, user: pwd.struct_passwd | None = None) -> int:
 
 
 def stream_of(path: str) -> int | None:
-    """The descriptor that the path names."""
+    """The descriptor that the path names; None if it names a file."""
     found = STREAM.fullmatch(path)
     if found is None:
         return None
@@ -204,7 +183,7 @@ def append(path: str, directory: int | None = None, flags: int = 0) -> int:
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
-        # A FIFO that nobody reads yet: with an end of our own, its reader may come, and go.
+        # A FIFO without a reader: if this process can read it too, readers may come and go.
         writable = APPEND & ~(os.O_WRONLY | os.O_CREAT) | os.O_RDWR
         fd = os.open(path, writable | flags, dir_fd=directory)
     os.set_blocking(fd, True)
@@ -212,7 +191,7 @@ def append(path: str, directory: int | None = None, flags: int = 0) -> int:
 
 
 def append_as_root(path: str, user: pwd.struct_passwd | None) -> int:
-    """With root's rights; to `user` belongs what was opened."""
+    """Open it with root's rights, and make `user` its owner."""
     place = follow(path)
     try:
         if user is not None and place.shared:
@@ -224,13 +203,13 @@ def append_as_root(path: str, user: pwd.struct_passwd | None) -> int:
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode):
             if status.st_nlink != 1:
-                raise OSError(errno.EMLINK, "it is a file that has another name, too", path)
+                raise OSError(errno.EMLINK, "the file has another hard link", path)
             if user is not None:
                 os.fchown(fd, user.pw_uid, user.pw_gid)
         elif place.shared:
-            raise OSError(errno.EINVAL, "it is not a regular file", path)
+            raise OSError(errno.EINVAL, "not a regular file", path)
         elif not (stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)):
-            raise OSError(errno.EINVAL, "it is not a file to append to", path)
+            raise OSError(errno.EINVAL, "not a file that can be appended to", path)
     except BaseException:
         os.close(fd)
         raise
@@ -238,8 +217,8 @@ def append_as_root(path: str, user: pwd.struct_passwd | None) -> int:
 
 
 def place_to_append(path: str) -> str | None:
-    """What has to stay writable so that the file can be opened again: the directory, for a new one,
-    or a device or FIFO itself; None where that needs nothing."""
+    """What has to stay writable so that the file can be opened again: the directory of a new one,
+    or a device or FIFO itself; None if nothing has to."""
     if stream_of(path) is not None:
         return None
     if os.path.exists(path) and not os.path.isfile(path):

@@ -1,6 +1,6 @@
-"""What the process is told by signals, as a descriptor to wait for.
+"""Signals as a descriptor to wait for.
 
-The handlers only write to that descriptor: an exception raised in one could come up inside a
+The handlers only write to that descriptor.  If one raised an exception, that could happen inside a
 finalizer, where Python drops it, and the signal would be lost.
 """
 
@@ -17,27 +17,27 @@ from knot.process import starting
 
 STOP: Final = (signal.SIGINT, signal.SIGTERM)
 FINISH: Final = signal.SIGQUIT
-"""Stop, but end no connection that its client may still use."""
+"""Stop, but wait for every connection that its client may still use."""
 
 
 class Signals:
-    """Readable when there is something to `take`."""
+    """The signals of this process; `fd` is readable when there is one to `take`."""
 
     def __init__(self, actions: Mapping[int, Callable[[], object]] | None = None) -> None:
-        """`actions` are what signals ask for that are no reason to stop."""
+        """`actions` are called for signals that do not stop the process."""
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.gently = False
-        """Whether the reason to stop was `FINISH`."""
-        self._told: deque[int] = deque()
+        """Whether the process stops because of `FINISH`."""
+        self._received: deque[int] = deque()
         self._actions = dict(actions or {})
         self._installed: tuple[int, ...] = ()
 
     def add(self, number: int, action: Callable[[], object]) -> None:
-        """One more; before `install`."""
+        """Add an action; before `install`."""
         self._actions[number] = action
 
     def install(self) -> None:
-        """Have the process's signals handled here; only its main thread may do so."""
+        """Handle the signals of this process; call it in the main thread."""
         self._installed = (*STOP, FINISH, *self._actions)
         for number in self._installed:
             signal.signal(number, lambda number, _: self.tell(number))
@@ -47,26 +47,27 @@ class Signals:
         starting.pending.clear()
 
     def tell(self, number: int) -> None:
-        self._told.append(number)
+        """Add a signal, as if the process had received it."""
+        self._received.append(number)
         os.eventfd_write(self.fd, 1)
 
     def take(self) -> bool:
-        """Whether it is time to stop; what else was asked for is done here."""
+        """Call the actions of the signals that have arrived; whether it is time to stop."""
         with suppress(BlockingIOError):
             os.eventfd_read(self.fd)
-        while self._told:
-            number = self._told.popleft()
+        while self._received:
+            number = self._received.popleft()
             if number in self._actions:
                 self._actions[number]()
             else:
                 self.gently = number == FINISH
-                if self._told:
-                    os.eventfd_write(self.fd, 1)  # those are for the next time
+                if self._received:
+                    os.eventfd_write(self.fd, 1)  # the others are for the next call
                 return True
         return False
 
     def close(self) -> None:
-        """The end has begun, and there is nothing left that a signal could end."""
+        """Ignore signals from now on: the process is about to end anyway."""
         for number in self._installed:
             signal.signal(number, signal.SIG_IGN)
         os.close(self.fd)

@@ -1,6 +1,6 @@
-"""What a process of Knot inherits, and how one that Knot starts is started.
+"""What a process of Knot inherits, and how Knot starts another.
 
-A child of Knot has
+A child process of Knot has
 
 =====================  ============================================================================
 interpreter            the same, with the same switches (``-I``, ``-E``, ``-s``), and ``-P``
@@ -10,17 +10,19 @@ descriptors            those it is given, ``/dev/null`` as standard input, and t
                        output and error
 signals                the default actions and an empty mask, whatever the parent's are
 process group          its own: a Ctrl-C at the terminal is the supervisor's
-working directory      that of the parent's start, by its path, which relative paths in the options
-                       are relative to: another directory may be there by now
+working directory      the one that the parent was started in, by its path, since options may be
+                       relative to it: there may be another directory at that path by now
 umask, limits, user    the parent's: a file's mode is given where the file is made, and a worker
                        gives up root by itself
 =====================  ============================================================================
 
-``tests/reports/test_inherit.py`` compares a worker with this table.
+``tests/reports/test_inherit.py`` compares a worker with this table.  Nothing here knows what the
+other process is started for.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -35,20 +37,22 @@ HOME: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(_
 OF_ONE_PROCESS: Final = (
     "NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC",
 )  # fmt: skip
-"""What a service manager says to the process that it has started (sd_notify(3), sd_listen_fds(3),
-sd_watchdog_enabled(3)): a child that took it for its own would speak for its parent."""
+"""Variables that a service manager sets for the process that it has started (sd_notify(3),
+sd_listen_fds(3), sd_watchdog_enabled(3)): a child that used them would speak for its parent."""
+
+PR_SET_PDEATHSIG: Final = 1
 
 
 # -- the import path ------------------------------------------------------------------------------
 
 
 def clean_import_path(*sites: str) -> None:
-    """From now on, import nothing from the current directory, nor from these: neither this process
-    nor one that it starts.
+    """From now on, import nothing from the current directory, nor from `sites`, in this process and
+    in those that it starts.
 
-    They come by PYTHONPATH, where an empty or relative entry is below the current directory, or as
-    the first entry, which Python adds unless it is started with ``-P``.  The place of Knot itself
-    stays.  What is imported before this is called cannot be helped.
+    Such directories come from PYTHONPATH, where an empty or relative entry is below the current
+    directory, or are the first entry, which Python adds unless it is started with ``-P``.  The
+    directory of Knot itself stays.  Modules that have been imported before this call stay, too.
     """
     refused = {real(path) for path in (os.curdir, *sites)} - {HOME}
     given = os.environ.get("PYTHONPATH", "")
@@ -63,7 +67,7 @@ def clean_import_path(*sites: str) -> None:
             kept.append(entry if os.path.isabs(entry) else HOME)
     sys.path[:] = [entry for entry in sys.path if real(entry) not in dropped]
     if HOME in first and HOME not in kept:
-        kept.append(HOME)  # not installed, perhaps: ``python -m`` has found it where it was
+        kept.append(HOME)  # perhaps Knot is not installed, and ``python -m`` has found it here
     if kept:
         os.environ["PYTHONPATH"] = os.pathsep.join(kept)
     else:
@@ -71,7 +75,7 @@ def clean_import_path(*sites: str) -> None:
 
 
 def real(path: str) -> str:
-    """Free of links; the path itself below a current directory that was removed."""
+    """The path without links; the path itself if the current directory has been removed."""
     try:
         return os.path.realpath(path)
     except OSError:
@@ -92,10 +96,10 @@ def python(*arguments: str) -> list[str]:
 
 
 def set_right() -> None:
-    """Have this process as the others are, whatever it was started with.
+    """Reset what this process may have inherited, and remember its working directory.
 
-    A blocked signal would never be heard, and where SIGCHLD is ignored, nobody learns how a child
-    has ended.  (Closed standard streams are `knot.process.diagnostics`'s.)
+    A blocked signal would never arrive, and if SIGCHLD is ignored, the status of a child is lost.
+    (Closed standard streams are `knot.process.diagnostics`'s.)
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -104,14 +108,14 @@ def set_right() -> None:
 
 
 started_in: list[str] = []
-"""The working directory of the start, as the last entry: it may have been removed since, as by a
-build that replaces the site."""
+"""The working directory at the start, as the last entry.  It may have been removed since, for
+example by a build that replaces the site."""
 
 
 def start(
     arguments: Sequence[str], fds: Collection[int], variables: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Another ``knot`` with these arguments and descriptors.  Raises `OSError`."""
+    """Start another ``knot`` with these arguments, descriptors and variables.  Raises `OSError`."""
     inherited = {name: value for name, value in os.environ.items() if name not in OF_ONE_PROCESS}
     return subprocess.Popen(  # noqa: S603  (it is this program)
         python("-m", "knot.cli", *arguments),
@@ -121,3 +125,8 @@ def start(
         cwd=started_in[-1] if started_in else None,
         process_group=0,
     )
+
+
+def end_with_parent(number: int) -> None:
+    """Have the kernel send this process a signal when the process that started it ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)

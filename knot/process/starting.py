@@ -1,6 +1,7 @@
-"""Signals that come before the process can act on them: it takes half a second to start.
+"""Signals that arrive before the process can act on them: it takes half a second to start.
 
-Imported before everything else, so it imports next to nothing.  `knot.process.signals` takes over.
+This is imported before everything else, so it imports next to nothing.  `knot.process.signals`
+takes over.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ pending: list[int] = []
 """Signals of `LATER` that `knot.process.signals` has yet to act on."""
 
 cleanup: list[Callable[[], object]] = []
-"""Called before the process ends here."""
+"""Functions to call before the process exits here."""
 
 
 def handle_signals() -> None:
-    """Exit with status 0 when asked to stop, as after serving; keep the others for later."""
+    """Exit with status 0 on a signal to stop, as after serving; keep the others for later."""
     for number in STOP:
         signal.signal(number, stop)
     for number in LATER:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
             signal.signal(number, keep)
 
 
 class Uninterrupted:
-    """A context in which no stop comes between something and its cleanup.
+    """A context in which no signal separates an action from its cleanup.
 
-    Not by a mask: the signal could be delivered to another thread.
+    A signal mask would not do: the signal could be delivered to another thread.
     """
 
     active = False
@@ -50,7 +51,7 @@ class Uninterrupted:
 
 
 def stop(number: int, frame: object) -> None:
-    """Nothing is served yet, so there is nothing to finish."""
+    """Exit at once: nothing is served yet, so there is nothing to finish."""
     if Uninterrupted.active:
         Uninterrupted.stopped = True
     else:
@@ -58,7 +59,7 @@ def stop(number: int, frame: object) -> None:
 
 
 def end() -> None:
-    """Exit; `SystemExit` would be dropped in a finalizer, and the signal lost."""
+    """Exit.  `SystemExit` would be dropped in a finalizer, and the signal lost."""
     for action in cleanup:
         action()
     os._exit(0)

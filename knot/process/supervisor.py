@@ -1,14 +1,15 @@
-"""Several processes that serve the same site, and the one that looks after them.
+"""Several processes that serve the same site, and the one that supervises them.
 
-Each worker is ``knot serve`` of its own, started by exec, with a listening socket that the
-supervisor has opened and keeps open: a connection that nobody has accepted yet survives the end of
-a worker.  The kernel spreads connections over the sockets (SO_REUSEPORT).
+Each worker is a ``knot serve`` of its own, started by exec, with a listening socket that the
+supervisor has opened and keeps open: a connection that is not accepted yet survives the end of a
+worker.  The kernel distributes connections over the sockets (SO_REUSEPORT).
 
-A new worker takes the place of an old one when it is ready, never before.  The old one is then told
-to accept nothing more and to end with its last connection, so that a new configuration, and new
-code, costs no client anything.
+A new worker replaces an old one when it is ready, never before.  The old one is then told to accept
+nothing more and to end with its last connection, so that new configuration, and new code, cost no
+client anything.
 
-Read it from `supervise`.
+What the workers count is a `Monitor`'s, which is passed in; nothing here knows what the numbers
+mean, or HTTP.  Start reading at `supervise`.
 """
 
 from __future__ import annotations
@@ -18,20 +19,17 @@ import signal
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Final
 
-from knot.monitor.admin import AdminApp, resident_of, serve_admin
-from knot.monitor.metrics import Counts, Shared
-from knot.process import control, spawn
-from knot.process.control import ControlChannel
-from knot.process.sandbox import ALIVE, is_watched, notify
+from knot.process.memory import resident_of
 from knot.process.signals import Signals
-from knot.process.worker import READY, WORKER
+from knot.process.systemd import ALIVE, is_watched, notify
+from knot.process.worker import READY
+from knot.process.worker_process import MAX_MISSED, MIN_DELAY, Monitor, Worker, WorkerSlot
 from tame import (
     READ,
     BlockedWarning,
@@ -47,407 +45,314 @@ from tame import (
     wait_on_fd,
 )
 
-SOON: Final = 30.0
-"""Seconds within which a worker has to be ready."""
+START_TIMEOUT: Final = 30.0
+"""Seconds for a worker to become ready."""
 
-SHORTEST: Final = 0.1
-LONGEST: Final = 10.0
-"""Seconds before a worker that has died is replaced, twice as long each time."""
-STEADY: Final = 60.0
-"""Seconds after which a worker's death has nothing to do with the last one's."""
+MAX_DELAY: Final = 10.0
+"""Seconds before a worker that has died is replaced, at most; the delay doubles each time."""
 
-LOOK: Final = 1.0
-"""Seconds between two looks at the memory of the workers."""
+STABLE_AFTER: Final = 60.0
+"""Seconds after which the death of a worker is not related to the one before."""
 
-BEAT: Final = 1.0
-"""Seconds between two signs of life of a worker."""
+MEMORY_INTERVAL: Final = 1.0
+"""Seconds between two checks of the workers' memory."""
 
-STUCK: Final = 10
-"""Beats without any, after which a worker is replaced.  They are counted and not timed: while the
-supervisor does not run either, as on a machine that sleeps, nobody has failed to answer it."""
+BEAT_INTERVAL: Final = 1.0
+"""Seconds between two heartbeats of a worker."""
 
 REASONS: Final = ("start", "death", "reload", "memory", "stuck")
 """Why a worker is started."""
 
-LATE: Final = 5.0
-"""Seconds beyond the grace that workers have at the end."""
-
-
-class Worker:
-    """A process, from its start to its end."""
-
-    def __init__(
-        self,
-        listeners: Sequence[socket.socket],
-        redirects: Sequence[socket.socket] = (),
-        number: int = 0,
-        *,
-        counted: bool,
-    ) -> None:
-        with ExitStack() as undo:
-            self.shared = Shared.new() if counted else None
-            """What it has done, if somebody wants to know."""
-            if self.shared is not None:
-                undo.callback(self.shared.close)
-            line, other = control.pair()
-            undo.enter_context(line)
-            counts = -1 if self.shared is None else self.shared.fd
-            own = [other.fileno(), counts]
-            groups = [[each.fileno() for each in group] for group in (listeners, redirects)]
-            said = [[number, *own], *groups]
-            with other:
-                self.process = spawn.start(
-                    sys.argv[1:],
-                    [fd for group in (own, *groups) for fd in group if fd >= 0],
-                    {WORKER: ";".join(",".join(map(str, group)) for group in said)},
-                )
-            undo.callback(self.process.wait)
-            undo.callback(self.process.kill)
-            self.end = Descriptor(os.pidfd_open(self.process.pid))
-            """Readable when it has ended."""
-            undo.pop_all()
-        self.line = ControlChannel(line.detach())
-        """Readable when it is ready, or has ended before; then for questions."""
-        self.began = monotonic()
-        self.ready = False
-        self.must_reopen = False
-        """Its log, once it is ready."""
-        self.killed = False
-        """Whether SIGKILL was sent to it; a process that waits for a disk ends only afterwards."""
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether its loop does not turn."""
-        return self.line.silent > STUCK
-
-    def tell(self, number: signal.Signals) -> None:
-        self.killed = self.killed or number == signal.SIGKILL
-        self.process.send_signal(number)
-
-    def has_all(self) -> bool:
-        """Whether all that it is to serve was there a second ago."""
-        return self.shared is None or not self.shared.read().lacking
-
-    def fate(self) -> str:
-        """How it has ended."""
-        status = self.process.wait()
-        self.end.close()
-        self.line.close()
-        if status >= 0:
-            return f"has ended with status {status}"
-        return f"was ended by {signal.Signals(-status).name}"
-
-
-@dataclass
-class WorkerSlot:
-    """One of the workers that there are to be."""
-
-    listeners: Sequence[socket.socket]
-    redirects: Sequence[socket.socket] = ()
-    number: int = 0
-    worker: Worker | None = None
-    starting: bool = False
-    replacing: bool = False
-    """Whether another worker is to come for one that is stuck."""
-    pause: float = SHORTEST
+KILL_DELAY: Final = 5.0
+"""Seconds after the grace period until the workers that are left are killed."""
 
 
 @dataclass
 class Supervisor:
-    places: list[WorkerSlot]
+    slots: list[WorkerSlot]
     grace: float
-    counted: bool = False
-    ended: Counts = field(default_factory=Counts)
-    """What the workers have done that are no more."""
+    max_memory: int | None = None
+    began: Callable[[], object] = bool
+    """Called when all workers are ready for the first time."""
+    monitor: Monitor | None = None
     starts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     """Workers that have become ready, by the reason to start them."""
     workers: set[Worker] = field(default_factory=set)
-    """All processes, those that only finish what is under way, too."""
-    began: bool = False
-    """Whether all workers that there are to be have been ready."""
+    """All processes, including those that only finish what is under way."""
+    started: bool = False
+    """Whether all workers have been ready."""
+    failed: bool = False
+    """Whether a worker could not start in the beginning."""
     stopping: bool = False
     renewing: bool = False
     again: bool = False
-    """Whether to renew the workers once more, when that is done."""
+    """Whether to renew the workers once more afterwards."""
     deserted: Event[()] | None = None
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         for worker in self.workers:
-            worker.tell(number)
+            worker.send_signal(number)
 
     def reopen(self) -> None:
-        """Have every log opened anew; a worker that starts would be ended by the signal."""
+        """Reopen the log of every worker; one that is starting would be killed by the signal."""
         for worker in self.workers:
             worker.must_reopen = not worker.ready
             if worker.ready:
-                worker.tell(signal.SIGUSR1)
+                worker.send_signal(signal.SIGUSR1)
 
-    def say(self, text: str) -> None:
+    def report(self, text: str) -> None:
         print(f"knot: {text}", file=sys.stderr)
 
-    # What is asked at the admin address
-
-    def counts(self) -> dict[int, Counts]:
-        workers = sorted(self.workers, key=lambda worker: worker.pid)
-        return {worker.pid: worker.shared.read() for worker in workers if worker.shared}
-
-    def memory(self, pid: int) -> int:
-        return resident_of(pid)
-
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether every worker serves, has everything that it is to serve, and goes on."""
         return not self.stopping and all(
-            place.worker is not None and not place.worker.is_stuck and place.worker.has_all()
-            for place in self.places
+            slot.worker is not None and not slot.worker.is_stuck and slot.worker.has_all()
+            for slot in self.slots
         )
 
     def is_healthy(self) -> bool:
-        """Whether all that could be done about workers is being done."""
+        """Whether every stuck worker is being replaced."""
         return all(
-            place.worker is None or not place.worker.is_stuck or place.replacing
-            for place in self.places
+            slot.worker is None or not slot.worker.is_stuck or slot.replacing for slot in self.slots
         )
 
-    @tamed
-    def refresh(self, done: Event[()]) -> None:
-        with tvars:
-            said: dict[int, str | None]
-        with twait:
-            self.ask(control.COUNT, mkevent(said))
-        done.trigger()
+    def stuck_slots(self) -> Iterator[tuple[WorkerSlot, Worker]]:
+        """The slots whose workers are stuck and not being replaced yet."""
+        for slot in self.slots:
+            if slot.worker is not None and slot.worker.is_stuck and not slot.replacing:
+                yield slot, slot.worker
 
-    @tamed
-    def waiting(self, done: Event[str]) -> None:
-        with tvars:
-            said: dict[int, str | None]
-        with twait:
-            self.ask(control.WAITING, mkevent(said))
-        done.trigger(
-            "\n\n".join(
-                f"worker {pid} does not answer" if text is None else text
-                for pid, text in said.items()
-            )
-        )
+    def stuck_leavers(self) -> Iterator[Worker]:
+        """Workers that were finishing what is under way, and are stuck."""
+        placed = {slot.worker for slot in self.slots}
+        for worker in self.workers - placed:
+            if worker.ready and worker.is_stuck and not worker.killed:
+                yield worker
 
     @tamed
     def ask(self, kind: bytes, done: Event[dict[int, str | None]]) -> None:
-        """All workers at once; what they answer, by process."""
+        """Ask all workers at once; trigger `done` with their answers, by process."""
         with tvars:
-            said: dict[int, str | None]
-        said = {}
+            answers: dict[int, str | None]
+        answers = {}
         with twait:
             for worker in self.workers:
                 if worker.ready:
-                    worker.line.ask(kind, mkevent(said[worker.pid]))
-        done.trigger(dict(sorted(said.items())))
+                    worker.channel.ask(kind, mkevent(answers[worker.pid]))
+        done.trigger(dict(sorted(answers.items())))
+
+
+# -- one worker ----------------------------------------------------------------------------------
 
 
 @tamed
-def launch(supervisor: Supervisor, place: WorkerSlot, reason: str, done: Event[bool]) -> None:
-    """Start a worker; once it is ready it takes the place.  Whether it has come that far."""
+def launch(supervisor: Supervisor, slot: WorkerSlot, reason: str, done: Event[bool]) -> None:
+    """Start a worker, which takes the slot once it is ready; trigger `done` with whether it became
+    ready."""
     with tvars:
         late: bool
     if supervisor.stopping:
         done.trigger(False)
         return
-    place.starting = True
+    slot.starting = True
     try:
-        worker = Worker(place.listeners, place.redirects, place.number, counted=supervisor.counted)
+        worker = Worker(slot.listeners, slot.redirects, slot.number, monitor=supervisor.monitor)
     except OSError as error:
-        place.starting = False
-        supervisor.say(f"a worker cannot be started: {error.strerror}")
+        slot.starting = False
+        supervisor.report(f"cannot start a worker: {error.strerror}")
         done.trigger(False)
         return
     supervisor.workers.add(worker)
     r = Rendezvous[bool]()
-    wait_on_fd(worker.line.descriptor, READ, mkevent(r, False))
-    timer(SOON, mkevent(r, True))
+    wait_on_fd(worker.channel.descriptor, READ, mkevent(r, False))
+    timer(START_TIMEOUT, mkevent(r, True))
     late = twait(r)
     r.cancel()
-    place.starting = False
-    ready = worker.ready = not late and worker.line.hears(READY)
+    slot.starting = False
+    ready = worker.ready = not late and worker.channel.hears(READY)
     if ready:
         supervisor.starts[reason] += 1
-        worker.line.listen()
-        if worker.must_reopen:
-            worker.tell(signal.SIGUSR1)
-        old, place.worker = place.worker, worker
-        if old is not None:
-            old.tell(signal.SIGKILL if old.is_stuck else signal.SIGQUIT)  # it hears no other
+        take_slot(slot, worker)
     elif late:
-        supervisor.say(f"worker {worker.pid} was not ready after {SOON:g} s")
-        worker.tell(signal.SIGKILL)
+        supervisor.report(f"worker {worker.pid} was not ready after {START_TIMEOUT:g} s")
+        worker.send_signal(signal.SIGKILL)
     if supervisor.stopping:
-        worker.tell(signal.SIGTERM)
-    serve_control(supervisor, place, worker)
+        worker.send_signal(signal.SIGTERM)
+    await_end(supervisor, slot, worker)
     done.trigger(ready)
 
 
+def take_slot(slot: WorkerSlot, worker: Worker) -> None:
+    """The worker is ready: it replaces the one that had the slot."""
+    worker.channel.listen()
+    if worker.must_reopen:
+        worker.send_signal(signal.SIGUSR1)
+    old, slot.worker = slot.worker, worker
+    if old is not None:
+        # A stuck process handles no other signal.
+        old.send_signal(signal.SIGKILL if old.is_stuck else signal.SIGQUIT)
+
+
 @tamed
-def serve_control(supervisor: Supervisor, place: WorkerSlot, worker: Worker) -> None:
-    """Wait for the end of a worker; if that was its own idea, another takes its place."""
+def await_end(supervisor: Supervisor, slot: WorkerSlot, worker: Worker) -> None:
+    """Wait for the end of a worker; if it has died, start others until one is ready."""
     with tvars:
         ready: bool
     with twait:
         wait_on_fd(worker.end, READ, mkevent())
-    fate = worker.fate()
+    worker.close()
     supervisor.workers.discard(worker)
-    if worker.shared is not None:
-        done = worker.shared.read()
-        done.end()
-        supervisor.ended.add(done)
-        worker.shared.close()
+    if supervisor.monitor is not None and worker.counts is not None:
+        supervisor.monitor.release(worker.counts)
     if not supervisor.workers and supervisor.deserted is not None:
         supervisor.deserted.trigger()
-    if place.worker is not worker or supervisor.stopping:
+    if slot.worker is not worker or supervisor.stopping:
         return
-    place.worker = None
-    if monotonic() - worker.began >= STEADY:
-        place.pause = SHORTEST
-    supervisor.say(f"worker {worker.pid} {fate}; another follows in {place.pause:g} s")
-    while place.worker is None and not supervisor.stopping:
+    slot.worker = None
+    if monotonic() - worker.began >= STABLE_AFTER:
+        slot.delay = MIN_DELAY
+    supervisor.report(f"worker {worker.pid} {worker.fate()}; starting another in {slot.delay:g} s")
+    while slot.worker is None and not supervisor.stopping:
         with twait:
-            timer(place.pause, mkevent())
-        place.pause = min(2 * place.pause, LONGEST)
-        if place.worker is None and not place.starting and not supervisor.stopping:
+            timer(slot.delay, mkevent())
+        slot.delay = min(2 * slot.delay, MAX_DELAY)
+        if slot.worker is None and not slot.starting and not supervisor.stopping:
             with twait:
-                launch(supervisor, place, "death", mkevent(ready))
+                launch(supervisor, slot, "death", mkevent(ready))
+
+
+# -- all of them ---------------------------------------------------------------------------------
 
 
 @tamed
 def renew(supervisor: Supervisor) -> None:
-    """Replace every worker by a new one, each when it is ready."""
+    """Replace every worker with a new one, each when it is ready."""
     with tvars:
         ready: list[bool]
     supervisor.again = True
-    if supervisor.renewing or supervisor.stopping or not supervisor.began:
-        return  # those that start may have read the configuration before it was changed again
+    if supervisor.renewing or supervisor.stopping or not supervisor.started:
+        return  # workers that are starting may have read the configuration before it changed again
     supervisor.renewing = True
     notify("RELOADING=1", f"MONOTONIC_USEC={int(monotonic() * 1e6)}")
     while supervisor.again and not supervisor.stopping:
         supervisor.again = False
-        ready = [True] * len(supervisor.places)
+        ready = [True] * len(supervisor.slots)
         with twait:
-            for number, place in enumerate(supervisor.places):
-                if place.worker is not None and not place.starting:
-                    launch(supervisor, place, "reload", mkevent(ready[number]))
+            for number, slot in enumerate(supervisor.slots):
+                if slot.worker is not None and not slot.starting:
+                    launch(supervisor, slot, "reload", mkevent(ready[number]))
         if not all(ready) and not supervisor.stopping:
-            supervisor.say("the new workers do not start; the old ones go on")
+            supervisor.report("the new workers do not start; the old ones stay")
     supervisor.renewing = False
     notify("READY=1")
 
 
 @tamed
 def watch(supervisor: Supervisor) -> None:
-    """Ask each worker for a sign of life, and replace those that give none; and give systemd's
-    watchdog one."""
+    """Ask each worker for heartbeats, and replace those that miss too many; send one to systemd's
+    watchdog."""
     watched = is_watched()
     while True:
         for worker in list(supervisor.workers):
             if worker.ready:
-                worker.line.beat()
+                worker.channel.beat()
         with twait:
-            timer(BEAT, mkevent())
+            timer(BEAT_INTERVAL, mkevent())
         if not supervisor.stopping:
-            for place in supervisor.places:
-                if place.worker is not None and place.worker.is_stuck and not place.replacing:
-                    replace(supervisor, place, place.worker)
-            placed = {place.worker for place in supervisor.places}
-            for worker in supervisor.workers - placed:
-                if worker.ready and worker.is_stuck and not worker.killed:
-                    supervisor.say(f"worker {worker.pid}, which was finishing, is stuck: it ends")
-                    worker.tell(signal.SIGKILL)
+            for slot, worker in supervisor.stuck_slots():
+                replace(supervisor, slot, worker)
+            for worker in supervisor.stuck_leavers():
+                supervisor.report(f"worker {worker.pid} is stuck while it finishes; killing it")
+                worker.send_signal(signal.SIGKILL)
         if watched and supervisor.is_healthy():
             notify(ALIVE)
 
 
 @tamed
-def replace(supervisor: Supervisor, place: WorkerSlot, worker: Worker) -> None:
-    """Put another into the place of a worker that is stuck, unless it recovers first."""
+def replace(supervisor: Supervisor, slot: WorkerSlot, worker: Worker) -> None:
+    """Replace a stuck worker, unless it recovers first."""
     with tvars:
         ready: bool
-    place.replacing = True
-    pause = SHORTEST
-    supervisor.say(
-        f"worker {worker.pid} is stuck: no answer for {STUCK * BEAT:g} s; another takes its place"
-    )
-    while place.worker is worker and worker.is_stuck and not supervisor.stopping:
-        if place.starting:
+    slot.replacing = True
+    delay = MIN_DELAY
+    silence = MAX_MISSED * BEAT_INTERVAL
+    supervisor.report(f"worker {worker.pid} is stuck: no answer for {silence:g} s; replacing it")
+    while slot.worker is worker and worker.is_stuck and not supervisor.stopping:
+        if slot.starting:
             with twait:
-                timer(SHORTEST, mkevent())
+                timer(MIN_DELAY, mkevent())
             continue
         with twait:
-            launch(supervisor, place, "stuck", mkevent(ready))
+            launch(supervisor, slot, "stuck", mkevent(ready))
         if not ready:
             with twait:
-                timer(pause, mkevent())
-            pause = min(2 * pause, LONGEST)
-    place.replacing = False
+                timer(delay, mkevent())
+            delay = min(2 * delay, MAX_DELAY)
+    slot.replacing = False
 
 
 @tamed
-def recycle(supervisor: Supervisor, most: int) -> None:
-    """Replace workers that have grown beyond `most` resident bytes."""
+def recycle(supervisor: Supervisor, max_memory: int) -> None:
+    """Replace workers that have more than `max_memory` resident bytes."""
     with tvars:
         ready: bool
     while not supervisor.stopping:
         with twait:
-            timer(LOOK, mkevent())
-        for place in supervisor.places:
-            worker = place.worker
+            timer(MEMORY_INTERVAL, mkevent())
+        for slot in supervisor.slots:
+            worker = slot.worker
             size = resident_of(worker.pid) if worker is not None else 0
-            if worker is not None and size > most and not place.starting:
-                supervisor.say(f"worker {worker.pid} has {size >> 20} MiB; another takes its place")
+            if worker is not None and size > max_memory and not slot.starting:
+                supervisor.report(f"worker {worker.pid} uses {size >> 20} MiB; replacing it")
                 with twait:
-                    launch(supervisor, place, "memory", mkevent(ready))
+                    launch(supervisor, slot, "memory", mkevent(ready))
 
 
 @tamed
 def stop(supervisor: Supervisor, done: Event[()]) -> None:
-    """Tell the workers to finish within the grace; end those that do not.
+    """Have the workers finish within the grace period, and kill those that do not.
 
-    Once they have closed their listeners, too, the kernel refuses connections; nobody would accept
-    them any more.
+    The listeners are closed here, too: once the workers have closed theirs, the kernel refuses
+    connections, which nobody would accept any more.
     """
     with tvars:
         late: bool
     supervisor.stopping = True
     notify("STOPPING=1")
-    supervisor.tell(signal.SIGTERM)
-    for place in supervisor.places:
-        for listener in (*place.listeners, *place.redirects):
+    supervisor.send_signal(signal.SIGTERM)
+    for slot in supervisor.slots:
+        for listener in (*slot.listeners, *slot.redirects):
             listener.close()
     r = Rendezvous[bool]()
     if supervisor.workers:
         supervisor.deserted = mkevent(r, False)
-        timer(supervisor.grace + LATE, mkevent(r, True))
+        timer(supervisor.grace + KILL_DELAY, mkevent(r, True))
         late = twait(r)
         while late and supervisor.workers:
-            supervisor.tell(signal.SIGKILL)
+            supervisor.send_signal(signal.SIGKILL)
             late = twait(r)
     r.cancel()
     done.trigger()
 
 
+# -- from start to end ---------------------------------------------------------------------------
+
+
 def supervise(
-    listeners: Iterable[tuple[Sequence[socket.socket], Sequence[socket.socket]]],
+    groups: Iterable[tuple[Sequence[socket.socket], Sequence[socket.socket]]],
     *,
     grace: float,
-    most_memory: int | None = None,
+    max_memory: int | None = None,
     began: Callable[[], object],
-    admin: Sequence[socket.socket] = (),
+    monitor: Monitor | None = None,
 ) -> bool:
     """Keep a worker at each group of listeners, those of the site and those of the redirect to it,
-    until a signal; `began` is called when all are ready.
+    until a signal; whether the workers have started.
 
-    SIGHUP replaces them all.  `admin` listen for who asks how they are.  False if they did not
-    start.
+    `began` is called when all of them are ready.  SIGHUP replaces them all.
     """
-    places = [WorkerSlot(*group, number) for number, group in enumerate(listeners)]
-    supervisor = Supervisor(places, grace, counted=bool(admin))
+    slots = [WorkerSlot(*group, number) for number, group in enumerate(groups)]
+    supervisor = Supervisor(slots, grace, max_memory, began, monitor)
     signals = Signals(
         {
             signal.SIGHUP: partial(renew, supervisor),
@@ -455,57 +360,57 @@ def supervise(
         }
     )
     signals.install()
-    failed: list[bool] = []
-
-    @tamed
-    def begin() -> None:
-        with tvars:
-            ready: list[bool]
-        ready = [False] * len(places)
-        with twait:
-            for number, place in enumerate(places):
-                launch(supervisor, place, "start", mkevent(ready[number]))
-        if supervisor.stopping:
-            return
-        if not all(ready):
-            failed.append(True)
-            signals.tell(signal.SIGTERM)
-            return
-        supervisor.began = True
-        began()
-        notify("READY=1")
-        watch(supervisor)
-        if most_memory is not None:
-            recycle(supervisor, most_memory)
-        if supervisor.again:
-            renew(supervisor)
-
-    @tamed
-    def main() -> None:
-        with tvars:
-            over: bool
-        heard = Descriptor(os.dup(signals.fd))
-        if admin:
-            answers = AdminApp(supervisor)
-            for listener in admin:
-                serve_admin(listener, answers)
-        begin()
-        while not signals.take():
-            with twait:
-                wait_on_fd(heard, READ, mkevent())
-        r = Rendezvous[bool]()
-        stop(supervisor, mkevent(r, True))
-        over = False
-        while not over:
-            if signals.take():
-                supervisor.tell(signal.SIGTERM)  # for them, too, it is the second
-            wait_on_fd(heard, READ, mkevent(r, False))
-            over = twait(r)
-        r.cancel()
-        heard.close()
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BlockedWarning)  # timers for what will not come
-        run(main, driver="epoll")
+        warnings.simplefilter("ignore", BlockedWarning)  # timers that are left at the end
+        run(start_and_stop, supervisor, signals, driver="epoll")
     signals.close()
-    return not failed
+    return not supervisor.failed
+
+
+@tamed
+def start_and_stop(supervisor: Supervisor, signals: Signals) -> None:
+    """Start the workers, wait for a signal, and stop them; a second signal cuts the grace short."""
+    with tvars:
+        over: bool
+    heard = Descriptor(os.dup(signals.fd))
+    if supervisor.monitor is not None:
+        supervisor.monitor.start(supervisor)
+    start(supervisor, signals)
+    while not signals.take():
+        with twait:
+            wait_on_fd(heard, READ, mkevent())
+    r = Rendezvous[bool]()
+    stop(supervisor, mkevent(r, True))
+    over = False
+    while not over:
+        if signals.take():
+            supervisor.send_signal(signal.SIGTERM)  # the second one for the workers, too
+        wait_on_fd(heard, READ, mkevent(r, False))
+        over = twait(r)
+    r.cancel()
+    heard.close()
+
+
+@tamed
+def start(supervisor: Supervisor, signals: Signals) -> None:
+    """Start all workers, and what looks after them; if one cannot start, stop."""
+    with tvars:
+        ready: list[bool]
+    ready = [False] * len(supervisor.slots)
+    with twait:
+        for number, slot in enumerate(supervisor.slots):
+            launch(supervisor, slot, "start", mkevent(ready[number]))
+    if supervisor.stopping:
+        return
+    if not all(ready):
+        supervisor.failed = True
+        signals.tell(signal.SIGTERM)
+        return
+    supervisor.started = True
+    supervisor.began()
+    notify("READY=1")
+    watch(supervisor)
+    if supervisor.max_memory is not None:
+        recycle(supervisor, supervisor.max_memory)
+    if supervisor.again:
+        renew(supervisor)

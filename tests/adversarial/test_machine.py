@@ -282,7 +282,7 @@ def test_a_worker_that_is_killed_costs_its_own_clients_a_connection_and_others_n
                 client.thread.start()
             os.kill(victim, signal.SIGKILL)
             assert process.stderr
-            assert f"worker {victim} was ended by SIGKILL" in process.stderr.readline()
+            assert f"worker {victim} was killed by SIGKILL" in process.stderr.readline()
             seen = [client.asked for client in clients]
             give_up = monotonic() + 20
             while any(client.asked < old + 20 for client, old in zip(clients, seen, strict=True)):

@@ -160,11 +160,11 @@ def test_a_beat_counts_until_the_worker_says_anything() -> None:
         line.listen()
         for _ in range(3):
             line.beat()
-        silent.append(line.silent)
+        silent.append(line.missed)
         serve_control(worker.detach(), {BEAT: str, WAITING: str})
         with twait:
             line.ask(WAITING, mkevent(said))
-        silent.append(line.silent)
+        silent.append(line.missed)
         line.close()
         line.beat()  # nobody is there: no reason to stop
 

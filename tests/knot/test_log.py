@@ -337,7 +337,7 @@ def test_a_reader_that_is_slow_gets_every_line(pipe: Pipe) -> None:
 def test_a_reader_that_has_stopped_holds_up_nobody_and_is_told_what_it_missed(
     format: str, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LIMIT", 1000)
+    monkeypatch.setattr(module, "MAX_RECORDS", 1000)
     log = AccessLog(format, pipe.writer)
     for count in (600, 600, 50):
         log.pending.extend(numbered(*range(count)))
@@ -373,7 +373,7 @@ def test_a_reader_that_has_gone_ends_the_log_with_one_message_until_it_is_reopen
     gap, line = (tmp_path / "access.log").read_bytes().splitlines()
     assert lost([gap]) == [10]
     assert targets([line]) == [10]
-    assert "nobody reads the access log any more" in messages.get_nowait().getMessage()
+    assert "its reader has closed the pipe" in messages.get_nowait().getMessage()
     with pytest.raises(Empty):
         messages.get_nowait()
 
@@ -416,7 +416,7 @@ def test_without_a_thread_lines_wait_for_one(
     ended(log)
     os.close(fd)
     assert targets(path.read_bytes().splitlines()) == [1, 2, 3, 4]
-    assert "has to wait" in messages.get_nowait().getMessage()
+    assert "the access log is delayed" in messages.get_nowait().getMessage()
     with pytest.raises(Empty):
         messages.get_nowait()
 
@@ -431,7 +431,7 @@ def test_without_a_thread_the_end_says_that_lines_are_lost(
         log.add(RECORD)
         ended(log)
     os.close(fd)
-    assert "has to wait" in messages.get_nowait().getMessage()
+    assert "the access log is delayed" in messages.get_nowait().getMessage()
     assert "its last lines are lost" in messages.get_nowait().getMessage()
 
 
@@ -516,7 +516,7 @@ def test_an_error_of_our_own_does_not_end_the_log(
     log.add(*numbered(2))
     ended(log)
     os.close(fd)
-    assert "Knot's own" in messages.get_nowait().getMessage()
+    assert "internal error in the access log" in messages.get_nowait().getMessage()
     assert targets(path.read_bytes().splitlines()) == [2]
 
 

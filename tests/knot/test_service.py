@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from serving import KNOT, serving
 
-from knot.process import sandbox
-from knot.process.sandbox import account, become
+from knot.process import systemd
+from knot.process.privileges import account, become
 
 CONFINED = """
 import binascii, os, socket, subprocess, sys
@@ -210,4 +210,4 @@ def test_a_manager_that_takes_nothing_is_not_waited_for(
             while True:
                 other.sendto(b"x", str(path))
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
-        sandbox.notify("READY=1")
+        systemd.notify("READY=1")

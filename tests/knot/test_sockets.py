@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from serving import KNOT, SERVING, plain_environment, serving
 
-from knot.process.listeners import FIRST, Listeners, listen, listen_at
+from knot.process.listeners import Listeners, listen
+from knot.process.systemd import FIRST
+from knot.process.unix_sockets import listen_at
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 

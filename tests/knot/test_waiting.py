@@ -7,7 +7,7 @@ import runpy
 import warnings
 from pathlib import Path
 
-from knot.monitor.blocked import GROUPS, SINGLE, WIDTH, listing
+from knot.monitor.blocked import MAX_CALLS, MAX_GROUPS, MAX_WIDTH, listing
 from tame import BlockedWarning, Event, mkevent, run, tamed, timer, twait
 
 
@@ -51,19 +51,19 @@ def test_equal_waits_are_one_line_and_a_single_one_is_not_hidden_by_many() -> No
     )
     assert single.endswith(": timer(1000, mkevent())")
     assert blank == ""
-    assert len([line for line in others if ".many at" in line]) == SINGLE // 2
+    assert len([line for line in others if ".many at" in line]) == MAX_CALLS // 2
     assert len([line for line in others if ".single at" in line]) == 1
 
 
 def test_a_listing_has_a_bound() -> None:
     lines = told(10_000)
-    assert len(lines) <= 4 + GROUPS + SINGLE
-    assert max(map(len, lines)) <= WIDTH
-    assert (4 + GROUPS + SINGLE) * (WIDTH + 3) < 64 * 1024
+    assert len(lines) <= 4 + MAX_GROUPS + MAX_CALLS
+    assert max(map(len, lines)) <= MAX_WIDTH
+    assert (4 + MAX_GROUPS + MAX_CALLS) * (MAX_WIDTH + 3) < 64 * 1024
 
 
 def test_of_many_places_some_are_told_and_the_others_counted(tmp_path: Path) -> None:
-    number = 2 * SINGLE
+    number = 2 * MAX_CALLS
     function = "@tamed\ndef f{0}():\n    with twait:\n        timer(1000, mkevent())\n"
     program = tmp_path / "program.py"
     program.write_text(
@@ -85,6 +85,6 @@ def test_of_many_places_some_are_told_and_the_others_counted(tmp_path: Path) -> 
         warnings.simplefilter("ignore", BlockedWarning)
         run(main)
     groups, _, single = said[0].partition("\n\n")
-    assert groups.endswith(f"\n      {number - GROUPS}              elsewhere")
-    assert len(groups.splitlines()) == 2 + GROUPS + 1
-    assert len(single.splitlines()) == SINGLE
+    assert groups.endswith(f"\n      {number - MAX_GROUPS}              elsewhere")
+    assert len(groups.splitlines()) == 2 + MAX_GROUPS + 1
+    assert len(single.splitlines()) == MAX_CALLS

@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 import pytest
 from serving import KNOT, plain_environment, serving
 
+from knot.monitor.sources import Workers
 from knot.process import cpus
-from knot.process.supervisor import Worker
+from knot.process.worker_process import Worker
 
 TWO = ("--workers", "2")
 
@@ -124,7 +125,7 @@ def test_a_worker_that_dies_is_replaced(site: Path) -> None:
         before = children(process.pid)
         victim = min(before)
         os.kill(victim, signal.SIGKILL)
-        assert str(victim) in line_with(process.stderr, "SIGKILL", "another follows")
+        assert str(victim) in line_with(process.stderr, "SIGKILL", "starting another")
         # What nobody has accepted yet waits in the dead worker's queue for the next one.
         for _ in range(20):
             assert fetch(url) == b"home"
@@ -143,9 +144,9 @@ def test_a_worker_that_cannot_be_watched_is_none(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "pidfd_open", exhausted)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         opened = len(os.listdir("/proc/self/fd"))
-        for counted in (False, True):
+        for monitor in (None, Workers(lambda _: None)):
             with pytest.raises(OSError, match="Too many open files"):
-                Worker([listener], counted=counted)
+                Worker([listener], monitor=monitor)
         assert len(os.listdir("/proc/self/fd")) == opened
     assert children(os.getpid()) == before
 
@@ -253,7 +254,7 @@ def test_a_configuration_that_is_wrong_changes_nothing(site: Path, tmp_path: Pat
         config.write_text("hedaer = []\n")
         process.send_signal(signal.SIGHUP)
         line_with(process.stderr, "did you mean header")
-        line_with(process.stderr, "the old ones go on")
+        line_with(process.stderr, "the old ones stay")
         assert workers <= children(process.pid)
         assert fetch(url) == b"home"
         config.write_text('header = ["X-Version: 2"]\n')
@@ -317,7 +318,7 @@ def test_without_their_supervisor_workers_end(site: Path) -> None:
 def test_a_worker_that_has_grown_is_replaced(site: Path) -> None:
     with serving(str(site), "--workers", "1", "--worker-memory", "1M") as (process, url):
         (worker,) = children(process.pid)
-        line_with(process.stderr, f"worker {worker}", "another takes its place")
+        line_with(process.stderr, f"worker {worker}", "replacing it")
         end_of(worker)
         assert fetch(url) == b"home"
 

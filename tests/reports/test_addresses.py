@@ -24,16 +24,8 @@ from knot import AccessLog
 from knot.cli import main
 from knot.models.peer import name_of
 from knot.process import listeners as sockets
-from knot.process.listeners import (
-    Listeners,
-    Place,
-    listen,
-    listen_again,
-    listen_everywhere,
-    parse_address,
-    parse_host,
-    shown,
-)
+from knot.process.addresses import Endpoint, parse_address, parse_host
+from knot.process.listeners import Listeners, listen, listen_again, listen_everywhere, shown
 from knot.run import in_words
 
 HOSTS = [
@@ -68,7 +60,7 @@ def test_what_is_not_an_address_is_refused_in_a_sentence(text: str) -> None:
 
 
 def test_a_port_that_stands_in_the_host_is_named() -> None:
-    with pytest.raises(ValueError, match="is given by --port"):
+    with pytest.raises(ValueError, match="use --port for the port of"):
         parse_host("127.0.0.1:8080")
 
 
@@ -125,10 +117,10 @@ def test_a_free_port_is_looked_for_until_it_is_free_at_every_address(
     taken = opened[0].getsockname()[1]
     bind, ports = sockets.bound, [taken]
 
-    def chosen(place: Place, *, shared: bool) -> socket.socket:
-        if place[1][0] == "127.0.0.1" and ports:
-            place = place[0], ("127.0.0.1", ports.pop())
-        return bind(place, shared=shared)
+    def chosen(endpoint: Endpoint, *, shared: bool) -> socket.socket:
+        if endpoint[1][0] == "127.0.0.1" and ports:
+            endpoint = endpoint[0], ("127.0.0.1", ports.pop())
+        return bind(endpoint, shared=shared)
 
     monkeypatch.setattr(sockets, "bound", chosen)
     before = len(os.listdir("/proc/self/fd"))
@@ -161,7 +153,7 @@ def test_an_address_of_a_name_that_this_machine_does_not_have_is_left_out(
 def test_without_ipv6_every_address_is_every_ipv4_one(
     opened: Listeners, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "has_ipv6", lambda: False)
+    monkeypatch.setattr("knot.process.addresses.has_ipv6", lambda: False)
     assert addresses(opened, ["::"]) == ["0.0.0.0"]
 
 
@@ -276,7 +268,7 @@ IMPOSSIBLE = [
     (["--share-port", "--unix", "a"], "--share-port needs a port"),
     (["--share-port", "--fd", "9"], "--share-port needs a port"),
     (["--host", ""], "is not an address"),
-    (["--host", "a:80"], "the port of a is given by --port"),
+    (["--host", "a:80"], "use --port for the port of a"),
     (["--admin", "::1:9090"], "use 127.0.0.1:9090, [::1]:9090 or :9090"),
 ]
 

@@ -19,15 +19,10 @@ import pytest
 from serving import KNOT, plain_environment, serving
 
 from knot import self_signed
-from knot.process import listeners as sockets
-from knot.process.listeners import listen_at
-from knot.process.safe_paths import (
-    acting_as,
-    follow,
-    open_to_append,
-    place_to_append,
-    refuse_strangers,
-)
+from knot.process import unix_sockets
+from knot.process.privileges import acting_as
+from knot.process.safe_paths import follow, open_to_append, place_to_append, refuse_strangers
+from knot.process.unix_sockets import listen_at
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to lend")
 
@@ -119,7 +114,7 @@ def test_what_is_planted_for_the_log_is_not_opened(
     theirs: Path, target: Path, plant: Callable[[Path, Path], Path], user: pwd.struct_passwd | None
 ) -> None:
     path = plant(theirs / "access.log", target)
-    with pytest.raises(OSError, match=r"others than root can change|another name"):
+    with pytest.raises(OSError, match=r"users other than root can change|another hard link"):
         open_to_append(str(path), user)
     assert os.geteuid() == 0
 
@@ -157,7 +152,7 @@ def test_a_log_where_only_root_can_write_is_given_to_the_user(tmp_path: Path) ->
     assert stat.S_IMODE(status.st_mode) == 0o640
     (tmp_path / "second").hardlink_to(tmp_path / "data" / "of-today")
     os.chown(tmp_path / "second", 0, 0)
-    with pytest.raises(OSError, match="another name"):
+    with pytest.raises(OSError, match="another hard link"):
         open_to_append(str(tmp_path / "second"), NOBODY)
 
 
@@ -203,11 +198,11 @@ def test_a_link_in_a_directory_for_all_is_followed_if_it_is_roots(place: Path) -
     os.close(found.directory)
     assert (found.name, found.stranger, found.shared) == ("file", "", "")
     os.lchown(shared / "link", NOBODY.pw_uid, NOBODY.pw_gid)
-    with pytest.raises(PermissionError, match="others than root can change"):
+    with pytest.raises(PermissionError, match="users other than root can change"):
         follow(str(shared / "link" / "file"))
     shared.chmod(0o777)
     os.lchown(shared / "link", 0, 0)
-    with pytest.raises(PermissionError, match="others than root can change"):
+    with pytest.raises(PermissionError, match="users other than root can change"):
         refuse_strangers(str(shared / "link" / "file"))
     shared.chmod(0o755)
     (shared / "round").symlink_to("round")
@@ -234,7 +229,7 @@ def test_a_log_that_cannot_be_trusted_is_one_sentence(
     done = knot(site, "--port", "0", "--user", "nobody", "--log-file", str(path))
     assert done.returncode == 1
     assert done.stderr == (
-        f"knot: cannot write the log to {path}: others than root can change {theirs};"
+        f"knot: cannot write the log to {path}: users other than root can change {theirs};"
         " choose another --log-file\n"
     )
 
@@ -311,7 +306,7 @@ def test_root_listens_in_no_directory_of_somebody_else(site: Path, theirs: Path)
     done = knot(site, "--unix", str(theirs / "socket"))
     assert done.returncode == 1
     assert done.stderr == (
-        f"knot: cannot listen on {theirs / 'socket'}: others than root can change {theirs}\n"
+        f"knot: cannot listen on {theirs / 'socket'}: users other than root can change {theirs}\n"
     )
     assert not list(theirs.iterdir())
 
@@ -322,7 +317,7 @@ def test_what_is_planted_for_the_socket_is_neither_opened_nor_removed(
 ) -> None:
     path = plant(theirs / "socket", target)
     for user in (NOBODY, None):
-        with pytest.raises(OSError, match=r"in use|others than root can change"):
+        with pytest.raises(OSError, match=r"in use|users other than root can change"):
             listen_at(str(path), user)
     assert os.path.lexists(theirs / "socket")
 
@@ -343,17 +338,17 @@ def test_a_successor_that_took_the_name_of_a_dead_socket_keeps_it(
 ) -> None:
     path = tmp_path / "socket"
     leave_behind(path)
-    probe = sockets.left_behind
+    probe = unix_sockets.find_stale
     with socket.socket(socket.AF_UNIX) as successor:
 
-        def left_behind(path: str) -> os.stat_result | None:
+        def find_stale(path: str) -> os.stat_result | None:
             found = probe(path)
             os.unlink(path)
             successor.bind(path)
             successor.listen()
             return found
 
-        monkeypatch.setattr(sockets, "left_behind", left_behind)
+        monkeypatch.setattr(unix_sockets, "find_stale", find_stale)
         with pytest.raises(OSError, match="in use"):
             listen_at(str(path))
         with socket.socket(socket.AF_UNIX) as client:
@@ -370,7 +365,7 @@ def test_no_certificate_is_kept_where_others_can_change_it(
     pytest.importorskip("trustme", reason="trustme is not installed")
     for cache in (theirs, theirs / "link", theirs / "new" / "cache"):
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-        with pytest.raises(PermissionError, match="others than root can change"):
+        with pytest.raises(PermissionError, match="users other than root can change"):
             self_signed.certificate("localhost")
         if cache == theirs:
             (theirs / "link").symlink_to(target.parent)

@@ -401,7 +401,7 @@ CANNOT = [
     (["--head-timeout", "1e400"], "'1e400' is not a valid number of seconds"),
     (["--config", "directory"], "cannot read directory: Is a directory"),
     (["--host", "192.0.2.7"], "192.0.2.7:0: Cannot assign requested address; give --host"),
-    (["--host", "a..b"], "a..b:0: this cannot be a name; give --host"),
+    (["--host", "a..b"], "a..b:0: not a valid name; give --host"),
     (["--host", "fe80::1"], "[fe80::1]:0: Invalid argument; a link-local address needs"),
 ]
 

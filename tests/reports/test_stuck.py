@@ -22,14 +22,15 @@ import pytest
 from serving import fetch, serving
 
 from knot.models import MODELS
-from knot.process import sandbox
+from knot.process import systemd
 
 LIMIT = 1.0
 
 QUICK = [
     sys.executable,
     "-c",
-    f"from knot import supervisor; supervisor.BEAT, supervisor.STUCK = {LIMIT} / 10, 10\n"
+    "from knot.process import supervisor\n"
+    f"supervisor.BEAT_INTERVAL = {LIMIT} / 10\n"
     "from knot.cli import main; main(prog_name='knot')",
 ]
 """Knot with a supervisor that is not patient."""
@@ -90,9 +91,7 @@ def test_a_worker_that_stands_still_is_replaced_and_its_clients_are_served(site:
         assert 'knot_worker_starts_total{reason="stuck"} 1.0' in fetch(f"{admin}/metrics")[1]
         process.terminate()
         _, said = process.communicate(timeout=20)
-        assert said == (
-            f"knot: worker {victim} is stuck: no answer for 1 s; another takes its place\n"
-        )
+        assert said == (f"knot: worker {victim} is stuck: no answer for 1 s; replacing it\n")
 
 
 def test_a_worker_that_stands_still_while_it_finishes_is_ended(site: Path) -> None:
@@ -187,4 +186,4 @@ def test_only_who_is_watched_says_that_it_lives(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert sandbox.is_watched() == watched
+    assert systemd.is_watched() == watched
