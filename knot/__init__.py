@@ -9,7 +9,7 @@
 The command line, ``knot serve ./www``, does the same.
 """
 
-TYPE_CHECKING = False  # the one of `typing` takes as long to import as all else that a start needs
+TYPE_CHECKING = False  # importing `typing` for it would double the time until signals are handled
 
 if TYPE_CHECKING:
     from knot.files.site import Site
@@ -29,7 +29,7 @@ MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used: a process that starts handles signals first."""
+    """Import a public name when it is first used: a process must handle signals first."""
     if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

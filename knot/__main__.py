@@ -1,7 +1,7 @@
 """Where every process of Knot begins: ``knot``, ``python -m knot``, and a worker.
 
-It imports next to nothing before signals are handled.  As process 1 of a container it would be deaf
-to SIGTERM until then, and anywhere else it would be ended by it with a status that means failure.
+It imports next to nothing before signals are handled.  Until then, process 1 of a container ignores
+SIGTERM, and any other process is ended by it with a status that means failure.
 """
 
 import sys

@@ -72,7 +72,7 @@ def start(settings: Settings, read: Callable[[], Settings], handoff: WorkerHando
 
 
 def check_machine(settings: Settings, handoff: WorkerHandoff | None = None) -> None:
-    """Raises `ValueError` if a library or a limit of the system stands in the way.
+    """Raises `ValueError` if a library is missing or a limit of the system is too low.
 
     What is missing is not always reported later: a module that cannot be opened seems not to be
     installed.
