@@ -17,7 +17,7 @@ from loadtest.experiment.compare import compare_command
 from loadtest.experiment.report import show, write
 from loadtest.experiment.run import Experiment, Settings
 from loadtest.fileset import FileSet, FileSetError, cache_of
-from loadtest.micro.knot_load import raise_descriptors
+from loadtest.processes import raise_descriptors
 
 PARTS: Final = ("figure7", "memory", "curve", "latency", "mix", "browsers", "slow", "peers")
 

@@ -26,11 +26,13 @@ KERNEL_STACK: Final = 16 * 1024
 
 EVENTS: Final = "context-switches,raw_syscalls:sys_enter"
 PERF: Final = "perf"
-PATIENCE: Final = 15
-"""Seconds for perf to say something, and for a server to close what its clients have left."""
+CLOSE_TIMEOUT: Final = 15
+"""Seconds for a server to close the connections that a load has left."""
 STEADY: Final = 64 * 1024
 """Bytes by which two readings of a server at rest may differ."""
 SETTLING: Final = 3.0
+MAX_STRANGERS: Final = 0.1
+"""Share of a core: where other processes took more, the machine was not quiet."""
 
 
 # -- CPU ----------------------------------------------------------------------------------------
@@ -117,7 +119,7 @@ def is_socket(path: str) -> bool:
 
 def wait_for_closing(pid: int, idle: int) -> None:
     """Until the server has closed what a load has left: closing 10,000 takes a while."""
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + CLOSE_TIMEOUT
     while sockets(pid) > idle and time.monotonic() < give_up:
         time.sleep(0.02)
 

@@ -32,7 +32,7 @@ from rich.table import Table
 from knot.process.spawn import python
 from loadtest.experiment.environment import environment
 from loadtest.fileset import FileSet, FileSetError, cache_of
-from loadtest.generators import GeneratorError, Target, locust
+from loadtest.generators import GeneratorError, Job, Target, locust
 from loadtest.measure import cpu_seconds
 from loadtest.results import Cost, Load, Result, Run, Server, save
 from loadtest.scenario import SCENARIOS
@@ -80,15 +80,15 @@ def run(
         warm_up(target, files, Random(seed))
         before = cpu_seconds(server.pid)
         try:
-            found = locust.distributed(
-                target,
-                SCENARIOS[scenario],
+            job = Job(
+                target=target,
+                scenario=SCENARIOS[scenario],
                 files=files,
                 clients=clients,
                 seconds=seconds,
                 seed=seed,
-                workers=workers,
             )
+            found = locust.distributed(job, workers)
         except GeneratorError as error:
             sys.exit(str(error))
         spent = cpu_seconds(server.pid) - before  # it has done nothing else

@@ -13,8 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from loadtest.experiment.marks import STRANGERS
-from loadtest.measure import Watch
+from loadtest.measure import MAX_STRANGERS, Watch
 from loadtest.results import Environment
 
 PACKAGES: Final = (
@@ -95,6 +94,6 @@ def why_loaded() -> str:
     watch = Watch()
     time.sleep(LISTENING)
     share = watch.strangers()
-    if share <= STRANGERS:
+    if share <= MAX_STRANGERS:
         return ""
     return f"other processes took {share * 100:.0f} % of a core before the first run"

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from loadtest.experiment.rounds import GENERATOR_BOUND, gather, requests_a_second
+from loadtest.measure import MAX_STRANGERS
 from loadtest.results import Load, Run
 from loadtest.scenario import SCENARIOS
 
@@ -26,8 +27,6 @@ PUNCTUAL: Final = 0.98
 """Of the requests that were due."""
 CEILING: Final = 0.7
 """Of what the generator gets from a server that does nothing: beyond it, it is no judge."""
-STRANGERS: Final = 0.1
-"""Of a core, used by neither side."""
 
 FAILURES: Final[Mapping[str, str]] = {
     "wrong": WRONG,
@@ -58,7 +57,7 @@ def marks(load: Load, use: Use) -> tuple[str, ...]:
         found.append(IDLE)
     if load.rate is not None and load.requests < PUNCTUAL * load.rate * load.seconds:
         found.append(BEHIND)
-    if use.strangers > STRANGERS:
+    if use.strangers > MAX_STRANGERS:
         found.append(LOADED)
     return tuple(found)
 

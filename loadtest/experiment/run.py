@@ -20,11 +20,12 @@ import msgspec
 
 from loadtest import generators, results
 from loadtest.experiment.environment import environment, why_loaded
-from loadtest.experiment.marks import LOADED, STRANGERS, Use, beside_null, marks
+from loadtest.experiment.marks import LOADED, Use, beside_null, marks
 from loadtest.fileset import FileSet
-from loadtest.generators import GeneratorError, Target
+from loadtest.generators import GeneratorError, Job, Target
 from loadtest.generators.tame import hold
 from loadtest.measure import (
+    MAX_STRANGERS,
     Watch,
     cannot_count,
     counting,
@@ -33,10 +34,9 @@ from loadtest.measure import (
     sockets,
     wait_for_closing,
 )
-from loadtest.micro.knot_cases import Case
 from loadtest.results import Cost, Counts, Held, Load, Memory, Result, Run
 from loadtest.scenario import SCENARIOS, Scenario
-from loadtest.servers import Running, Server, ServerError, knot, nginx, null, peers, started
+from loadtest.servers import Running, Server, ServerError, Setup, knot, nginx, null, peers, started
 
 FILE: Final = "file_set/dir00000/class1_4"
 """5 KiB: the file that the mix asks for most often."""
@@ -46,16 +46,14 @@ POOL: Final = 350
 """Threads, as many as the paper's Figure 7 has."""
 CROWDS: Final = (350, 1_000, 5_000)
 SHARES: Final = (0.5, 0.7, 0.9)
-MOST: Final = 12_000
-"""Connections that servers are told to take."""
+MAX_CONNECTIONS: Final = 12_000
+"""Connections that servers are set up to accept."""
 NULL_LOAD: Final = 100
 """The null server holds all files that it is asked for; above this load they are too many."""
-CASE: Final = Case(
-    "experiment",
-    goal=0,
+SETUP: Final = Setup(
     file=FILE,
-    knot=("--max-connections", str(MOST)),
-    nginx={"connections": str(MOST)},
+    knot=("--max-connections", str(MAX_CONNECTIONS)),
+    nginx={"connections": str(MAX_CONNECTIONS)},
 )
 WARM_UP: Final = 1.0
 """Seconds of the round that does not count, for one file."""
@@ -320,7 +318,7 @@ class Experiment:
                     self.done += share
 
     def started(self, server: Server) -> AbstractContextManager[Running]:
-        return started(server, CASE, self.files.root, self.server_core)
+        return started(server, SETUP, self.files.root, self.server_core)
 
     def take(self, turn: Turn, number: int) -> None:
         """One server's turn in a round; the round -1 warms it up."""
@@ -382,19 +380,19 @@ class Experiment:
         part, server = turn.part, turn.running
         constant = bool(part.shares)
         able = not constant and part.scenario.asks and not part.scenario.has_pace
-        return generators.generate(
-            "wrk" if able and not generators.available("wrk") else "tame",
-            Target("127.0.0.1", server.port, server.server.prefix),
-            part.scenario,
+        job = Job(
+            target=Target("127.0.0.1", server.port, server.server.prefix),
+            scenario=part.scenario,
             files=self.files,
             path=part.path,
             clients=turn.clients,
             seconds=seconds,
-            warm_up=0,
             rate=rate,
             seed=self.settings.seed,
             core=self.generator_core,
         )
+        generator = "wrk" if able and not generators.available("wrk") else "tame"
+        return generators.generate(generator, job)
 
     def count(self, turn: Turn) -> Counts:
         with counting(turn.running.pid) as counted:
@@ -444,7 +442,7 @@ class Experiment:
                     name=server.name,
                     kind=kind,
                     version=server.version,
-                    command=server.said(CASE),
+                    command=server.shown(SETUP),
                 )
                 for server, kind in [*known, (null(), "null")]
                 if server.name in used or kind != "null"
@@ -458,6 +456,6 @@ class Experiment:
         disturbed = sum(LOADED in run.marks for run in self.runs)
         during = (
             f"in {disturbed} of {len(self.runs)} runs other processes took more than"
-            f" {STRANGERS * 100:.0f} % of a core"
+            f" {MAX_STRANGERS * 100:.0f} % of a core"
         )
         return "; ".join(filter(None, (self.loaded, during if disturbed else "")))

@@ -40,8 +40,8 @@ from loadtest.micro.knot_load import (
     Row,
     measure,
     measure_memory,
-    raise_descriptors,
 )
+from loadtest.processes import raise_descriptors
 from loadtest.servers import Server, ServerError, knot, nginx, peers
 
 ROUNDS: Final = 5

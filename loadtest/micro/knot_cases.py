@@ -6,12 +6,13 @@ Nothing here starts or measures anything.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
 from statistics import NormalDist, median
 from typing import Final
+
+from loadtest.servers import Setup
 
 CONNECTIONS: Final = 64
 MANY: Final = 10_000
@@ -33,126 +34,6 @@ CHROME: Final = (
     "Accept-Language: en-GB,en;q=0.9,de;q=0.8",
 )
 """What Chrome sends for an image, beside Host."""
-
-
-# -- the cases ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Case:
-    """One line of the table.
-
-    In the options of Knot and the settings of nginx, `{run}` is a directory of the server that
-    runs and `{tenth}` a tenth of the bytes of the mix.
-    """
-
-    name: str
-    goal: float
-    """What Knot/nginx is to be at most; of IDLE and START, Knot's bytes."""
-    file: str = "1k.html"
-    mix: bool = False
-    """Ask for the files of the mix instead of one file."""
-    headers: tuple[str, ...] = ()
-    """Beside Host; `{etag}` is that of the file on this server."""
-    status: int = 200
-    connections: int = CONNECTIONS
-    longer: int = 1
-    """So many times as long as other cases: where few requests fit in, or connecting takes long."""
-    knot: tuple[str, ...] = ()
-    nginx: Mapping[str, str] = field(default_factory=dict)
-    """What differs from the defaults in `servers`."""
-    against: str = ""
-    """The case with which each server is compared instead, itself with itself."""
-    everyone: bool = False
-    """Measure the peers and the other drivers, too."""
-    tls: bool = False
-    """Over TLS, by the same certificate (ECDSA, P-256)."""
-
-
-ROOM: Final = {"connections": "12000"}
-
-KEPT_ALIVE: Final = "1 KiB, kept alive"
-ONE_EACH: Final = "1 KiB, a connection each"
-
-CASES: Final = (
-    Case(KEPT_ALIVE, 0.75, everyone=True),
-    Case("8 KiB, kept alive, a browser's 12 headers", 0.9, "8k.png", headers=CHROME),
-    Case("100 KiB, kept alive", 0.9, "100k.bin", everyone=True),
-    Case("10 MiB, kept alive", 1.0, "10m.bin", longer=3),
-    Case(ONE_EACH, 0.9, headers=("Connection: close",), everyone=True),
-    Case("304 by If-None-Match", 0.8, headers=("If-None-Match: {etag}",), status=304),
-    Case("mix of 2,000 files, all in the cache", 1.0, mix=True),
-    Case(
-        "the same, a cache for a tenth",
-        1.3,
-        mix=True,
-        knot=("--cache-size", "{tenth}"),
-        nginx={"open_files": "200"},
-    ),
-    Case(
-        "1 KiB, kept alive, access log to a file",
-        1.0,
-        knot=("--log", "common", "--log-file", "{run}/access.log"),
-        nginx={"access_log": "{run}/access.log common buffer=64k flush=1s"},
-    ),
-    Case(
-        "1 KiB, kept alive, counted for --admin, beside none",
-        1.07,
-        knot=("--admin", "127.0.0.1:0"),
-        against=KEPT_ALIVE,
-    ),
-    Case(
-        "1 KiB, kept alive, --max-rate, beside none",
-        1.15,
-        knot=("--max-rate", "1000000"),
-        against=KEPT_ALIVE,
-    ),
-    Case("1 KiB over TLS, kept alive", 1.0, tls=True),
-    Case("100 KiB over TLS, kept alive", 1.0, "100k.bin", tls=True),
-    Case(
-        "1 KiB over TLS, a connection and a handshake each",
-        1.0,
-        headers=("Connection: close",),
-        tls=True,
-    ),
-    Case(
-        "1 KiB, kept alive, two workers on the core, beside one process",
-        1.1,
-        knot=("--workers", "2"),
-        nginx={"workers": "2"},
-        against=KEPT_ALIVE,
-    ),
-    Case(
-        "1 KiB, a connection each, two workers on the core, beside one process",
-        1.1,
-        headers=("Connection: close",),
-        knot=("--workers", "2"),
-        nginx={"workers": "2"},
-        against=ONE_EACH,
-    ),
-    Case(
-        f"1 KiB, {MANY:,} connections, beside itself at {CONNECTIONS}",
-        1.25,
-        connections=MANY,
-        longer=5,
-        knot=("--max-connections", ROOM["connections"]),
-        nginx=ROOM,
-        against=KEPT_ALIVE,
-    ),
-)
-
-IDLE: Final = Case("private bytes for an idle kept-alive connection", 1024, nginx=ROOM)
-IDLE_TLS: Final = Case(
-    "private bytes for an idle kept-alive connection over TLS", 32 * 2**10, nginx=ROOM, tls=True
-)
-START: Final = Case("private memory at start, after one request", 20 * 2**20)
-
-
-def chosen(only: str) -> list[Case]:
-    """The cases that have `only` in their names, and those that they are compared with."""
-    found = [case for case in CASES if only.lower() in case.name.lower()]
-    needed = {case.name for case in found} | {case.against for case in found}
-    return [case for case in CASES if case.name in needed]
 
 
 # -- the files ----------------------------------------------------------------------------------
@@ -227,3 +108,113 @@ def describe_mix() -> str:
         f" exponent 1, in the same sequence of all servers; the mean answer has"
         f" {reply / 2**10:.1f} KiB."
     )
+
+
+# -- the cases ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case(Setup):
+    """One line of the table."""
+
+    name: str
+    goal: float
+    """What Knot/nginx is to be at most; of IDLE and START, Knot's bytes."""
+    mix: bool = False
+    """Ask for the files of the mix instead of one file."""
+    headers: tuple[str, ...] = ()
+    """Beside Host; `{etag}` is that of the file on this server."""
+    status: int = 200
+    connections: int = CONNECTIONS
+    longer: int = 1
+    """So many times as long as other cases: where few requests fit in, or connecting takes long."""
+    against: str = ""
+    """The case with which each server is compared instead, itself with itself."""
+    everyone: bool = False
+    """Measure the peers and the other drivers, too."""
+
+
+ROOM: Final = {"connections": "12000"}
+
+KEPT_ALIVE: Final = "1 KiB, kept alive"
+ONE_EACH: Final = "1 KiB, a connection each"
+
+CASES: Final = (
+    Case(KEPT_ALIVE, 0.75, everyone=True),
+    Case("8 KiB, kept alive, a browser's 12 headers", 0.9, file="8k.png", headers=CHROME),
+    Case("100 KiB, kept alive", 0.9, file="100k.bin", everyone=True),
+    Case("10 MiB, kept alive", 1.0, file="10m.bin", longer=3),
+    Case(ONE_EACH, 0.9, headers=("Connection: close",), everyone=True),
+    Case("304 by If-None-Match", 0.8, headers=("If-None-Match: {etag}",), status=304),
+    Case("mix of 2,000 files, all in the cache", 1.0, mix=True),
+    Case(
+        "the same, a cache for a tenth",
+        1.3,
+        mix=True,
+        knot=("--cache-size", str(sum(mix_sizes()) // 10)),
+        nginx={"open_files": "200"},
+    ),
+    Case(
+        "1 KiB, kept alive, access log to a file",
+        1.0,
+        knot=("--log", "common", "--log-file", "{run}/access.log"),
+        nginx={"access_log": "{run}/access.log common buffer=64k flush=1s"},
+    ),
+    Case(
+        "1 KiB, kept alive, counted for --admin, beside none",
+        1.07,
+        knot=("--admin", "127.0.0.1:0"),
+        against=KEPT_ALIVE,
+    ),
+    Case(
+        "1 KiB, kept alive, --max-rate, beside none",
+        1.15,
+        knot=("--max-rate", "1000000"),
+        against=KEPT_ALIVE,
+    ),
+    Case("1 KiB over TLS, kept alive", 1.0, tls=True),
+    Case("100 KiB over TLS, kept alive", 1.0, file="100k.bin", tls=True),
+    Case(
+        "1 KiB over TLS, a connection and a handshake each",
+        1.0,
+        headers=("Connection: close",),
+        tls=True,
+    ),
+    Case(
+        "1 KiB, kept alive, two workers on the core, beside one process",
+        1.1,
+        knot=("--workers", "2"),
+        nginx={"workers": "2"},
+        against=KEPT_ALIVE,
+    ),
+    Case(
+        "1 KiB, a connection each, two workers on the core, beside one process",
+        1.1,
+        headers=("Connection: close",),
+        knot=("--workers", "2"),
+        nginx={"workers": "2"},
+        against=ONE_EACH,
+    ),
+    Case(
+        f"1 KiB, {MANY:,} connections, beside itself at {CONNECTIONS}",
+        1.25,
+        connections=MANY,
+        longer=5,
+        knot=("--max-connections", ROOM["connections"]),
+        nginx=ROOM,
+        against=KEPT_ALIVE,
+    ),
+)
+
+IDLE: Final = Case("private bytes for an idle kept-alive connection", 1024, nginx=ROOM)
+IDLE_TLS: Final = Case(
+    "private bytes for an idle kept-alive connection over TLS", 32 * 2**10, nginx=ROOM, tls=True
+)
+START: Final = Case("private memory at start, after one request", 20 * 2**20)
+
+
+def chosen(only: str) -> list[Case]:
+    """The cases that have `only` in their names, and those that they are compared with."""
+    found = [case for case in CASES if only.lower() in case.name.lower()]
+    needed = {case.name for case in found} | {case.against for case in found}
+    return [case for case in CASES if case.name in needed]

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,24 +28,24 @@ import click
 from tabulate import tabulate
 
 from knot.process.spawn import python
-from loadtest.generators import pinned
 from loadtest.measure import cpu_seconds
-from loadtest.micro.knot_cases import Case
-from loadtest.micro.knot_load import WARM_UP, load, prepare, private, raise_descriptors
+from loadtest.processes import pinned, raise_descriptors
 from loadtest.robust.attackers import ATTACKS, Attack
-from loadtest.servers import Running, Server, knot, started
+from loadtest.saturation import WARM_UP, check_file, saturate
+from loadtest.servers import Running, Server, Setup, knot, started
 
 ROUNDS: Final = 3
 SECONDS: Final = 2
+FILE: Final = "1k.html"
 GOAL: Final = 0.8
 """Of the throughput without the attack."""
 
-MOST: Final = "12000"
+CONNECTIONS: Final = 64
+"""Of the live traffic."""
 
-PLAIN: Final = Case("beside an attack", GOAL, connections=64, knot=("--max-connections", MOST))
-SECURE: Final = Case(
-    "beside an attack on TLS", GOAL, connections=64, knot=("--max-connections", MOST), tls=True
-)
+OPTIONS: Final = ("--max-connections", "12000")
+PLAIN: Final = Setup(knot=OPTIONS)
+SECURE: Final = Setup(knot=OPTIONS, tls=True)
 
 
 @dataclass
@@ -83,12 +83,12 @@ def attacking(attack: Attack, port: int) -> Iterator[dict[str, float]]:
             said |= json.loads(attacker.stdout.read())
 
 
-def one(running: Running, case: Case, attack: Attack, seconds: int) -> Round:
-    alone, alone_cpu = live(running, case, seconds)
-    before = private(running)
+def one(running: Running, attack: Attack, seconds: int) -> Round:
+    alone, alone_cpu = live(running, seconds)
+    before = running.private()
     with attacking(attack, running.port) as said:
-        beside, beside_cpu = live(running, case, seconds)
-        memory = private(running) - before
+        beside, beside_cpu = live(running, seconds)
+        memory = running.private() - before
     made = max(said["made"], 1)
     explained = alone_cpu / alone * beside
     # The attacker goes on a little while wrk starts and ends; its own count is over that, too.
@@ -101,26 +101,26 @@ def one(running: Running, case: Case, attack: Attack, seconds: int) -> Round:
     )
 
 
-def live(running: Running, case: Case, seconds: int) -> tuple[int, float]:
+def live(running: Running, seconds: int) -> tuple[int, float]:
     """Requests that wrk has had answered, and the server's CPU time meanwhile."""
     before = cpu_seconds(running.pid)
-    answered = load(running, case, [], seconds)
+    answered = saturate(running, FILE, seconds, connections=CONNECTIONS)
     return answered.requests, cpu_seconds(running.pid) - before
 
 
 def write_files(root: Path) -> None:
-    (root / "1k.html").write_bytes(b"x" * 1024)
+    (root / FILE).write_bytes(b"x" * 1024)
     (root / "text.html").write_bytes(b"some text that is worth a compression\n" * 1500)
     (root / "large.bin").touch()
     os.truncate(root / "large.bin", 64 << 20)
 
 
 def rounds_of(attack: Attack, server: Server, root: Path, rounds: int, seconds: int) -> list[Round]:
-    case = SECURE if attack.tls else PLAIN
-    with started(server, case, root) as running:
-        prepare(running, case, root)
-        load(running, case, [], WARM_UP)
-        return [one(running, case, attack, seconds) for _ in range(rounds)]
+    with started(server, SECURE if attack.tls else PLAIN, root) as running:
+        with closing(running.client()) as client:
+            check_file(client, running, FILE, root)
+        saturate(running, FILE, WARM_UP, connections=CONNECTIONS)
+        return [one(running, attack, seconds) for _ in range(rounds)]
 
 
 def line(attack: Attack, found: list[Round]) -> list[str]:

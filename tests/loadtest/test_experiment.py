@@ -48,8 +48,8 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         generators, "available", lambda name: "not here" if name == "wrk" else available(name)
     )
-    monkeypatch.setattr(measure, "PATIENCE", 0.2)
-    monkeypatch.setattr(tame, "Job", partial(tame.Job, patience=0.5))
+    monkeypatch.setattr(measure, "CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr(tame, "Order", partial(tame.Order, timeout=0.5))
 
 
 def liar(mode: str) -> Server:
@@ -122,8 +122,8 @@ def test_a_generator_that_is_slowed_is_called_the_limit(
     )
     command = tame.command
 
-    def slowed(job: tame.Job, core: int | None) -> list[str]:
-        *before, _, _, encoded = command(job, core)
+    def slowed(order: tame.Order, core: int | None) -> list[str]:
+        *before, _, _, encoded = command(order, core)
         return [*before, "-c", slowly, encoded]
 
     monkeypatch.setattr(tame, "command", slowed)

@@ -85,7 +85,7 @@ def test_a_bug_fits_the_source(bug: Bug, tmp_path: Path) -> None:
 
 def test_a_bug_that_does_not_fit_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a bug: knot/http/ranges.py has 0 of its places"):
-        plant(Bug("a bug", "ranges.py", "no such line", ""), tmp_path)
+        plant(Bug("a bug", "http/ranges.py", "no such line", ""), tmp_path)
 
 
 @pytest.mark.parametrize("bug", BUGS[:4], ids=lambda bug: bug.what)

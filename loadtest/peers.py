@@ -1,6 +1,6 @@
 """The other static-file servers of Python, as `bench_knot` starts them.
 
-``python -m loadtest.micro.peers NAME DIR PORT`` serves DIR with the peer of that name.  They come
+``python -m loadtest.peers NAME DIR PORT`` serves DIR with the peer of that name.  They come
 with ``pip install 'knot[peers]'``, and so they are imported only where one of them runs.
 """
 
