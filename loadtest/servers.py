@@ -1,7 +1,7 @@
-"""How Knot by each model, nginx and their peers are started, for a benchmark or the experiment.
+"""Starting servers to measure: Knot, nginx and the other servers of Python.
 
-A server has a directory of its own while it runs, for its configuration, its log and what it says
-on standard error; where it does not start, that is the message.
+While it runs, a server has its own directory for its configuration, its log and its standard error,
+which becomes the message if it does not start.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ class Server:
     command: Callable[[Place], list[str]]
     version: str = ""
     prefix: str = ""
-    """What its paths begin with."""
+    """The beginning of its paths."""
     environment: Mapping[str, str] | None = None
     stack: int = 0
-    """Soft limit of the stack, in bytes, which new threads reserve; 0 leaves it as it is."""
+    """Soft limit of the stack in bytes, which new threads reserve; 0 does not change it."""
 
     @property
     def label(self) -> str:
-        """For a table; Knot's own version is that of this code."""
+        """Name and version for a table, without Knot's version, which is that of this code."""
         return self.name if self.name.startswith("Knot") else f"{self.name} {self.version}".strip()
 
     def shown(self, setup: Setup) -> str:
@@ -127,11 +127,11 @@ class Server:
 
 UNCHECKED: Final = ssl.create_default_context()
 UNCHECKED.check_hostname = False
-UNCHECKED.verify_mode = ssl.CERT_NONE  # the certificate is one that this program has made
+UNCHECKED.verify_mode = ssl.CERT_NONE  # this program has made the certificate
 
 
 class ServerError(Exception):
-    """A server does not start; the message has its name and what it said."""
+    """A server does not start; the message is its name and what it wrote to standard error."""
 
 
 # -- the servers --------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def knot(
 
 
 def nginx() -> Server | None:
-    """nginx, unless it is not installed."""
+    """None if nginx is not installed."""
     program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if program is None:
         return None
@@ -157,7 +157,7 @@ def nginx() -> Server | None:
     def command(place: Place) -> list[str]:
         settings = {name: place.fill(value) for name, value in place.setup.nginx.items()}
         config = place.run / "nginx.conf"
-        # Its workers would be nobody, who may not look into the directories of root.
+        # By default its workers run as nobody, who cannot read directories of root.
         user = "user root; " if os.geteuid() == 0 else ""
         config.write_text(
             NGINX.format(
@@ -171,8 +171,8 @@ def nginx() -> Server | None:
         )
         return [program, "-c", str(config), "-p", str(place.run)]
 
-    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr
-    return Server("nginx", command, said.strip().rpartition("/")[2])
+    shown = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr
+    return Server("nginx", command, shown.strip().rpartition("/")[2])
 
 
 def http_server(place: Place) -> list[str]:
@@ -180,8 +180,8 @@ def http_server(place: Place) -> list[str]:
     return [*serve, "--bind", "127.0.0.1", "--directory", str(place.root), str(place.port)]
 
 
-def of_module(name: str) -> Callable[[Place], list[str]]:
-    """One of the programs in `peers`."""
+def peer(name: str) -> Callable[[Place], list[str]]:
+    """One of the programs in `loadtest.peers`."""
     module = python("-m", "loadtest.peers", name)
     return lambda place: [*module, str(place.root), str(place.port)]
 
@@ -196,15 +196,15 @@ def granian(place: Place) -> list[str]:
 
 
 PEERS: Final = {
-    # name: (package whose version is told, command, what paths begin with)
-    "aiohttp": ("aiohttp", of_module("aiohttp"), ""),
-    "Starlette on uvicorn": ("uvicorn", of_module("starlette"), ""),
+    # name: (package that has the version, command, beginning of paths)
+    "aiohttp": ("aiohttp", peer("aiohttp"), ""),
+    "Starlette on uvicorn": ("uvicorn", peer("starlette"), ""),
     "Granian": ("granian", granian, "/static"),
 }
 
 
 def null(root: Path | None = None) -> Server:
-    """Canned bytes, or those of the files below `root`."""
+    """A server that answers with one file, or with the files below `root`."""
 
     def command(place: Place) -> list[str]:
         serve = python("-m", "loadtest.null_server", "--port", str(place.port))
@@ -214,7 +214,7 @@ def null(root: Path | None = None) -> Server:
 
 
 def peers() -> tuple[list[Server], list[str]]:
-    """The peers that are installed, and the names of those that are not."""
+    """The other servers of Python that are installed, and the names of those that are not."""
     found, missing = [Server("http.server", http_server, platform.python_version())], []
     for name, (package, command, prefix) in PEERS.items():
         try:
@@ -255,9 +255,9 @@ class Running:
 
 @contextmanager
 def started(server: Server, setup: Setup, root: Path, core: int | None = 0) -> Iterator[Running]:
-    """The server on a free port, until the block ends; it has answered once.
+    """Run the server on a free port until the block ends; it has answered once.
 
-    Raises `ServerError`.
+    Raises `ServerError` if it does not start.
     """
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory)
@@ -271,21 +271,21 @@ def started(server: Server, setup: Setup, root: Path, core: int | None = 0) -> I
                 pinned(limited(server.command(Place(setup, root, run, port)), server.stack), core),
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                cwd=run,  # no knot.toml from here
+                cwd=run,  # where there is no knot.toml
                 env={**os.environ, **(server.environment or {})},
             )
         try:
             running = Running(server, process.pid, port, setup.tls)
             if not wait_until_it_answers(process, running, setup.file):
-                said = (run / "stderr").read_text(errors="replace").strip()
-                raise ServerError(f"{server.name} does not start:\n{said}")
+                output = (run / "stderr").read_text(errors="replace").strip()
+                raise ServerError(f"{server.name} does not start:\n{output}")
             yield running
         finally:
             end(process)
 
 
 def make_certificate(run: Path) -> None:
-    """For `Place.certificate`."""
+    """Write `Place.certificate`."""
     import trustme
 
     issued = trustme.CA().issue_cert("127.0.0.1")
@@ -311,7 +311,7 @@ def wait_until_it_answers(process: subprocess.Popen[bytes], running: Running, fi
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End the server, and what it leaves behind where it does not end by itself."""
+    """End the server; if it does not end on SIGTERM, kill all its processes."""
     members = family(process.pid) if process.poll() is None else []
     process.terminate()
     try:

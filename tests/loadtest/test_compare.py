@@ -154,4 +154,4 @@ def test_what_is_no_result_is_one_sentence(tmp_path: Path) -> None:
     path.write_text("{}")
     said = CliRunner().invoke(compare_command, [str(path), str(tmp_path)])
     assert said.exit_code == 1
-    assert said.output.startswith(f"Error: {path} is no result of the experiment")
+    assert said.output.startswith(f"Error: {path} is not a result of the experiment")
