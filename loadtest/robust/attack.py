@@ -1,13 +1,13 @@
-"""`make attack`: what live traffic keeps while somebody attacks, and what the attack costs whom.
+"""`make attack`: how much live traffic remains during an attack, and what the attack costs.
 
-Knot has one core.  On the other run wrk, which asks as fast as it is answered, and the attacker, at
-the lowest priority and a bounded rate: so what wrk loses beside an attack, it loses because of the
-server.  A round measures without the attack and with it; what is told is the median over the rounds
-of the ratio, with its extremes.
+Knot has one core.  The other core runs wrk, which sends requests as fast as they are answered, and
+the attacker, at the lowest priority and a limited rate: what wrk loses during an attack, it loses
+because of the server.  A round measures without the attack and with it; the table has the median of
+the ratio over the rounds, with its extremes.
 
-Since an attack by well-formed requests is only more requests, the table has also what one bit of
-it costs the server, and the attacker: CPU time that the live requests do not explain, over the
-number of bits.  A rate that would take a whole core follows from that.
+An attack with well-formed requests is only more requests.  So the table also has the cost of each
+action to the server and to the attacker: the CPU time that live requests do not explain, divided by
+the number of actions.  From this follows the rate that would take a whole core.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ ROUNDS: Final = 3
 SECONDS: Final = 2
 FILE: Final = "1k.html"
 GOAL: Final = 0.8
-"""Of the throughput without the attack."""
+"""Share of the throughput without the attack."""
 
 CONNECTIONS: Final = 64
-"""Of the live traffic."""
+"""Connections of the live traffic."""
 
 OPTIONS: Final = ("--max-connections", "12000")
 PLAIN: Final = Setup(knot=OPTIONS)
@@ -53,56 +53,56 @@ class Round:
     """One measurement without the attack and one with it."""
 
     ratio: float
-    """Of live requests a second."""
+    """Live requests a second with the attack, over those without."""
     rate: float
-    """Of the attack, a second."""
+    """Actions of the attack a second."""
     cost: float
-    """µs of the server's CPU for one bit of the attack."""
+    """µs of the server's CPU for one action of the attack."""
     own: float
-    """The same of the attacker's."""
+    """µs of the attacker's CPU for it."""
     memory: int
-    """Private bytes that the attack has added."""
+    """Private bytes that the attack has added to the server."""
 
 
 @contextmanager
 def attacking(attack: Attack, port: int) -> Iterator[dict[str, float]]:
-    """Attack until the block ends; what the attacker says is in the dictionary then."""
+    """Attack until the block ends; then the dictionary has the attacker's report."""
     command = python("-m", "loadtest.robust.attackers", attack.name, str(port), str(attack.rate))
-    said: dict[str, float] = {}
+    report: dict[str, float] = {}
     with subprocess.Popen(
         ["nice", "-n", "19", *pinned(command, 1)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as attacker:
         assert attacker.stdin
         assert attacker.stdout
         if attacker.stdout.readline() != b"ready\n":
-            sys.exit(f"the attack {attack.name} could not begin")
+            sys.exit(f"the attack {attack.name} cannot begin")
         try:
-            yield said
+            yield report
         finally:
             attacker.stdin.close()
-            said |= json.loads(attacker.stdout.read())
+            report |= json.loads(attacker.stdout.read())
 
 
 def one(running: Running, attack: Attack, seconds: int) -> Round:
     alone, alone_cpu = live(running, seconds)
     before = running.private()
-    with attacking(attack, running.port) as said:
+    with attacking(attack, running.port) as report:
         beside, beside_cpu = live(running, seconds)
         memory = running.private() - before
-    made = max(said["made"], 1)
+    made = max(report["made"], 1)
     explained = alone_cpu / alone * beside
-    # The attacker goes on a little while wrk starts and ends; its own count is over that, too.
+    # The attacker also runs while wrk starts and ends, and its count includes that.
     return Round(
         beside / alone,
         made / seconds,
         (beside_cpu - explained) / made * 1e6,
-        said["seconds"] / made * 1e6,
+        report["seconds"] / made * 1e6,
         memory,
     )
 
 
 def live(running: Running, seconds: int) -> tuple[int, float]:
-    """Requests that wrk has had answered, and the server's CPU time meanwhile."""
+    """The requests answered to wrk, and the server's CPU time for that."""
     before = cpu_seconds(running.pid)
     answered = saturate(running, FILE, seconds, connections=CONNECTIONS)
     return answered.requests, cpu_seconds(running.pid) - before
@@ -145,12 +145,12 @@ def line(attack: Attack, found: list[Round]) -> list[str]:
 
 HEAD: Final = [
     "attack",
-    "live requests, of those without it",
+    "share of live requests left",
     f"≥ {GOAL}",
-    "a second",
-    "each a",
-    "costs Knot, µs",
-    "costs the attacker, µs",
+    "actions/s",
+    "action",
+    "Knot, µs each",
+    "attacker, µs each",
     "added memory, MiB",
 ]
 
@@ -160,7 +160,7 @@ HEAD: Final = [
 @click.option("--seconds", default=SECONDS, show_default=True, type=click.IntRange(1))
 @click.option("--only", default="", help="Only attacks whose names contain this.")
 def main(rounds: int, seconds: int, only: str) -> None:
-    """Measure what live traffic keeps beside each attack, and print a table."""
+    """Measure how much live traffic remains during each attack, and print a table."""
     descriptors = raise_descriptors()
     server = knot("Knot")
     chosen = [attack for attack in ATTACKS if only.lower() in attack.name.lower()]
@@ -172,7 +172,7 @@ def main(rounds: int, seconds: int, only: str) -> None:
         with click.progressbar(chosen, label="Attacks", file=sys.stderr) as bar:
             for attack in bar:
                 lines.append(line(attack, rounds_of(attack, server, root, rounds, seconds)))
-    click.echo(f"Rounds: {rounds} of twice {seconds} s; {descriptors:,} descriptors a process.\n")
+    click.echo(f"{rounds} rounds of twice {seconds} s; {descriptors:,} descriptors per process.\n")
     click.echo(tabulate(lines, HEAD, tablefmt="github", disable_numparse=True))
 
 
