@@ -9,7 +9,7 @@ At a constant rate each client has its own schedule of `rate / clients` requests
 latency of a request begins when it was due, so that what a slow answer delays is counted
 (coordinated omission is corrected).  Two things are not corrected: a client sends one request at a
 time, so a server slower than the schedule is asked later and later, not by more clients; and a
-generator at its limit is late itself, which cannot be told apart from a slow server.
+generator at its limit is late itself, which looks the same as a slow server.
 
 This module never imports locust, which patches the standard library for gevent on import.
 """

@@ -1,4 +1,4 @@
-"""What `bench_knot` measures, as data: the cases with their goals, and the files that are served.
+"""What `bench_knot` measures, as data: the cases with their goals, and the files to serve.
 
 Nothing here starts or measures anything.
 """
@@ -33,7 +33,7 @@ CHROME: Final = (
     "Accept-Encoding: gzip, deflate, br, zstd",
     "Accept-Language: en-GB,en;q=0.9,de;q=0.8",
 )
-"""What Chrome sends for an image, beside Host."""
+"""The fields that Chrome sends for an image, besides Host."""
 
 
 # -- the files ----------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ function request()
   return requests[low]
 end
 """
-"""A script of wrk: the name of a file of the mix is its rank, drawn with probability ~ 1/rank."""
+"""A script for wrk: files of the mix are named by rank and drawn with probability ~ 1/rank."""
 
 
 def zipf(prefix: str) -> str:
@@ -76,10 +76,10 @@ def mix_paths() -> list[str]:
 
 
 def mix_sizes() -> list[int]:
-    """Bytes of the mix by rank, log-normal as the files of web sites are.
+    """Sizes of the files of the mix by rank, log-normal like those of web sites.
 
-    The quantiles of the distribution, so that no draw decides about the total, in an order that
-    has nothing to do with the rank; its width is such that the largest file is 1 MiB.
+    They are quantiles of the distribution, so that their total does not depend on chance, in an
+    order independent of the rank.  Its width is such that the largest file is 1 MiB.
     """
     last = NormalDist().inv_cdf(1 - 0.5 / MIX_FILES)
     sizes = NormalDist(log(MIDDLE), log(LARGEST / MIDDLE) / last)
@@ -119,19 +119,19 @@ class Case(Setup):
 
     name: str
     goal: float
-    """What Knot/nginx is to be at most; of IDLE and START, Knot's bytes."""
+    """The highest ratio Knot/nginx that meets the goal; for IDLE and START, Knot's bytes."""
     mix: bool = False
     """Ask for the files of the mix instead of one file."""
     headers: tuple[str, ...] = ()
-    """Beside Host; `{etag}` is that of the file on this server."""
+    """Fields besides Host; `{etag}` is the server's entity tag of the file."""
     status: int = 200
     connections: int = CONNECTIONS
     longer: int = 1
-    """So many times as long as other cases: where few requests fit in, or connecting takes long."""
+    """Factor of the duration, for large files and many connections."""
     against: str = ""
-    """The case with which each server is compared instead, itself with itself."""
+    """The case to compare with instead of nginx, of the same server."""
     everyone: bool = False
-    """Measure the peers and the other drivers, too."""
+    """Measure also the other servers of Python, and Knot on the other drivers."""
 
 
 ROOM: Final = {"connections": "12000"}
@@ -214,7 +214,7 @@ START: Final = Case("private memory at start, after one request", 20 * 2**20)
 
 
 def chosen(only: str) -> list[Case]:
-    """The cases that have `only` in their names, and those that they are compared with."""
+    """The cases with `only` in their names, and those that they are compared with."""
     found = [case for case in CASES if only.lower() in case.name.lower()]
     needed = {case.name for case in found} | {case.against for case in found}
     return [case for case in CASES if case.name in needed]

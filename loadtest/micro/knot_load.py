@@ -1,7 +1,7 @@
-"""What `bench_knot` measures with: a server under wrk, and its CPU time and memory as Linux tells.
+"""The measurements of `bench_knot`: a server's CPU time and memory under wrk.
 
-CPU per request is the user and system time of all of a server's processes over the requests that
-wrk counted.  wrk runs on the second core.
+CPU per request is the user and system time of all processes of a server, divided by the requests
+that wrk counted.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Row(NamedTuple):
     """One server in one round of one case."""
 
     cpu: float
-    """µs for a request."""
+    """µs per request."""
     rate: float
-    """Requests in a second."""
+    """Requests a second."""
     busy: float
-    """The share of the time in which the server had the CPU."""
+    """Share of a core that the server used."""
     held: int
-    """Connections that it had in the middle of the run."""
+    """Connections in the middle of the run."""
     errors: Counter[str]
-    """Of sockets, by the kinds that wrk has."""
+    """Socket errors, by wrk's own kinds."""
 
 
 Figures = Mapping[tuple[str, str], list[Row]]
@@ -54,7 +54,7 @@ def measure(
     rounds: int,
     seconds: int,
 ) -> Figures:
-    """Every case with every server in every round, by turns forwards and backwards."""
+    """Measure each case with each server in each round, alternately forwards and backwards."""
     figures = defaultdict[tuple[str, str], list[Row]](list)
     turns = [
         (case, server, number)
@@ -88,9 +88,9 @@ def one(running: Running, case: Case, root: Path, seconds: int) -> Row:
 
 
 def prepare(running: Running, case: Case, root: Path) -> list[str]:
-    """Ask once for each file of the case, so that it is in the cache, and for the entity tag.
+    """Ask once for each file of the case, so that the server has it in its cache.
 
-    What is answered has to be what is on the disk.  The result is the header fields for wrk.
+    Exits if an answer is wrong.  The result is the header fields for wrk.
     """
     etag = ""
     with closing(running.client()) as client:
@@ -101,7 +101,7 @@ def prepare(running: Running, case: Case, root: Path) -> list[str]:
         response = client.getresponse()
         response.read()
         if response.status != case.status:
-            sys.exit(f"{running.server.name}, {case.name}: {response.status} is the answer")
+            sys.exit(f"{running.server.name}, {case.name}: status {response.status}")
     return headers
 
 
@@ -142,10 +142,10 @@ def measure_memory(only: str, pair: list[Server], everyone: list[Server], root: 
 
 
 def idle_connection(running: Running, case: Case) -> float:
-    """Private bytes for a connection that has had one answer and waits for its next request.
+    """Private bytes of a connection that has had one answer and waits for its next request.
 
-    Buffers of sockets are the kernel's and not counted; nginx has made its table of connections
-    at its start, so that only what comes on top is.
+    Socket buffers are the kernel's and not counted; nor is the table of connections that nginx
+    allocates at its start.
     """
     load(running, case, [], WARM_UP)
     time.sleep(SETTLING)

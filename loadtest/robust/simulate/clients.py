@@ -86,13 +86,13 @@ class Crowd:
     files: Files
     limits: Limits
     peers: Peers
-    told: float = inf
-    """When the server was told to stop."""
+    stop_at: float = inf
+    """When the server was asked to stop."""
     gently: bool = False
     cut: float = inf
     """When it was allowed to cut connections."""
     killed: bool = False
-    """True if it was told a second time, and so must end at once."""
+    """True if it was asked a second time, and so must end at once."""
     visits: list[Visit] = field(default_factory=list)
 
     @property
@@ -242,7 +242,7 @@ class Visit:
         last = number + 1 >= self.crowd.limits.requests
         if last and not says_close:
             raise Wrong(f"answer {number + 1} does not end the connection")
-        if ask.keep and says_close and not last and now() < self.crowd.told:
+        if ask.keep and says_close and not last and now() < self.crowd.stop_at:
             raise Wrong(f"{ask.method} {ask.target}: the connection ends without a reason")
         if ask.old and not says_close and answer.fields.get("connection") != "keep-alive":
             raise Wrong("HTTP/1.0, and the answer does not say that the connection is kept")
@@ -275,7 +275,7 @@ class Visit:
         """False if the server was right not to accept the connection, or to turn it away."""
         accepted_at = self.server.accepted_at
         if accepted_at is None:
-            if self.crowd.told == inf:
+            if self.crowd.stop_at == inf:
                 raise Wrong("the connection was never accepted")
             return False
         if self.name not in self.crowd.peers.admitted:
@@ -292,7 +292,7 @@ class Visit:
             return True
         if self._disk_failed(server.accepted_at or 0.0) or (missing and self._is_torn()):
             return True
-        if crowd.told <= ended_at:
+        if crowd.stop_at <= ended_at:
             # Requests sent after that met a closed connection, and a reset overtakes answers.
             crossed = self.end.is_reset and self.sent > server.taken_in
             waits = (self.buffer and not crossed) or (crowd.gently and missing)

@@ -50,7 +50,7 @@ SIZES: Final = {
 
 CLIENTS: Final = (6, 16)
 LASTS: Final = (2.0, 14.0)
-"""Virtual seconds until the server is told to stop."""
+"""Virtual seconds until the server is asked to stop."""
 
 FINISHED_WITHIN: Final = 400.0
 """Virtual seconds until even slow clients have had their last answers."""
@@ -289,7 +289,7 @@ def serve(world: Simulation, root: Path) -> Crowd:
 
 @tamed
 def crowd_around(crowd: Crowd, signals: Signals, grace: float) -> None:
-    """Everything besides the server; ends at once if the server is told twice to stop."""
+    """Everything besides the server; ends at once if the server is asked twice to stop."""
     r = Rendezvous[None]()
     come_and_go(crowd, signals, grace, mkevent(r), mkevent(r))
     twait(r)
@@ -327,7 +327,7 @@ def come(crowd: Crowd, name: str, delay: float, done: Event[()]) -> None:
 @tamed
 def change(crowd: Crowd, done: Event[()]) -> None:
     """Change files until shortly before the end."""
-    while crowd.told > now():
+    while crowd.stop_at > now():
         with twait:
             timer(crowd.random.expovariate(2.0), mkevent())
         crowd.files.change()
@@ -347,7 +347,7 @@ def stop(
     random = crowd.random
     with twait:
         timer(lasts, mkevent())
-    crowd.told = now()
+    crowd.stop_at = now()
     crowd.gently = random.random() < 0.4
     if crowd.gently:
         tell(crowd, signals, signal.SIGQUIT)
