@@ -77,7 +77,7 @@ class NullServer:
                 if fd == door:
                     self.accept()
                 elif mask & select.EPOLLOUT:
-                    self.send(fd, self.unsent.pop(fd))
+                    self.send_rest(fd)
                 else:
                     read(fd)
 
@@ -130,8 +130,10 @@ class NullServer:
             self.poll.modify(fd, select.EPOLLOUT)
         elif fd in self.last:
             self.close(fd)
-        elif len(reply) > READ_SIZE:  # it may have waited for EPOLLOUT
-            self.poll.modify(fd, select.EPOLLIN)
+
+    def send_rest(self, fd: int) -> None:
+        self.poll.modify(fd, select.EPOLLIN)  # `send` waits again if there is still too little room
+        self.send(fd, self.unsent.pop(fd))
 
     def close(self, fd: int) -> None:
         self.begun.pop(fd, None)

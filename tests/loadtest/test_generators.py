@@ -10,13 +10,14 @@ import os
 import random
 import re
 import resource
+import select
 import shutil
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from loadtest.generators.expected import CACHE, Expected
 from loadtest.generators.pace import Schedule, Ticks
 from loadtest.generators.tally import MAX_LATENCY, Tally, histogram, jain
 from loadtest.generators.tame import hold, perform
+from loadtest.null_server import NullServer
 from loadtest.results import Load
 from loadtest.scenario import SCENARIOS, TICK, Scenario
 from tame import READ, mkevent, run, tamed, twait, wait_on_fd
@@ -657,6 +659,28 @@ def test_the_null_server_has_files_by_their_paths(files: FileSet) -> None:
         assert missing.startswith(b"HTTP/1.1 404 Not Found\r\n")
     with null_server("--file", str(files.root / PATH)) as port:
         assert exchange(port, b"GET /any HTTP/1.1\r\n\r\n") == reply()
+
+
+def test_the_null_server_waits_for_room_only_until_the_rest_is_sent() -> None:
+    ours, client = socket.socketpair()
+    with socket.create_server((HOST, 0)) as listener, client:
+        server = NullServer(listener, (b"", b""))
+        fd = ours.detach()
+        os.set_blocking(fd, False)
+        server.poll.register(fd, select.EPOLLIN)
+        full = 0
+        with suppress(BlockingIOError):
+            while True:
+                full += os.write(fd, bytes(1000))
+        server.send(fd, b"rest")
+        while full:
+            full -= len(client.recv(full))
+        assert server.poll.poll(1) == [(fd, select.EPOLLOUT)]
+        server.send_rest(fd)
+        assert client.recv(1000) == b"rest"
+        assert server.poll.poll(0) == []
+        server.close(fd)
+        server.poll.close()
 
 
 # -- answers and counts --------------------------------------------------------------------------
