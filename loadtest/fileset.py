@@ -1,12 +1,12 @@
-"""SPECweb99's static files and how they are asked for.
+"""SPECweb99's static files, and how often each is requested.
 
-This knows names, sizes, bytes and probabilities; it serves nothing and asks for nothing.  What is
-exact: the number of directories, the names and sizes, the weights of the classes, the order of
-popularity, and Zipf's law over files and over directories, all as the kit's ``manager`` and
-``wafgen99`` have them.  The bytes follow the kit's rule with a generator of pseudo-random numbers
-of our own; the tags for advertisements, which the dynamic part of SPECweb99 replaces, are left out.
+This module has names, sizes, bytes and probabilities; it serves nothing and requests nothing.  As
+in the kit's ``manager`` and ``wafgen99`` are the number of directories, the names and sizes, the
+weights of the classes, the order of popularity, and Zipf's law over files and over directories.
+The bytes follow the kit's rule with a different generator of pseudo-random numbers; the tags for
+advertisements, which the dynamic part of SPECweb99 replaces, are left out.
 
-Whoever knows the name of a file knows its bytes: a client needs no disk to check an answer.
+The bytes of a file follow from its name: a client needs no disk to check an answer.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from pathlib import Path
 from typing import Final
 
 VERSION: Final = 1
-"""Of the bytes; a set of another version is written anew."""
+"""The version of the bytes; a set of another version is written again."""
 
 CLASSES: Final = (0.35, 0.50, 0.14, 0.01)
-"""How often a file of each class is asked for."""
+"""The share of requests for each class."""
 
 POPULARITY: Final = (4, 3, 5, 2, 6, 1, 7, 8, 0)
-"""The files of a class, the one most asked for first."""
+"""The files of a class, the most popular first."""
 
 BASE: Final = 1024
-"""Ten times the bytes of the smallest file of class 0; each class has ten times the last's."""
+"""Ten times the size of the smallest file of class 0; each class is ten times larger."""
 
 LINE: Final = 64
 MARK: Final = 4096
-"""So many bytes apart stands a byte of the name."""
+"""Distance between the bytes of the name in a file."""
 
 BLOCK: Final = 4096
-"""Bytes by which disks give room."""
+"""The unit in which disks allocate space."""
 
 NAME: Final = re.compile(r"file_set/dir([0-9]{5})/class[0-3]_[0-8]")
 
 PRINTABLE: Final = bytes(33 + byte % 92 for byte in range(256))
-"""Any byte to one from 33 to 124."""
+"""Maps any byte to one from 33 to 124."""
 
 
 class FileSetError(Exception):
-    """The files cannot be written; the message is a sentence for the user."""
+    """The files cannot be written; the message is for the user."""
 
 
 def cache_of(load: int) -> Path:
-    """Where the files for `load` are kept between runs."""
+    """The directory that keeps the files for `load` between runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "knot" / f"load-{load}"
 
 
 def directories_for(load: int) -> int:
-    """So many directories are for `load` simultaneous connections.
+    """The number of directories for `load` simultaneous connections.
 
-    400,000 bit/s is the line of a user, 122,000 bits the mean reply.
+    A user has a line of 400,000 bit/s; the mean answer has 122,000 bits.
     """
     return int(25 + (400_000 / 122_000) * load / 5)
 
@@ -79,8 +79,8 @@ def zipf(count: int) -> list[float]:
 class FileSet:
     """The files for a load, below the directory `root`, which a server serves.
 
-    `papers` asks as the clients of SEDA and Capriccio did, whose table of files is one short: the
-    least popular file of each class, ``class*_0``, is never asked for.  It is written all the same.
+    With `papers`, files are chosen as the clients of SEDA and Capriccio did, whose table lacks the
+    least popular file of each class, ``class*_0``: it is written but never requested.
     """
 
     def __init__(self, root: Path, load: int, *, seed: int = 0, papers: bool = False) -> None:
@@ -107,7 +107,7 @@ class FileSet:
     # -- what there is ---------------------------------------------------------------------------
 
     def names(self) -> Iterator[str]:
-        """Every file, as ``file_set/dir00000/class0_0``: its path below `root` and in URLs."""
+        """Every file, such as ``file_set/dir00000/class0_0``: its path below `root` and in URLs."""
         for directory in range(self.directories):
             yield from names_in(directory)
 
@@ -117,26 +117,26 @@ class FileSet:
         return self.directories * sum(map(size_of_name, names_in(0)))
 
     def mean_reply(self) -> float:
-        """Bytes of the mean answer without its head: 14,727, or 15,206 as the papers ask."""
+        """Bytes of the mean answer without its head: 14,727; with `papers`, 15,206."""
         return sum(size_of(kind, number) * share for kind, number, share in self._files)
 
-    # -- what is asked for -----------------------------------------------------------------------
+    # -- what is requested ----------------------------------------------------------------------
 
     def draw(self, numbers: random.Random) -> str:
-        """The name of a file, as often as SPECweb99 asks for it."""
+        """A random file, as often as SPECweb99 requests it."""
         names = self._names[bisect(self._directory_limits, numbers.random())]
         return names[bisect(self._file_limits, numbers.random())]
 
     # -- what is in it ---------------------------------------------------------------------------
 
     def content(self, name: str) -> bytes:
-        """The bytes of the file `name`; raises `KeyError` if the set has none of that name."""
+        """The bytes of the file `name`.  Raises `KeyError` if it is not in the set."""
         if not self.has(name):
             raise KeyError(name)
         return content(name, size_of_name(name), self.seed)
 
     def verify(self, name: str, body: bytes) -> bool:
-        """Whether `body` is what the file `name` has in it; False for a file that is not there."""
+        """True if the set has the file `name` and `body` is its content."""
         return self.has(name) and body == self.content(name)
 
     def has(self, name: str) -> bool:
@@ -147,17 +147,17 @@ class FileSet:
 
     @property
     def written(self) -> bool:
-        """Whether all files are there: the stamp is written last and removed first."""
+        """True if all files are written: the stamp is written last and removed first."""
         try:
             return self._stamp.read_text() == self._label
         except FileNotFoundError:
             return False
 
     def write(self, progress: Callable[[int], object] = lambda size: None) -> None:
-        """Write the files, unless they are there already.
+        """Write the files, unless they are already written.
 
-        `progress` is called with the bytes of each file when it is written.  Raises
-        `FileSetError` if there is not enough room, `OSError` if the disk refuses.
+        `progress` is called with the size of each file after it is written.  Raises `FileSetError`
+        if there is not enough space, `OSError` for errors of the disk.
         """
         if self.written:
             return
@@ -191,7 +191,7 @@ class FileSet:
             )
 
     def _missing(self) -> Iterator[str]:
-        """Files that take no room yet."""
+        """Files that are not there yet, or not completely."""
         for name in self.names():
             try:
                 there = (self.root / name).stat().st_size
@@ -202,7 +202,7 @@ class FileSet:
 
 
 def limits(shares: Iterable[float]) -> list[float]:
-    """Where each share of what lies between 0 and 1 ends, but for the last, whose end is 1."""
+    """The upper ends of the shares between 0 and 1, without the last, which is 1."""
     return list(accumulate(shares))[:-1]
 
 
@@ -229,8 +229,8 @@ def size_of_name(name: str) -> int:
 def content(name: str, size: int, seed: int) -> bytes:
     """What the kit writes: a line with size and name, then lines of printable noise.
 
-    Of what follows the first line each 4096th byte, from its first on, is one of the name's in
-    turn, and each 64th ends a line.
+    After the first line, every 4096th byte, beginning with the first, is the next byte of the name,
+    and every 64th byte ends a line.
     """
     head = b"%9d %b\n" % (size, name.encode())
     length = size - len(head)

@@ -1,4 +1,4 @@
-"""What servers use of the machine, as Linux tells: CPU, memory, system calls and context switches.
+"""What a server uses, as Linux reports it: CPU, memory, system calls and context switches.
 
 A server is all of its processes: the one that was started, its children and theirs.
 """
@@ -17,20 +17,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from loadtest.memory import memory as of_smaps
+from loadtest.memory import memory as smaps
 from loadtest.memory import private_bytes
 from loadtest.results import Memory
 
 KERNEL_STACK: Final = 16 * 1024
-"""Bytes that each thread has in the kernel, on x86-64 and arm64 (THREAD_SIZE)."""
+"""Bytes of a thread's stack in the kernel, on x86-64 and arm64 (THREAD_SIZE)."""
 
 EVENTS: Final = "context-switches,raw_syscalls:sys_enter"
 PERF: Final = "perf"
-PATIENCE: Final = 15
-"""Seconds for perf to say something, and for a server to close what its clients have left."""
+CLOSE_TIMEOUT: Final = 15
+"""Seconds for a server to close the connections that a load has left."""
 STEADY: Final = 64 * 1024
-"""Bytes by which two readings of a server at rest may differ."""
-SETTLING: Final = 3.0
+"""Bytes by which two readings of an idle server may differ."""
+SETTLE_TIMEOUT: Final = 3.0
+MAX_STRANGERS: Final = 0.1
+"""Share of a core: where other processes took more, the machine was not quiet."""
 
 
 # -- CPU ----------------------------------------------------------------------------------------
@@ -43,7 +45,7 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a server's processes, with that of children that have ended."""
+    """User and system time of a server's processes, including children that have ended."""
     ticks = 0
     for member in family(pid):
         fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
@@ -52,7 +54,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def machine_seconds() -> float:
-    """Time that the cores of the machine have worked, for whomever, or were held back.
+    """Time that the cores of the machine have worked, for any process, or were withheld.
 
     The latter (steal) is what a hypervisor gave to its other guests.
     """
@@ -72,7 +74,7 @@ def own_seconds() -> float:
 
 
 class Watch:
-    """From its making on, what a server and strangers have used."""
+    """What a server, and other processes, have used since this was created."""
 
     def __init__(self, pid: int | None = None) -> None:
         self.pid = pid
@@ -84,11 +86,11 @@ class Watch:
         return server, machine_seconds() - own_seconds() - server
 
     def cpu(self) -> float:
-        """Seconds of the server."""
+        """CPU time of the server."""
         return self._now()[0] - self.before[0]
 
     def strangers(self) -> float:
-        """Share of a core that neither the server nor this process and its children have used."""
+        """Share of a core used by others than the server, this process and its children."""
         used = self._now()[1] - self.before[1]
         return max(0.0, used / self.seconds())
 
@@ -112,18 +114,18 @@ def is_socket(path: str) -> bool:
     try:
         return os.readlink(path).startswith("socket:")
     except FileNotFoundError:
-        return False  # closed meanwhile
+        return False  # it was closed just now
 
 
 def wait_for_closing(pid: int, idle: int) -> None:
-    """Until the server has closed what a load has left: closing 10,000 takes a while."""
-    give_up = time.monotonic() + PATIENCE
+    """Wait until the server has closed the connections of a load: 10,000 take a while."""
+    give_up = time.monotonic() + CLOSE_TIMEOUT
     while sockets(pid) > idle and time.monotonic() < give_up:
         time.sleep(0.02)
 
 
 def memory(pid: int, connections: int) -> Memory:
-    """What a server's processes hold now, told to be with so many connections."""
+    """What a server's processes hold now, with this number of connections."""
     members = family(pid)
     status = [_status(member) for member in members]
 
@@ -136,7 +138,7 @@ def memory(pid: int, connections: int) -> Memory:
         threads=threads,
         rss=1024 * total("VmRSS"),
         virtual=1024 * total("VmSize"),
-        pss=sum(of_smaps(member, "Pss") for member in members),
+        pss=sum(smaps(member, "Pss") for member in members),
         private=sum(map(private_bytes, members)),
         kernel_stacks=threads * KERNEL_STACK,
         page_tables=1024 * total("VmPTE"),
@@ -149,8 +151,8 @@ def _status(pid: int) -> dict[str, str]:
 
 
 def memory_at_rest(pid: int, connections: int) -> Memory:
-    """The same, once it does not change any more; the last reading after three seconds."""
-    give_up = time.monotonic() + SETTLING
+    """The same once it is stable, or after `SETTLE_TIMEOUT`."""
+    give_up = time.monotonic() + SETTLE_TIMEOUT
     last = memory(pid, connections)
     while time.monotonic() < give_up:
         time.sleep(0.1)
@@ -165,14 +167,14 @@ def memory_at_rest(pid: int, connections: int) -> Memory:
 
 
 class Counting:
-    """What perf has counted of a server's processes, and of the threads that they have started."""
+    """What perf has counted in a server's processes and the threads that they have started."""
 
     switches = 0
     system_calls = 0
 
 
 def cannot_count() -> str:
-    """Why perf cannot count system calls here, and the remedy; empty if it can."""
+    """Why perf cannot count system calls here, and what to do; empty if it can."""
     if shutil.which(PERF) is None:
         return "perf is not installed: install the Debian package linux-perf"
     try:
@@ -185,40 +187,40 @@ def cannot_count() -> str:
 
 @contextmanager
 def counting(pid: int) -> Iterator[Counting]:
-    """Count within the block.  That costs the server time: what it spends meanwhile is no measure.
+    """Count during the block, which costs the server time: do not measure that time.
 
-    Raises `OSError` or `ValueError` where perf cannot.
+    Raises `OSError` or `ValueError` where perf cannot count.
     """
     counted = Counting()
-    with tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryFile("w+") as output:
         for last in (False, False, False, False, True):
-            with attached(pid, told) as counts:
+            with attached(pid, output) as counts:
                 if counts or last:
                     yield counted
                     break
-            # A thread that was in the list has ended meanwhile.
-        told.seek(0)
-        said = told.read()
-    for line in said.splitlines():
+            # One of the threads has ended before perf could attach to it.
+        output.seek(0)
+        report = output.read()
+    for line in report.splitlines():
         value, _, name, *_ = [*line.split(","), "", ""]
         if name == "context-switches":
             counted.switches = int(value)
         elif name.endswith("sys_enter"):
             counted.system_calls = int(value)
     if not counted.system_calls:
-        raise ValueError(said.strip() or "perf says nothing")
+        raise ValueError(report.strip() or "perf has no output")
 
 
 @contextmanager
-def attached(pid: int, told: IO[str]) -> Iterator[bool]:
-    """perf at the server, its result in `told` after the block; false if that has failed."""
-    told.seek(0)
-    told.truncate()
+def attached(pid: int, output: IO[str]) -> Iterator[bool]:
+    """Attach perf to the server; false if that failed.  `output` has its result after the block."""
+    output.seek(0)
+    output.truncate()
     perf = [PERF, "stat", "-x,", "-e", EVENTS, "-p", ",".join(map(str, family(pid)))]
     (commanded, command), (answer, answered) = os.pipe(), os.pipe()
     perf += ["--delay=-1", f"--control=fd:{commanded},{answered}"]
     ends = (commanded, answered)
-    with subprocess.Popen(perf, stdout=subprocess.DEVNULL, stderr=told, pass_fds=ends) as process:
+    with subprocess.Popen(perf, stdout=subprocess.DEVNULL, stderr=output, pass_fds=ends) as process:
         for end in ends:
             os.close(end)
         try:

@@ -11,5 +11,5 @@ def memory(pid: int | str, *fields: str) -> int:
 
 
 def private_bytes(pid: int | str = "self") -> int:
-    """What the process would give back if it ended: pages that it shares with nobody."""
+    """What the process would free if it ended: the pages that only it uses."""
     return memory(pid, "Private_Clean", "Private_Dirty")

@@ -1,7 +1,7 @@
-"""What the experiment measures, as data: one format for every generator, and the file that is kept.
+"""The results of the experiment, as data: one format for every generator, and for results.json.
 
-Nothing here measures or shows anything.  A generator makes a `Load`, the harness adds what the
-server spent (`Cost`) and holds (`Memory`), and `Result` is the whole run as it stands in
+Nothing here measures or shows anything.  A generator makes a `Load`, the experiment adds what the
+server has spent (`Cost`) and what it holds (`Memory`), and a `Result` is a whole run as it is in
 ``results.json``.  Times are in seconds, sizes in bytes.
 """
 
@@ -14,53 +14,53 @@ from typing import Final
 import msgspec
 
 VERSION: Final = 1
-"""Of the format; a file of another version is not read."""
+"""The version of the format; files of other versions are not read."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What a load generator has seen during its measured time."""
+    """What a load generator counted during its measured time."""
 
     generator: str
     """``wrk``, ``tame`` or ``locust``."""
     scenario: str
     clients: int
     seconds: float
-    """Measured time, without warm-up."""
+    """The measured time, without the warm-up."""
     rate: float | None = None
-    """Requests a second asked for; None if each client asks again as soon as it may."""
+    """Requests a second asked for; None if each client asks as soon as the scenario allows."""
     connections: int
-    """Made; wrk counts none, so there it is what the scenario implies."""
+    """Connections opened; wrk does not count them, so its number follows from the scenario."""
     requests: int
-    """With the right answer."""
+    """Requests with the right answer."""
     bytes: int
-    """Received."""
+    """Bytes received."""
     errors: Mapping[str, int] = {}
     """Requests without the right answer: ``wrong`` (other bytes than the file has), ``status``,
-    ``cut`` (the connection ended within the answer), ``closed`` (before it), ``refused`` (no
+    ``cut`` (the connection ended during the answer), ``closed`` (before it), ``refused`` (no
     connection), ``timeout``."""
     latency: str = ""
-    """An HdrHistogram of microseconds from the intended start of a request to its last byte, in
-    its base64 form (``HdrHistogram.encode()``); empty if the generator has none.  At a constant
-    rate coordinated omission is thereby corrected."""
+    """An HdrHistogram, encoded in base64, of the microseconds from when a request was due to its
+    last byte, which corrects coordinated omission at a constant rate; empty if the generator has
+    none."""
     cpu: float
-    """Seconds of CPU of the generator's processes."""
+    """CPU time of the generator's processes."""
     cores: int = 1
-    """That the generator could use at most."""
+    """Cores that the generator could use."""
     fairness: float | None = None
-    """Jain's index over the requests of each client: 1 if all got the same."""
+    """Jain's index over the requests of each client: 1 if all are equal."""
 
     @property
     def busy(self) -> float:
-        """How much of what it could the generator used; near 1 it is the bottleneck."""
+        """Share of its cores that the generator used; near 1 it is the bottleneck."""
         return self.cpu / (self.seconds * self.cores)
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """What all of a server's processes spent in the same time."""
+    """What all processes of the server spent in the same time."""
 
     seconds: float
     cpu: float
-    """Seconds, user and system."""
+    """User and system time."""
 
     @property
     def busy(self) -> float:
@@ -69,29 +69,29 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """What was counted under a short load of its own, since counting costs the server time."""
+    """Counts from a short separate load, since counting costs the server time."""
 
     requests: int
     switches: int
-    """Of context, voluntary and other."""
+    """Context switches, voluntary and involuntary."""
     system_calls: int
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Of all of a server's processes (the paper's Figure 7 has the first four of these)."""
+    """Memory of all processes of a server; the paper's Figure 7 has the first four figures."""
 
     connections: int
-    """Open."""
+    """Open connections."""
     threads: int
     rss: int
-    """Resident set: the paper's physical memory, as ps reports it."""
+    """Resident set, as ps reports it: the paper's physical memory."""
     virtual: int
     pss: int
     private: int
     kernel_stacks: int
-    """In none of the above."""
+    """Not included in the above."""
     page_tables: int
-    """In none of the above."""
+    """Not included in the above."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,17 +106,17 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     load: Load
     cost: Cost
     share: float | None = None
-    """Of the server's own maximum that `Load.rate` is, as 0.7: what rounds are gathered by."""
+    """`Load.rate` as a share of the server's maximum, such as 0.7, by which rounds are gathered."""
     memory: Memory | None = None
-    """In the middle of the load."""
+    """Read in the middle of the load."""
     counts: Counts | None = None
-    """None where nothing could count, and in all rounds but one."""
+    """None where counting is not possible, and in all rounds but one."""
     marks: tuple[str, ...] = ()
-    """What bounded it, or is wrong with it; see `loadtest.experiment.marks`."""
+    """What limited the run, or is wrong with it; see `loadtest.experiment.marks`."""
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """A server's memory while it holds idle kept-alive connections that had one answer each."""
+    """A server's memory with idle kept-alive connections, each after one answer."""
 
     server: str
     memory: Memory
@@ -124,9 +124,9 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     name: str
-    """As ``events``, ``threads``, ``threads, tuned``, ``nginx``."""
+    """For example ``events``, ``threads``, ``threads, tuned`` or ``nginx``."""
     kind: str
-    """``model`` (Knot by another concurrency model), ``peer`` or ``null`` (canned bytes)."""
+    """``model`` (Knot with a concurrency model), ``peer`` or ``null`` (canned bytes)."""
     version: str
     command: str
 
@@ -138,10 +138,10 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     python: str
     packages: Mapping[str, str]
-    """Versions by name, those of programs such as wrk, too."""
+    """Versions by name, including those of programs such as wrk."""
     limits: Mapping[str, str]
     pinned: bool
-    """Whether server and generator had cores of their own."""
+    """True if server and generator had a core each."""
     loaded: str = ""
     """Why the machine was not quiet when this was measured; empty if it was."""
 
@@ -161,7 +161,7 @@ PAPER: Final = (
     Paper(name="Capriccio", throughput=28_318, threads=350, physical=6_560_000, virtual=49_517_000),
     Paper(name="Tame", throughput=28_457, threads=1, physical=2_156_000, virtual=10_740_000),
 )
-"""Figure 7 of the paper; it has kB, here taken as 1,000 bytes."""
+"""Figure 7 of the paper, whose kB are taken as 1,000 bytes."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,11 +169,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = VERSION
     made: str
-    """UTC, as 2026-01-31T12:00:00Z."""
+    """UTC, in the form 2026-01-31T12:00:00Z."""
     command: str
-    """With which it can be repeated."""
+    """The command that repeats it."""
     settings: Mapping[str, str]
-    """What the experiment was told: rounds, seconds, seed, size of the file set."""
+    """Settings of the experiment: rounds, seconds, seed, load of the file set."""
     environment: Environment
     servers: tuple[Server, ...]
     runs: tuple[Run, ...]
@@ -183,15 +183,27 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save(result: Result, path: Path) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    """Write it as JSON, with a line for each run, so that a kept result has few lines."""
+    fields = msgspec.to_builtins(result)
+    lines = [b"%b:%b" % (encode(name), one_a_line(value)) for name, value in fields.items()]
+    path.write_bytes(b"{\n%b\n}\n" % b",\n".join(lines))
+
+
+encode: Final = msgspec.json.encode
+
+
+def one_a_line(value: object) -> bytes:
+    if isinstance(value, list | tuple) and value:
+        return b"[\n%b\n]" % b",\n".join(map(encode, value))
+    return encode(value)
 
 
 def load(path: Path) -> Result:
-    """Raises `OSError`, and `ValueError` for what is no result of this version."""
+    """Raises `OSError`, and `ValueError` if the file is not a result of this version."""
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Result)
     except msgspec.DecodeError as error:
-        raise ValueError(f"{path} is no result of the experiment: {error}") from None
+        raise ValueError(f"{path} is not a result of the experiment: {error}") from None
     if found.version != VERSION:
         raise ValueError(f"{path} has version {found.version} of the format, not {VERSION}")
     return found

@@ -1,38 +1,45 @@
-"""What clients do, as data.  Each generator turns a scenario into its own kind of clients."""
+"""What clients do, as data.  Each generator has clients of its own for a scenario."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
+ANSWER_TIMEOUT: Final = 10.0
+"""Seconds without a byte of an answer until a request has failed."""
+RESPITE: Final = 0.1
+"""Seconds until a client tries again a server that has refused it."""
+TICK: Final = 0.125
+"""Seconds between two reads of a slow reader."""
+
 
 @dataclass(frozen=True)
 class Scenario:
     """One kind of client.
 
-    A client makes a connection, asks `requests` times on it, closes it and makes the next.
+    A client opens a connection, sends `requests` requests on it, closes it and opens the next.
     """
 
     name: str
     about: str
     requests: int | None = None
-    """On one connection; None keeps it as long as the server does."""
+    """On one connection; None keeps it open until the server closes it."""
     pause: float = 0.0
     """Seconds between an answer and the next request."""
     assets: int = 0
-    """After each page so many files are asked for over `parallel` connections, as browsers do."""
+    """Files requested after each page, over `parallel` connections, as browsers do."""
     parallel: int = 1
     think: float = 0.0
     """Seconds between a page with all its assets and the next page: the mean of an exponential
     distribution."""
     slow: int | None = None
-    """Bytes a second that a client takes; None as fast as they come."""
+    """Bytes a second that a client reads; None reads them as they come."""
     asks: bool = True
-    """False for clients that ask once and then only hold their connection."""
+    """False for clients that send one request and then only keep their connection."""
 
     @property
     def has_pace(self) -> bool:
-        """Whether clients wait by themselves, whatever the server does."""
+        """Whether clients wait on their own, whatever the server does."""
         return bool(self.pause or self.think or self.slow or not self.asks)
 
 
@@ -56,6 +63,6 @@ SCENARIOS: Final = {
             think=2.0,
         ),
         Scenario("slow", "readers that take 16 KiB a second", requests=1, slow=16 * 1024),
-        Scenario("idle", "one request, then an open connection that says nothing", asks=False),
+        Scenario("idle", "one request, then a silent open connection", asks=False),
     )
 }

@@ -1,7 +1,7 @@
-"""How Knot by each model, nginx and their peers are started, for a benchmark or the experiment.
+"""Starting servers to measure: Knot, nginx and the other servers of Python.
 
-A server has a directory of its own while it runs, for its configuration, its log and what it says
-on standard error; where it does not start, that is the message.
+While it runs, a server has its own directory for its configuration, its log and its standard error,
+which becomes the message if it does not start.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
 from knot.process.spawn import python
-from loadtest.generators import pinned
 from loadtest.measure import family
-from loadtest.micro.knot_cases import Case, mix_sizes
+from loadtest.memory import private_bytes
+from loadtest.processes import pinned
 
-PATIENCE: Final = 15
-"""Seconds for a server to start, and to end."""
+START_TIMEOUT: Final = 15
+STOP_TIMEOUT: Final = 15
 
 NGINX: Final = """
 daemon off; {user}worker_processes {workers}; pid {run}/nginx.pid; error_log stderr error;
@@ -57,27 +57,45 @@ NGINX_DEFAULTS: Final = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a server is set up for, whichever server it is.
+
+    In the options of Knot and the settings of nginx, `{run}` is the server's own directory.
+    """
+
+    file: str = "1k.html"
+    """A file that it serves: it has started once it has answered with that."""
+    tls: bool = False
+    """Whether it serves over TLS, with a certificate of ECDSA P-256."""
+    knot: tuple[str, ...] = ()
+    """Options of Knot."""
+    nginx: Mapping[str, str] = field(default_factory=dict)
+    """Settings of nginx, where they are not `NGINX_DEFAULTS`."""
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where a server is to run, and for which case."""
+    """Where a server runs, and with which setup."""
 
-    case: Case
+    setup: Setup
     root: Path
     run: Path
+    """Its own directory."""
     port: int
 
     @property
     def file(self) -> Path:
-        return self.root / self.case.file
+        return self.root / self.setup.file
 
     @property
     def certificate(self) -> Path:
-        """Chain and key, if the case is over TLS."""
+        """Chain and key, if it serves over TLS."""
         return self.run / "localhost.pem"
 
     def fill(self, option: str) -> str:
-        """An option of the case with its placeholders replaced."""
-        return option.format(run=self.run, tenth=sum(mix_sizes()) // 10)
+        """An option of the setup with its placeholder replaced."""
+        return option.format(run=self.run)
 
 
 @dataclass(frozen=True)
@@ -88,20 +106,20 @@ class Server:
     command: Callable[[Place], list[str]]
     version: str = ""
     prefix: str = ""
-    """What its paths begin with."""
+    """The beginning of its paths."""
     environment: Mapping[str, str] | None = None
     stack: int = 0
-    """Soft limit of the stack, in bytes, which new threads reserve; 0 leaves it as it is."""
+    """Soft limit of the stack in bytes, which new threads reserve; 0 does not change it."""
 
     @property
     def label(self) -> str:
-        """For a table; Knot's own version is that of this code."""
+        """Name and version for a table, without Knot's version, which is that of this code."""
         return self.name if self.name.startswith("Knot") else f"{self.name} {self.version}".strip()
 
-    def said(self, case: Case) -> str:
+    def shown(self, setup: Setup) -> str:
         """The command as a user would type it, with DIR and RUN for the directories."""
         with tempfile.TemporaryDirectory() as run:
-            command = self.command(Place(case, Path("DIR"), Path(run), 8000))
+            command = self.command(Place(setup, Path("DIR"), Path(run), 8000))
         settings = [f"{name}={value}" for name, value in (self.environment or {}).items()]
         words = [*settings, *limited(command, self.stack)]
         return shlex.join(words).replace(sys.executable, "python").replace(run, "RUN")
@@ -109,11 +127,11 @@ class Server:
 
 UNCHECKED: Final = ssl.create_default_context()
 UNCHECKED.check_hostname = False
-UNCHECKED.verify_mode = ssl.CERT_NONE  # the certificate is one that this program has made
+UNCHECKED.verify_mode = ssl.CERT_NONE  # this program has made the certificate
 
 
 class ServerError(Exception):
-    """A server does not start; the message has its name and what it said."""
+    """A server does not start; the message is its name and what it wrote to standard error."""
 
 
 # -- the servers --------------------------------------------------------------------------------
@@ -124,22 +142,22 @@ def knot(
 ) -> Server:
     def command(place: Place) -> list[str]:
         serve = python("-m", "knot.cli", "serve", str(place.root))
-        serve += ["--cert", str(place.certificate)] if place.case.tls else []
-        return [*serve, "--port", str(place.port), *options, *map(place.fill, place.case.knot)]
+        serve += ["--cert", str(place.certificate)] if place.setup.tls else []
+        return [*serve, "--port", str(place.port), *options, *map(place.fill, place.setup.knot)]
 
     return Server(name, command, version("knot"), environment=environment, stack=stack)
 
 
 def nginx() -> Server | None:
-    """nginx, unless it is not installed."""
+    """None if nginx is not installed."""
     program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if program is None:
         return None
 
     def command(place: Place) -> list[str]:
-        settings = {name: place.fill(value) for name, value in place.case.nginx.items()}
+        settings = {name: place.fill(value) for name, value in place.setup.nginx.items()}
         config = place.run / "nginx.conf"
-        # Its workers would be nobody, who may not look into the directories of root.
+        # By default its workers run as nobody, who cannot read directories of root.
         user = "user root; " if os.geteuid() == 0 else ""
         config.write_text(
             NGINX.format(
@@ -147,14 +165,14 @@ def nginx() -> Server | None:
                 run=place.run,
                 root=place.root,
                 port=place.port,
-                tls=NGINX_TLS.format(place.certificate) if place.case.tls else "",
+                tls=NGINX_TLS.format(place.certificate) if place.setup.tls else "",
                 **(NGINX_DEFAULTS | settings),
             )
         )
         return [program, "-c", str(config), "-p", str(place.run)]
 
-    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr
-    return Server("nginx", command, said.strip().rpartition("/")[2])
+    shown = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr
+    return Server("nginx", command, shown.strip().rpartition("/")[2])
 
 
 def http_server(place: Place) -> list[str]:
@@ -162,9 +180,9 @@ def http_server(place: Place) -> list[str]:
     return [*serve, "--bind", "127.0.0.1", "--directory", str(place.root), str(place.port)]
 
 
-def of_module(name: str) -> Callable[[Place], list[str]]:
-    """One of the programs in `peers`."""
-    module = python("-m", "loadtest.micro.peers", name)
+def peer(name: str) -> Callable[[Place], list[str]]:
+    """One of the programs in `loadtest.peers`."""
+    module = python("-m", "loadtest.peers", name)
     return lambda place: [*module, str(place.root), str(place.port)]
 
 
@@ -174,29 +192,29 @@ GRANIAN: Final = "--interface asginl --loop uvloop --http 1 --no-ws --backlog 40
 def granian(place: Place) -> list[str]:
     serve = python("-m", "granian", *GRANIAN.split(), "--port", str(place.port))
     static = ["--static-path-mount", str(place.root)]
-    return [*serve, *static, "loadtest.micro.peers:granian_application"]
+    return [*serve, *static, "loadtest.peers:granian_application"]
 
 
 PEERS: Final = {
-    # name: (package whose version is told, command, what paths begin with)
-    "aiohttp": ("aiohttp", of_module("aiohttp"), ""),
-    "Starlette on uvicorn": ("uvicorn", of_module("starlette"), ""),
+    # name: (package that has the version, command, beginning of paths)
+    "aiohttp": ("aiohttp", peer("aiohttp"), ""),
+    "Starlette on uvicorn": ("uvicorn", peer("starlette"), ""),
     "Granian": ("granian", granian, "/static"),
 }
 
 
 def null(root: Path | None = None) -> Server:
-    """Canned bytes, or those of the files below `root`."""
+    """A server that answers with one file, or with the files below `root`."""
 
     def command(place: Place) -> list[str]:
-        serve = python("-m", "loadtest.experiment.null_server", "--port", str(place.port))
+        serve = python("-m", "loadtest.null_server", "--port", str(place.port))
         return [*serve, *(["--root", str(root)] if root else ["--file", str(place.file)])]
 
     return Server("null", command, version("knot"))
 
 
 def peers() -> tuple[list[Server], list[str]]:
-    """The peers that are installed, and the names of those that are not."""
+    """The other servers of Python that are installed, and the names of those that are not."""
     found, missing = [Server("http.server", http_server, platform.python_version())], []
     for name, (package, command, prefix) in PEERS.items():
         try:
@@ -220,8 +238,8 @@ class Running:
 
     def client(self) -> HTTPConnection:
         if not self.tls:
-            return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        return HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE, context=UNCHECKED)
+            return HTTPConnection("127.0.0.1", self.port, timeout=START_TIMEOUT)
+        return HTTPSConnection("127.0.0.1", self.port, timeout=START_TIMEOUT, context=UNCHECKED)
 
     @property
     def url(self) -> str:
@@ -230,40 +248,44 @@ class Running:
     def path(self, file: str) -> str:
         return f"{self.server.prefix}/{file}"
 
+    def private(self) -> int:
+        """Private bytes of all its processes."""
+        return sum(map(private_bytes, family(self.pid)))
+
 
 @contextmanager
-def started(server: Server, case: Case, root: Path, core: int | None = 0) -> Iterator[Running]:
-    """The server on a free port, until the block ends; it has answered once.
+def started(server: Server, setup: Setup, root: Path, core: int | None = 0) -> Iterator[Running]:
+    """Run the server on a free port until the block ends; it has answered once.
 
-    Raises `ServerError`.
+    Raises `ServerError` if it does not start.
     """
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory)
         run.chmod(0o755)
-        if case.tls:
+        if setup.tls:
             make_certificate(run)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         with open(run / "stderr", "wb") as stderr:
             process = subprocess.Popen(
-                pinned(limited(server.command(Place(case, root, run, port)), server.stack), core),
+                pinned(limited(server.command(Place(setup, root, run, port)), server.stack), core),
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                cwd=run,  # no knot.toml from here
+                cwd=run,  # where there is no knot.toml
                 env={**os.environ, **(server.environment or {})},
             )
         try:
-            running = Running(server, process.pid, port, case.tls)
-            if not wait_until_it_answers(process, running, case.file):
-                said = (run / "stderr").read_text(errors="replace").strip()
-                raise ServerError(f"{server.name} does not start:\n{said}")
+            running = Running(server, process.pid, port, setup.tls)
+            if not wait_until_it_answers(process, running, setup.file):
+                output = (run / "stderr").read_text(errors="replace").strip()
+                raise ServerError(f"{server.name} does not start:\n{output}")
             yield running
         finally:
             end(process)
 
 
 def make_certificate(run: Path) -> None:
-    """For `Place.certificate`."""
+    """Write `Place.certificate`."""
     import trustme
 
     issued = trustme.CA().issue_cert("127.0.0.1")
@@ -275,7 +297,7 @@ def limited(command: list[str], stack: int) -> list[str]:
 
 
 def wait_until_it_answers(process: subprocess.Popen[bytes], running: Running, file: str) -> bool:
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + START_TIMEOUT
     while process.poll() is None and time.monotonic() < give_up:
         client = running.client()
         try:
@@ -289,11 +311,11 @@ def wait_until_it_answers(process: subprocess.Popen[bytes], running: Running, fi
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End the server, and what it leaves behind where it does not end by itself."""
+    """End the server; if it does not end on SIGTERM, kill all its processes."""
     members = family(process.pid) if process.poll() is None else []
     process.terminate()
     try:
-        process.wait(PATIENCE)
+        process.wait(STOP_TIMEOUT)
     except subprocess.TimeoutExpired:
         for member in members:
             with suppress(ProcessLookupError):

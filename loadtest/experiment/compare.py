@@ -1,18 +1,18 @@
-"""Two results of the experiment beside each other: has something become worse?
+"""Compares two results of the experiment: is anything worse?
 
-The two were made at different times, so no round of one belongs to a round of the other, and both
-sides' rounds are resampled on their own.  A machine, too, is faster on one day than on another;
-what shows that is what did not change in between: the peers and the null server, if their versions
-are the same in both results.  They are the measure of the noise.
+The two were made at different times, so a round of one does not belong to a round of the other, and
+the rounds of each side are resampled separately.  A machine may also be faster on one day than on
+another.  The servers that did not change show that: the peers and the null server, if their
+versions are the same in both results.  They define the noise.
 
-**Beyond noise** is a change for the worse whose whole interval lies further from 1 than the margin.
-The margin is 3 %, or, where that is more, the largest change that the same measure shows for any
-server that did not change.  Rows without an interval (fewer than three rounds on a side), and
-throughput that the generator bounded, are shown and never judged.
+A change for the worse is **beyond noise** if its whole interval is further from 1 than the margin.
+The margin is 3 % or, if that is more, the largest change of the same measure in any server that did
+not change.  Rows without an interval (fewer than three rounds on a side), and throughput limited by
+the generator, are shown but not judged.
 
-A comparison has hundreds of rows, so chance has hundreds of tries: measure again what fails by one
-row.  Simulated, with nothing changed and rounds that differ by 5 %, 1 of 24 comparisons of three
-rounds failed, and none of 24 of five.
+A comparison has hundreds of rows, so one may fail by chance: if a single row fails, measure again.
+In a simulation with nothing changed and rounds that differ by 5 %, 1 of 24 comparisons of three
+rounds failed, and none of 24 comparisons of five.
 """
 
 from __future__ import annotations
@@ -41,11 +41,10 @@ from loadtest.experiment.report.numbers import (
 )
 from loadtest.experiment.rounds import (
     GENERATOR_BOUND,
+    Gathered,
     Measure,
     Rounds,
     cpu_per_request,
-    gather,
-    holding,
     of_memory,
     requests_a_second,
 )
@@ -77,10 +76,10 @@ class Row:
     ratio: Ratio
     """After over before."""
     note: str = ""
-    """Why it is not judged; empty if it is."""
+    """Why the row is not judged; empty if it is."""
 
     def worse_than(self, margin: float) -> bool:
-        """Whether the whole interval lies beyond the margin, on the bad side."""
+        """True if the whole interval is beyond the margin, on the bad side."""
         if self.note or self.ratio.low is None or self.ratio.high is None:
             return False
         if WORSE[self.measure] == "higher":
@@ -92,16 +91,17 @@ class Row:
 class Comparison:
     rows: tuple[Row, ...]
     margins: Mapping[str, float]
-    """By measure: how far from 1 is noise."""
+    """By measure: how far from 1 a ratio may be by chance."""
     regressions: tuple[Row, ...]
     differences: tuple[str, ...]
-    """Of settings and machines: what else may have changed a figure."""
+    """Differences of settings and machines, which may have changed a figure too."""
     only: tuple[str, ...]
-    """What one of the two has and the other has not."""
+    """What only one of the two has."""
 
 
 def compare(before: Result, after: Result) -> Comparison:
-    rows = (*_run_rows(before, after), *_held_rows(before, after))
+    earlier, later = Gathered.of(before), Gathered.of(after)
+    rows = (*_run_rows(earlier, later), *_idle_rows(earlier, later))
     same = unchanged(before, after)
     margins = {measure: _margin(rows, measure, same) for measure in MEASURES}
     regressions = tuple(
@@ -112,12 +112,12 @@ def compare(before: Result, after: Result) -> Comparison:
         margins=margins,
         regressions=regressions,
         differences=tuple(_differences(before, after)),
-        only=tuple(_only(before, after)),
+        only=tuple(_only(earlier, later)),
     )
 
 
 def unchanged(before: Result, after: Result) -> frozenset[str]:
-    """Servers that are not ours and of the same version in both."""
+    """Servers other than Knot that have the same version in both results."""
     sides = (
         {(one.name, one.version) for one in side.servers if one.kind != "model"}
         for side in (before, after)
@@ -134,15 +134,15 @@ def _margin(rows: Iterable[Row], measure: str, same: frozenset[str]) -> float:
     return max(EQUAL, *shifts, 0)
 
 
-def _run_rows(before: Result, after: Result) -> Iterable[Row]:
-    earlier = {_key(group): group for group in gather(before.runs)}
-    for group in gather(after.runs):
+def _run_rows(before: Gathered, after: Gathered) -> Iterable[Row]:
+    earlier = {_key(group): group for group in before.groups}
+    for group in after.groups:
         other = earlier.get(_key(group))
         if other is None:
             continue
         for name, measure in MEASURES.items():
             if name == THROUGHPUT and group.rate is not None:
-                continue  # it is what was asked for
+                continue  # it is the rate asked for
             row = _row(name, measure, other, group)
             if row:
                 yield row
@@ -158,13 +158,11 @@ def _row(name: str, measure: Measure, before: Rounds, after: Rounds) -> Row | No
     return Row(*where, name, median(was), median(now), ratio, note)
 
 
-def _held_rows(before: Result, after: Result) -> Iterable[Row]:
+def _idle_rows(before: Gathered, after: Gathered) -> Iterable[Row]:
     """Private memory of idle connections; each reading counts as a round."""
-
-    earlier = holding(before.held)
-    for server, readings in holding(after.held).items():
+    for server, readings in after.idle.items():
         for count, memories in readings.items():
-            was = [one.private for one in earlier.get(server, {}).get(count, ())]
+            was = [one.private for one in before.idle.get(server, {}).get(count, ())]
             now = [one.private for one in memories]
             ratio = independent(now, was)
             if ratio is not None:
@@ -174,7 +172,7 @@ def _held_rows(before: Result, after: Result) -> Iterable[Row]:
 
 
 def _key(group: Rounds) -> tuple[object, ...]:
-    """A constant rate is a share of a maximum that two results need not have in common."""
+    """A constant rate is compared by its share of the maximum, which may differ."""
     level = group.rate if group.share is None else group.share
     return group.part, group.scenario, group.server, group.clients, level
 
@@ -205,11 +203,11 @@ def _differences(before: Result, after: Result) -> Iterable[str]:
         if side.loaded:
             yield f"the machine was not quiet {when}: {side.loaded}"
     if not unchanged(before, after):
-        yield "no server that did not change is in both: a slower machine looks like slower code"
+        yield "no unchanged server is in both: a slower machine looks like slower code"
 
 
-def _only(before: Result, after: Result) -> Iterable[str]:
-    earlier, later = ({_where(one) for one in gather(side.runs)} for side in (before, after))
+def _only(before: Gathered, after: Gathered) -> Iterable[str]:
+    earlier, later = ({_where(one) for one in side.groups} for side in (before, after))
     yield from (f"only before: {where}" for where in sorted(earlier - later))
     yield from (f"only after: {where}" for where in sorted(later - earlier))
 
@@ -219,7 +217,7 @@ def _where(group: Rounds) -> str:
 
 
 def show(comparison: Comparison, console: Console) -> bool:
-    """Prints it; true if there is a regression beyond noise."""
+    """Print the comparison; true if there is a regression beyond noise."""
     for difference in comparison.differences:
         console.print(Text(f"Differs: {difference}", style="yellow"))
     for table in _tables(comparison):
@@ -246,7 +244,7 @@ UNITS: Final = {CPU: "CPU, µs/request", THROUGHPUT: "requests/s", PRIVATE: "pri
 
 
 def _tables(comparison: Comparison) -> Iterable[Table]:
-    """One for each part, scenario and measure, so that a row fits on 80 columns."""
+    """A table for each part, scenario and measure, whose rows fit on 80 columns."""
     heads = dict.fromkeys((row.part, row.scenario, row.measure) for row in comparison.rows)
     for part, scenario, measure in heads:
         title = f"\n{part}, {scenario}: {UNITS[measure]}"
@@ -274,16 +272,17 @@ def _cells(row: Row, *, worse: bool) -> Iterable[str]:
 @click.argument("before", type=click.Path(exists=True, path_type=Path))
 @click.argument("after", type=click.Path(exists=True, path_type=Path))
 def compare_command(before: Path, after: Path) -> None:
-    """Set two results side by side; exit status 1 if something is worse beyond noise.
+    """Compare two results; the exit status is 1 if anything is worse beyond noise.
 
-    BEFORE and AFTER are results.json files or the directories that hold them.
+    BEFORE and AFTER are results.json files, or directories with one.
     """
-    comparison = compare(_read(before), _read(after))
+    comparison = compare(read(before), read(after))
     if show(comparison, Console()):
         raise click.exceptions.Exit(1)
 
 
-def _read(path: Path) -> Result:
+def read(path: Path) -> Result:
+    """The result in the file, or in the directory's results.json; exits if there is none."""
     try:
         return results.load(path / "results.json" if path.is_dir() else path)
     except (OSError, ValueError) as error:

@@ -4,8 +4,8 @@
     python -m loadtest.experiment.distributed watch      # make loadtest-watch
     python -m loadtest.experiment.distributed files DIR  # for a server elsewhere
 
-The first two serve SPECweb99's files with a `knot serve` of their own, and end all that they have
-started.  What more machines need beside this is in `docs/loadtest.md`.
+The first two serve SPECweb99's files with their own `knot serve`, and end everything they have
+started.  For several machines see `docs/loadtest.md`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rich.table import Table
 from knot.process.spawn import python
 from loadtest.experiment.environment import environment
 from loadtest.fileset import FileSet, FileSetError, cache_of
-from loadtest.generators import GeneratorError, Target, locust
+from loadtest.generators import GeneratorError, Job, Target, locust
 from loadtest.measure import cpu_seconds
 from loadtest.results import Cost, Load, Result, Run, Server, save
 from loadtest.scenario import SCENARIOS
@@ -57,7 +57,7 @@ load_option: Final = click.option(
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1))
 @click.option("--clients", default=64, show_default=True, type=click.IntRange(1))
 @click.option("--seconds", default=20.0, show_default=True, help="Measured time.")
-@click.option("--seed", default=1, show_default=True, help="Of what is drawn.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the random numbers.")
 @click.option(
     "--output",
     default="reports/distributed.json",
@@ -80,18 +80,18 @@ def run(
         warm_up(target, files, Random(seed))
         before = cpu_seconds(server.pid)
         try:
-            found = locust.distributed(
-                target,
-                SCENARIOS[scenario],
+            job = Job(
+                target=target,
+                scenario=SCENARIOS[scenario],
                 files=files,
                 clients=clients,
                 seconds=seconds,
                 seed=seed,
-                workers=workers,
             )
+            found = locust.distributed(job, workers)
         except GeneratorError as error:
             sys.exit(str(error))
-        spent = cpu_seconds(server.pid) - before  # it has done nothing else
+        spent = cpu_seconds(server.pid) - before  # it did nothing else
         cost = Cost(seconds=found.seconds, cpu=spent)
     result = Result(
         made=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -106,12 +106,12 @@ def run(
     show(found, cost, workers)
     output.parent.mkdir(parents=True, exist_ok=True)
     save(result, output)
-    click.echo(f"\n{output} has it all.")
+    click.echo(f"\nThe result is {output}")
 
 
 @main.command()
 @load_option
-@click.option("--port", default=8089, show_default=True, help="Of locust's page.")
+@click.option("--port", default=8089, show_default=True, help="Port of locust's page.")
 def watch(load: int, port: int) -> None:
     """Serve the files, and locust's page, until Ctrl-C."""
     files = written(cache_of(load), load)
@@ -122,7 +122,7 @@ def watch(load: int, port: int) -> None:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            cwd=locust.LOCUSTFILE.parent,  # it imports from there, whatever Python is told
+            cwd=locust.LOCUSTFILE.parent,  # locust imports from there, even with -P
             start_new_session=True,
         )
         click.echo(f"Knot at {host}; watch at http://127.0.0.1:{port} (Ctrl-C ends both)")
@@ -140,7 +140,7 @@ def watch(load: int, port: int) -> None:
 @load_option
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 def write_files(load: int, directory: Path) -> None:
-    """Write the file set to DIRECTORY, for a server elsewhere."""
+    """Write the file set to DIRECTORY, for a server on another machine."""
     written(directory, load)
 
 
@@ -160,29 +160,29 @@ def written(root: Path, load: int) -> FileSet:
 
 @contextmanager
 def serving(root: Path) -> Iterator[tuple[Target, subprocess.Popen[str]]]:
-    """`knot serve` on a free port."""
+    """Run `knot serve` on a free port."""
     command = python("-m", "knot.cli", "serve", str(root), "--port", "0")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
-    with process.stdout as said:
+    with process.stdout as output:
         try:
-            address = SERVING.search(said.readline())
+            address = SERVING.search(output.readline())
             if address is None:
-                sys.exit("knot serve does not start")  # it has said why
+                sys.exit("knot serve does not start")  # its message says why
             yield Target(address[1], int(address[2])), process
         finally:
             locust.end(process)
 
 
 def warm_up(target: Target, files: FileSet, numbers: Random) -> None:
-    """Ask for what will be asked for often, so that it is in the server's cache."""
+    """Ask for the most frequent files, so that they are in the server's cache."""
     with closing(HTTPConnection(target.host, target.port)) as client:
         for _ in range(WARM_UP_REQUESTS):
             client.request("GET", target.path(files.draw(numbers)))
             client.getresponse().read()
 
 
-# -- what it has cost ---------------------------------------------------------------------------
+# -- the result ---------------------------------------------------------------------------
 
 
 def show(load: Load, cost: Cost, workers: int) -> None:
@@ -207,7 +207,7 @@ def rows(load: Load, cost: Cost) -> Mapping[str, str]:
             value = latencies.get_value_at_percentile(percentile)
             found[f"latency, {percentile}th percentile, ms"] = f"{value / 1000:,.2f}"
     if load.requests:
-        found["server's CPU for a request, µs"] = f"{cost.cpu / load.requests * 1e6:,.0f}"
+        found["server's CPU per request, µs"] = f"{cost.cpu / load.requests * 1e6:,.0f}"
     found["server's CPU, share of a core"] = f"{cost.busy:.0%}"
     found["locust's CPU, share of its cores"] = f"{load.busy:.0%}"
     for kind, count in sorted(load.errors.items()):
@@ -216,5 +216,5 @@ def rows(load: Load, cost: Cost) -> Mapping[str, str]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end what was started, as on Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it ends what it has started
     main()

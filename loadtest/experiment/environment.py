@@ -1,4 +1,4 @@
-"""Where something was measured: what a reader of the figures has to know about the machine."""
+"""The machine of a measurement: what a reader of the figures has to know."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from loadtest.experiment.marks import STRANGERS
-from loadtest.measure import Watch
+from loadtest.measure import MAX_STRANGERS, Watch
 from loadtest.results import Environment
 
 PACKAGES: Final = (
@@ -30,15 +29,15 @@ PACKAGES: Final = (
     "granian",
 )
 PROGRAMS: Final = {"nginx": "-v", "wrk": "-v", "perf": "--version"}
-"""With the option that makes them tell their version."""
+"""Programs, each with the option that shows its version."""
 SYSTEM: Final = {
     "somaxconn": "/proc/sys/net/core/somaxconn",
     "ip_local_port_range": "/proc/sys/net/ipv4/ip_local_port_range",
     "max_map_count": "/proc/sys/vm/max_map_count",
     "threads-max": "/proc/sys/kernel/threads-max",
 }
-LISTENING: Final = 1.0
-"""Seconds for which strangers are watched before anything is measured."""
+WATCHING: Final = 1.0
+"""Seconds for which other processes are watched before the first measurement."""
 
 
 def environment(*, pinned: bool, loaded: str = "") -> Environment:
@@ -61,7 +60,7 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of packages and programs, those that are there."""
+    """Versions of the packages and programs that are installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -71,8 +70,8 @@ def versions() -> dict[str, str]:
     for name, option in PROGRAMS.items():
         program = shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
         if program is not None:
-            said = subprocess.run([program, option], capture_output=True, text=True, check=False)
-            number = re.search(r"\d+\.\d[\w.-]*", said.stdout + said.stderr)
+            shown = subprocess.run([program, option], capture_output=True, text=True, check=False)
+            number = re.search(r"\d+\.\d[\w.-]*", shown.stdout + shown.stderr)
             found[name] = number[0] if number else "unknown"
     return found
 
@@ -91,10 +90,10 @@ def limits() -> dict[str, str]:
 
 
 def why_loaded() -> str:
-    """What else the machine does now; empty if it is quiet."""
+    """What else the machine is doing now; empty if it is quiet."""
     watch = Watch()
-    time.sleep(LISTENING)
+    time.sleep(WATCHING)
     share = watch.strangers()
-    if share <= STRANGERS:
+    if share <= MAX_STRANGERS:
         return ""
     return f"other processes took {share * 100:.0f} % of a core before the first run"

@@ -1,7 +1,7 @@
 """Ratios between rounds, and how far they can be trusted.
 
-The unit is a round, never a request: requests of one round share the machine's mood, so a million
-of them say no more about the next round than one does.  Only numbers come in here.
+The unit is a round, not a request: the requests of a round share the state of the machine, so a
+million of them say no more about the next round than one.  This module knows only numbers.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ Verdict = Literal["lower", "higher", "equal", "unclear"]
 
 RESAMPLES: Final = 10_000
 SEED: Final = 2007
-"""The same rounds give the same interval each time."""
+"""The same rounds always give the same interval."""
 EQUAL: Final = 0.03
-"""An interval that holds 1 and stays within this of it is called equal."""
-FEWEST: Final = 3
-"""Rounds below which there is no interval: two say how far apart two are, and no more."""
+"""An interval that contains 1 and goes no further from it is called equal."""
+MIN_ROUNDS: Final = 3
+"""With fewer rounds there is no interval: two show only how far apart two are."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A median with its bootstrap interval of 95 %; `low` and `high` are None if rounds are few.
+    """A median with its bootstrap interval of 95 %; `low` and `high` are None for too few rounds.
 
-    It holds somewhat less often than it says.  Of three to five rounds it is simply their range,
-    which holds the true median with 1 - 2^(1-n): 75 % for three, 94 % for five.  From six on it
-    holds in about 92 of 100 (simulated, 400 repeats each of 6 to 15 rounds).
+    The interval contains the true median somewhat less often than in 95 %.  For three to five
+    rounds it is simply their range, with a confidence of 1 - 2^(1-n): 75 % for three, 94 % for
+    five.  From six on it is about 92 % (simulated, 400 repeats each of 6 to 15 rounds).
     """
 
     value: float
@@ -55,7 +55,7 @@ class Ratio:
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Ratio | None:
     """The median of ours / theirs over the rounds that both have; None if there are none.
 
-    What slows the machine for the length of a round slows both, and falls out of the ratio.
+    What slows the machine during a round slows both, and cancels out in the ratio.
     """
     rounds = [n for n in sorted(ours) if n in theirs and theirs[n] > 0]
     if not rounds:
@@ -65,10 +65,10 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Ratio | No
 
 
 def independent(ours: Sequence[float], theirs: Sequence[float]) -> Ratio | None:
-    """The ratio of the medians of two sets of rounds that have nothing to do with each other.
+    """The ratio of the medians of two independent sets of rounds.
 
-    Each side's rounds are resampled on their own.  None if either side has no rounds or theirs is
-    nothing.  `Ratio.rounds` is the smaller number of rounds.
+    The rounds of each side are resampled separately.  None if either side has no rounds, or theirs
+    are not positive.  `Ratio.rounds` is the smaller number of rounds.
     """
     if not ours or not theirs or min(theirs) <= 0:
         return None
@@ -81,7 +81,7 @@ def independent(ours: Sequence[float], theirs: Sequence[float]) -> Ratio | None:
 
 
 def _ratio(value: float, rounds: int, resampled: Callable[[], NDArray[np.float64]]) -> Ratio:
-    if rounds < FEWEST:
+    if rounds < MIN_ROUNDS:
         return Ratio(value, None, None, rounds)
     low, high = np.percentile(resampled(), [2.5, 97.5])
     return Ratio(value, float(low), float(high), rounds)
@@ -92,6 +92,6 @@ def _generator() -> np.random.Generator:
 
 
 def _medians(values: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
-    """Of `RESAMPLES` draws, each of as many values as there are."""
+    """The medians of `RESAMPLES` samples, each with as many values as there are."""
     drawn = generator.choice(values, (RESAMPLES, len(values)))
     return np.asarray(np.median(drawn, axis=1))

@@ -1,4 +1,4 @@
-"""What bounded a run, or is wrong with it.  The report shows a mark wherever its run counts."""
+"""What limited a run, or is wrong with it.  The report shows a mark wherever its run counts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from loadtest.experiment.rounds import GENERATOR_BOUND, gather, requests_a_second
+from loadtest.measure import MAX_STRANGERS
 from loadtest.results import Load, Run
 from loadtest.scenario import SCENARIOS
 
@@ -21,13 +22,12 @@ NEAR_NULL: Final = "above 70 % of the null server"
 LOADED: Final = "machine loaded"
 
 BUSY: Final = 0.9
-"""Of its core: a server below that waited for something."""
+"""Share of a core: a server below that waited for something."""
 PUNCTUAL: Final = 0.98
-"""Of the requests that were due."""
+"""Share of the requests that were due."""
 CEILING: Final = 0.7
-"""Of what the generator gets from a server that does nothing: beyond it, it is no judge."""
-STRANGERS: Final = 0.1
-"""Of a core, used by neither side."""
+"""Share of what the generator gets from a server that does nothing: above it, the generator may be
+the limit."""
 
 FAILURES: Final[Mapping[str, str]] = {
     "wrong": WRONG,
@@ -41,7 +41,7 @@ FAILURES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Use:
-    """Shares of a core while a load lasted."""
+    """Shares of a core during a load."""
 
     server: float
     generator: float
@@ -49,7 +49,7 @@ class Use:
 
 
 def marks(load: Load, use: Use) -> tuple[str, ...]:
-    """Those that a run shows by itself."""
+    """The marks that a run has without regard to others."""
     found = list(dict.fromkeys(FAILURES[kind] for kind, count in load.errors.items() if count))
     paced = load.rate is not None or SCENARIOS[load.scenario].has_pace
     if use.generator >= BUSY and use.server < BUSY:
@@ -58,15 +58,15 @@ def marks(load: Load, use: Use) -> tuple[str, ...]:
         found.append(IDLE)
     if load.rate is not None and load.requests < PUNCTUAL * load.rate * load.seconds:
         found.append(BEHIND)
-    if use.strangers > STRANGERS:
+    if use.strangers > MAX_STRANGERS:
         found.append(LOADED)
     return tuple(found)
 
 
 def beside_null(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """The runs, those marked that came near what the same generator gets from the null server.
+    """The runs, marked if they are near what the same generator gets from the null server.
 
-    Where the null server was itself the limit, it says nothing about the generator.
+    Where the null server was itself the limit, it shows nothing about the generator.
     """
     runs = tuple(runs)
     ceilings = {

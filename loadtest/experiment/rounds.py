@@ -1,6 +1,6 @@
-"""The runs of a result, gathered over rounds: what the report and the comparison count with.
+"""The runs of a result, gathered over rounds, for the report and the comparison.
 
-A measure takes one run to one number, or to None where that run has none; nothing is filled in.
+A measure takes a run and returns a number, or None if the run does not have it; no gap is filled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from hdrh.histogram import HdrHistogram
 
-from loadtest.results import Held, Memory, Run
+from loadtest.results import Memory, Result, Run
 
 GENERATOR_BOUND: Final = "generator-bound"
 """The mark of a run whose throughput is the generator's, not the server's."""
@@ -34,7 +34,7 @@ def bytes_a_second(run: Run) -> float | None:
 
 
 def cpu_per_request(run: Run) -> float | None:
-    """Seconds of all of the server's processes; None if no request had the right answer."""
+    """Seconds of all processes of the server; None if no request had the right answer."""
     return _share(run.cost.cpu, run.load.requests)
 
 
@@ -53,7 +53,7 @@ def calls_per_request(run: Run) -> float | None:
 
 
 def server_busy(run: Run) -> float | None:
-    """Share of one core; a server of several processes can pass 1."""
+    """Share of one core; a server of several processes can exceed 1."""
     return run.cost.busy
 
 
@@ -69,11 +69,8 @@ def of_memory(measure: Callable[[Memory], float]) -> Measure:
     return lambda run: None if run.memory is None else measure(run.memory)
 
 
-private = of_memory(lambda memory: memory.private)
-
-
 def whole(memory: Memory) -> int:
-    """Bytes that exist only because this server runs, those that the kernel holds for it, too."""
+    """Bytes that exist only because this server runs, including those in the kernel."""
     return memory.private + memory.kernel_stacks + memory.page_tables
 
 
@@ -92,11 +89,11 @@ class Rounds:
     share: float | None
     """Of the server's maximum, at a constant rate."""
     rate: float | None
-    """Requests a second asked for, of the first round; None if as many as can be."""
+    """Requests a second asked for in the first round; None if as many as possible."""
     runs: tuple[Run, ...]
 
     def values(self, measure: Measure) -> dict[int, float]:
-        """By round.  A server that a round measures twice (A B B A) has the mean of the two."""
+        """By round.  If a round measures a server twice (A B B A), the mean of the two."""
         found: defaultdict[int, list[float]] = defaultdict(list)
         for run in self.runs:
             value = measure(run)
@@ -118,7 +115,7 @@ class Rounds:
 
     @property
     def generator_bound(self) -> bool:
-        """Whether any of the runs was."""
+        """True if the generator was the limit in any of the runs."""
         return GENERATOR_BOUND in self.marks
 
     @property
@@ -135,7 +132,7 @@ class Rounds:
         return sum(run.load.requests for run in self.runs)
 
     def latencies(self) -> HdrHistogram | None:
-        """All rounds' answers in one histogram of microseconds; None if nothing was recorded."""
+        """The latencies of all rounds, in microseconds; None if none were recorded."""
         merged = HdrHistogram(1, 3_600_000_000, 3)
         for run in self.runs:
             if run.load.latency:
@@ -144,21 +141,21 @@ class Rounds:
 
 
 def percentile(histogram: HdrHistogram, share: float) -> float | None:
-    """Seconds; None if there are so few answers that none lies beyond it."""
+    """In seconds; None if there are too few answers for one to lie beyond it."""
     if share < 100 and histogram.get_total_count() < round(100 / (100 - share)):
         return None
     return float(histogram.get_value_at_percentile(share)) / 1e6
 
 
 def p99(run: Run) -> float | None:
-    """Seconds, of one run."""
+    """The 99th percentile of the latency, in seconds."""
     if not run.load.latency:
         return None
     return percentile(HdrHistogram.decode(run.load.latency), 99)
 
 
 def gather(runs: Iterable[Run]) -> tuple[Rounds, ...]:
-    """In the order in which their first runs stand."""
+    """In the order of their first runs."""
     found: defaultdict[tuple[object, ...], list[Run]] = defaultdict(list)
     for run in runs:
         load = run.load
@@ -180,35 +177,57 @@ def _rounds(runs: Sequence[Run]) -> Rounds:
     )
 
 
+def by_load(groups: Iterable[Rounds]) -> dict[tuple[str, int], list[Rounds]]:
+    """The groups by scenario and number of clients."""
+    found: defaultdict[tuple[str, int], list[Rounds]] = defaultdict(list)
+    for group in groups:
+        found[group.scenario, group.clients].append(group)
+    return dict(found)
+
+
 def middle(values: Iterable[float]) -> float | None:
+    """The median; None if there are no values."""
     found = list(values)
     return median(found) if found else None
 
 
-Holding = Mapping[str, Mapping[int, Sequence[Memory]]]
-"""By server and number of open connections: each reading."""
+Reading = Callable[[Memory], float]
+"""One number of a reading of memory."""
 
 
-def holding(held: Iterable[Held]) -> Holding:
-    found: dict[str, dict[int, list[Memory]]] = {}
-    for one in held:
-        readings = found.setdefault(one.server, {})
-        readings.setdefault(one.memory.connections, []).append(one.memory)
-    return found
+@dataclass(frozen=True)
+class Gathered:
+    """A result with its runs gathered over rounds, and its idle connections by server."""
 
+    result: Result
+    groups: tuple[Rounds, ...]
+    idle: Mapping[str, Mapping[int, Sequence[Memory]]]
+    """By server and number of idle connections: every reading."""
 
-def held_bytes(
-    held: Holding, server: str, connections: int, measure: Callable[[Memory], float]
-) -> float | None:
-    return middle(measure(memory) for memory in held.get(server, {}).get(connections, ()))
+    @classmethod
+    def of(cls, result: Result) -> Gathered:
+        idle: dict[str, dict[int, list[Memory]]] = {}
+        for one in result.held:
+            readings = idle.setdefault(one.server, {})
+            readings.setdefault(one.memory.connections, []).append(one.memory)
+        return cls(result, gather(result.runs), idle)
 
+    @property
+    def models(self) -> list[str]:
+        """Names of the servers that are Knot."""
+        return [server.name for server in self.result.servers if server.kind == "model"]
 
-def added(
-    held: Holding, server: str, connections: int, measure: Callable[[Memory], float]
-) -> float | None:
-    """What each of so many open connections added to the server that had none."""
-    base = held_bytes(held, server, 0, measure)
-    full = held_bytes(held, server, connections, measure)
-    if base is None or full is None or not connections:
-        return None
-    return (full - base) / connections
+    def part(self, name: str) -> list[Rounds]:
+        return [group for group in self.groups if group.part == name]
+
+    def held(self, server: str, connections: int, reading: Reading) -> float | None:
+        """The median of the readings with so many idle connections."""
+        return middle(map(reading, self.idle.get(server, {}).get(connections, ())))
+
+    def added(self, server: str, connections: int, reading: Reading) -> float | None:
+        """What each of so many idle connections has added to the server without any."""
+        base = self.held(server, 0, reading)
+        full = self.held(server, connections, reading)
+        if base is None or full is None or not connections:
+            return None
+        return (full - base) / connections

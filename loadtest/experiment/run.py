@@ -1,9 +1,9 @@
 """The experiment: every part of it, every server in every part, round by round.
 
-`parts` says what is measured; `Experiment` measures it.  All servers of a part are started before
-its first round and stay, at rest while another has its turn.  The first round warms them up and
-does not count.  Rounds go forwards and backwards through the servers by turns, so that what slows
-the machine meets all of them.
+`parts` defines what is measured; `Experiment` measures it.  All servers of a part are started
+before its first round and keep running, idle during the turns of the others.  The first round warms
+them up and does not count.  Rounds go through the servers alternately forwards and backwards, so
+that whatever slows the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import msgspec
 
 from loadtest import generators, results
 from loadtest.experiment.environment import environment, why_loaded
-from loadtest.experiment.marks import LOADED, STRANGERS, Use, beside_null, marks
+from loadtest.experiment.marks import LOADED, Use, beside_null, marks
 from loadtest.fileset import FileSet
-from loadtest.generators import GeneratorError, Target
+from loadtest.generators import GeneratorError, Job, Target
 from loadtest.generators.tame import hold
 from loadtest.measure import (
+    MAX_STRANGERS,
     Watch,
     cannot_count,
     counting,
@@ -33,42 +34,39 @@ from loadtest.measure import (
     sockets,
     wait_for_closing,
 )
-from loadtest.micro.knot_cases import Case
 from loadtest.results import Cost, Counts, Held, Load, Memory, Result, Run
 from loadtest.scenario import SCENARIOS, Scenario
-from loadtest.servers import Running, Server, ServerError, knot, nginx, null, peers, started
+from loadtest.servers import Running, Server, ServerError, Setup, knot, nginx, null, peers, started
 
 FILE: Final = "file_set/dir00000/class1_4"
-"""5 KiB: the file that the mix asks for most often."""
+"""5 KiB: the most frequent file of the mix."""
 LARGE: Final = "file_set/dir00000/class2_8"
-"""90 KiB, for readers that take their time."""
+"""90 KiB, for slow readers."""
 POOL: Final = 350
 """Threads, as many as the paper's Figure 7 has."""
 CROWDS: Final = (350, 1_000, 5_000)
 SHARES: Final = (0.5, 0.7, 0.9)
-MOST: Final = 12_000
-"""Connections that servers are told to take."""
+MAX_CONNECTIONS: Final = 12_000
+"""Connections that servers are set up to accept."""
 NULL_LOAD: Final = 100
-"""The null server holds all files that it is asked for; above this load they are too many."""
-CASE: Final = Case(
-    "experiment",
-    goal=0,
+"""The null server keeps all files in memory; above this load they are too many."""
+SETUP: Final = Setup(
     file=FILE,
-    knot=("--max-connections", str(MOST)),
-    nginx={"connections": str(MOST)},
+    knot=("--max-connections", str(MAX_CONNECTIONS)),
+    nginx={"connections": str(MAX_CONNECTIONS)},
 )
 WARM_UP: Final = 1.0
-"""Seconds of the round that does not count, for one file."""
+"""Seconds of the warm-up round, for one file."""
 WARM_UP_MIX: Final = 3.0
 COUNTED: Final = 1.0
 """Seconds of the load in which system calls are counted."""
 STARTING: Final = 1.0
 """Seconds until a generator's first request, at most."""
 HOLDING: Final = 6.0
-"""Seconds for the crowds of a server, more or less."""
+"""Seconds for the crowds of a server, approximately."""
 CONNECTING: Final = 2_000
 LONGER: Final = 2
-"""So many times as long is a load of more clients than that: connecting them is a part of it."""
+"""A load of more than `CONNECTING` clients is longer by this factor, as it includes connecting."""
 
 
 # -- what is measured ---------------------------------------------------------------------------
@@ -76,24 +74,24 @@ LONGER: Final = 2
 
 @dataclass(frozen=True)
 class Settings:
-    """What the experiment is told."""
+    """What to measure."""
 
     full: bool = False
     rounds: int = 3
     seconds: float = 2
-    """Of each load."""
+    """Duration of each load."""
     load: int = 10
-    """Connections that the file set is made for, see `fileset`."""
+    """Connections that the file set is made for; see `loadtest.fileset`."""
     seed: int = 1
     only: tuple[str, ...] = ()
-    """Parts; all if empty."""
+    """Parts to measure; all if empty."""
     servers: tuple[str, ...] = ()
-    """All that there are if empty."""
+    """Servers to measure; all that are installed if empty."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Servers beside each other under the same loads."""
+    """Servers compared under the same loads."""
 
     name: str
     scenario: Scenario
@@ -104,18 +102,18 @@ class Part:
     path: str | None = FILE
     """None for the mix of the whole file set."""
     shares: tuple[float, ...] = ()
-    """Of each server's maximum: the constant rates that it is asked at."""
+    """The constant rates, as shares of each server's maximum."""
 
     @property
     def duration(self) -> float:
-        """Seconds, more or less."""
+        """Seconds, approximately."""
         loads = self.rounds * (len(self.shares) or 1) * self.seconds + WARM_UP
         each = sum(loads * longer(clients) for clients in self.clients)
         return len(self.servers) * (1 + each)
 
 
 def models() -> list[Server]:
-    """Knot by each concurrency model."""
+    """Knot with each concurrency model."""
     tuned = {"MALLOC_ARENA_MAX": "2"}
     return [
         knot("events"),
@@ -169,13 +167,13 @@ def longer(clients: int) -> int:
 
 @dataclass
 class Turn:
-    """What one server does in each round of a part."""
+    """The turn of one server, with some number of clients, in each round of a part."""
 
     part: Part
     running: Running
     clients: int
     maximum: float = 0.0
-    """Requests a second in the round that does not count."""
+    """Requests a second in the warm-up round."""
 
     @property
     def server(self) -> str:
@@ -187,7 +185,7 @@ class Turn:
 
 
 class Reader(Thread):
-    """Reads a server's memory once, so many seconds after it has its first connection."""
+    """Reads a server's memory once, `after` seconds after its first connection."""
 
     def __init__(self, turn: Turn, idle: int, after: float) -> None:
         super().__init__()
@@ -199,7 +197,7 @@ class Reader(Thread):
 
     def run(self) -> None:
         pid = self.turn.running.pid
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the server has ended
             while sockets(pid) <= self.idle:
                 if self.stopped.wait(0.005):
                     return
@@ -214,23 +212,23 @@ class Reader(Thread):
 # -- measuring it -------------------------------------------------------------------------------
 
 Progress = Callable[[str, float], object]
-"""Told what happens next, and how many seconds of the whole duration are done, more or less."""
+"""Called with what happens next, and the seconds done of the whole duration, approximately."""
 
 
 @dataclass
 class Experiment:
-    """What has been measured so far; `result` may be asked at any time."""
+    """Measures; `result` returns what there is at any time."""
 
     settings: Settings
     files: FileSet
     command: str
-    """With which it can be repeated."""
+    """The command that repeats it."""
     progress: Progress = lambda text, done: None
     runs: list[Run] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     done: float = 0.0
-    """Seconds of `duration`."""
+    """Seconds done of `duration`."""
 
     def __post_init__(self) -> None:
         self.made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -266,14 +264,14 @@ class Experiment:
             self.missing[name] = "it is not installed: pip install 'knot[peers]'"
 
     def run(self) -> None:
-        """All of it.  Whatever ends it, `result` has what was measured until then."""
+        """Measure everything.  Whatever ends it, `result` has what was measured until then."""
         with self.on_its_core():
             self.loaded = why_loaded()
             self.uncounted = cannot_count()
             if self.uncounted:
                 self.missing["system calls and context switches"] = self.uncounted
             if reason := generators.available("wrk"):
-                self.missing["wrk"] = f"{reason}; the generator tame stands in for it"
+                self.missing["wrk"] = f"{reason}; the generator tame replaces it"
             for _ in range(self.crowds):
                 for server in self.ours:
                     self.hold(server)
@@ -285,7 +283,7 @@ class Experiment:
 
     @contextmanager
     def on_its_core(self) -> Iterator[None]:
-        """This process is off the server's core meanwhile."""
+        """Keep this process off the server's core during the block."""
         if self.generator_core is None:
             yield
             return
@@ -320,33 +318,34 @@ class Experiment:
                     self.done += share
 
     def started(self, server: Server) -> AbstractContextManager[Running]:
-        return started(server, CASE, self.files.root, self.server_core)
+        return started(server, SETUP, self.files.root, self.server_core)
 
     def take(self, turn: Turn, number: int) -> None:
-        """One server's turn in a round; the round -1 warms it up."""
+        """Take one server's turn in a round; round -1 warms it up."""
         part, clients = turn.part, turn.clients
         if turn.server == "pool" and clients > POOL:
             self.missing[f"pool, more than {POOL} connections"] = (
-                f"its {POOL} threads have one each at a time"
+                f"each of its {POOL} threads serves one at a time"
             )
             return
         times = longer(clients)
         try:
             if number < 0:
                 seconds = WARM_UP if part.path else WARM_UP_MIX
-                load = self.one(turn, number, seconds * times).load
+                load = self.measure_one(turn, number, seconds * times).load
                 turn.maximum = load.requests / load.seconds
                 return
             for share in part.shares or (None,):
                 rate = share and share * turn.maximum
-                self.runs.append(self.one(turn, number, part.seconds * times, share, rate))
+                run = self.measure_one(turn, number, part.seconds * times, share, rate)
+                self.runs.append(run)
             if number == part.rounds - 1 and len(part.clients) == 1 and not self.uncounted:
                 counts = self.count(turn)
                 self.runs[-1] = msgspec.structs.replace(self.runs[-1], counts=counts)
         except (GeneratorError, OSError, ValueError) as error:
             self.missing[turn.what] = str(error)
 
-    def one(
+    def measure_one(
         self,
         turn: Turn,
         number: int,
@@ -365,7 +364,7 @@ class Experiment:
             reader.stop()
         cpu, strangers = watch.cpu(), watch.strangers()
         wait_for_closing(pid, idle)
-        late = watch.seconds() - STARTING  # answers that came after the measured time
+        late = watch.seconds() - STARTING  # some answers come after the measured time
         cost = Cost(seconds=max(load.seconds, late), cpu=cpu)
         return Run(
             server=turn.server,
@@ -382,19 +381,19 @@ class Experiment:
         part, server = turn.part, turn.running
         constant = bool(part.shares)
         able = not constant and part.scenario.asks and not part.scenario.has_pace
-        return generators.generate(
-            "wrk" if able and not generators.available("wrk") else "tame",
-            Target("127.0.0.1", server.port, server.server.prefix),
-            part.scenario,
+        job = Job(
+            target=Target("127.0.0.1", server.port, server.server.prefix),
+            scenario=part.scenario,
             files=self.files,
             path=part.path,
             clients=turn.clients,
             seconds=seconds,
-            warm_up=0,
             rate=rate,
             seed=self.settings.seed,
             core=self.generator_core,
         )
+        generator = "wrk" if able and not generators.available("wrk") else "tame"
+        return generators.generate(generator, job)
 
     def count(self, turn: Turn) -> Counts:
         with counting(turn.running.pid) as counted:
@@ -406,7 +405,7 @@ class Experiment:
     # -- idle connections --
 
     def hold(self, server: Server) -> None:
-        """What it holds without a connection, and with each of the crowds."""
+        """Measure a server's memory without connections, and with each of the crowds."""
         self.say(f"memory: {server.name}")
         try:
             with self.started(server) as running:
@@ -422,7 +421,7 @@ class Experiment:
             self.missing[f"{server.name}, memory"] = str(error)
         self.done += HOLDING
 
-    # -- what came out --
+    # -- the result --
 
     def result(self) -> Result:
         settings = self.settings
@@ -444,7 +443,7 @@ class Experiment:
                     name=server.name,
                     kind=kind,
                     version=server.version,
-                    command=server.said(CASE),
+                    command=server.shown(SETUP),
                 )
                 for server, kind in [*known, (null(), "null")]
                 if server.name in used or kind != "null"
@@ -458,6 +457,6 @@ class Experiment:
         disturbed = sum(LOADED in run.marks for run in self.runs)
         during = (
             f"in {disturbed} of {len(self.runs)} runs other processes took more than"
-            f" {STRANGERS * 100:.0f} % of a core"
+            f" {MAX_STRANGERS * 100:.0f} % of a core"
         )
         return "; ".join(filter(None, (self.loaded, during if disturbed else "")))

@@ -1,15 +1,16 @@
 """Load generators behind one function: each makes a `Load` of a scenario, whatever drives it.
 
-A generator is a module with two functions, `generate` and `available`, which stand here with the
-generator's name before.  It runs as a process of its own, started by exec: a child forked from
-whoever measures would share memory with it and spoil what is measured.
+A generator is a module with the two functions `generate` and `available`; the functions of the same
+names here take the name of the generator first.  It runs as a process of its own, started by exec:
+a fork of the process that measures would share memory with it and distort the figures.
+
+May use what the rooms share, and Tame; knows nothing of Knot.
 """
 
 from __future__ import annotations
 
 import importlib
 import resource
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -21,106 +22,81 @@ if TYPE_CHECKING:
 GENERATORS: Final = ("wrk", "tame", "locust")
 
 SPARE: Final = 100
-"""Descriptors that a generator needs beside those of its connections."""
+"""Descriptors that a generator needs besides those of its connections."""
 
 
 class GeneratorError(Exception):
-    """A generator cannot do what it was asked for, or has failed; the message says why."""
+    """A generator cannot make a load, or has failed; the message says why."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server to be asked."""
+    """The server that gets a load."""
 
     host: str
     """An IPv4 address."""
     port: int
     prefix: str = ""
-    """What its paths begin with, as "" or "/static"."""
+    """The beginning of its paths: "" or, for example, "/static"."""
 
     def path(self, file: str) -> str:
-        """The path in the URL of a file, whose name has no slash before it."""
+        """The path of a file in its URL; `file` does not begin with a slash."""
         return f"{self.prefix}/{file}"
 
 
-class Generator(Protocol):
-    """What the modules of this package are."""
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A load to make."""
 
-    def generate(
-        self,
-        target: Target,
-        scenario: Scenario,
-        *,
-        files: FileSet,
-        path: str | None,
-        clients: int,
-        seconds: float,
-        warm_up: float,
-        rate: float | None,
-        seed: int,
-        core: int | None,
-    ) -> Load: ...
+    target: Target
+    scenario: Scenario
+    files: FileSet
+    """What the server serves."""
+    path: str | None = None
+    """The one file to ask for, below `files.root`; None asks for the mix of `files`."""
+    clients: int
+    seconds: float
+    """Measured time."""
+    warm_up: float = 0.0
+    """Seconds of load before the measured time."""
+    rate: float | None = None
+    """Requests a second over all clients; None asks as fast as the scenario allows."""
+    seed: int = 0
+    """Of the random numbers: the files of the mix, and pauses."""
+    core: int | None = None
+    """The core that the generator is pinned to."""
+
+
+class Generator(Protocol):
+    """A module of this package that makes loads."""
+
+    def generate(self, job: Job) -> Load: ...
 
     def available(self) -> str: ...
 
 
-def generate(
-    generator: str,
-    target: Target,
-    scenario: Scenario,
-    *,
-    files: FileSet,
-    path: str | None,
-    clients: int,
-    seconds: float,
-    warm_up: float,
-    rate: float | None,
-    seed: int,
-    core: int | None,
-) -> Load:
-    """Put a load on `target` for `seconds`, after `warm_up` seconds that do not count.
+def generate(generator: str, job: Job) -> Load:
+    """Put the load on its target.
 
-    `path` is the one file asked for, below `files.root`; None is the mix of `files`, drawn with
-    `seed`.  `rate` is in requests a second over all clients, None asks as fast as the scenario
-    lets them.  `core` is the one that the generator is pinned to.  Raises `GeneratorError`.
+    Raises `GeneratorError`, and `OSError` if a program that is needed cannot be started.
     """
-    return module_of(generator).generate(
-        target,
-        scenario,
-        files=files,
-        path=path,
-        clients=clients,
-        seconds=seconds,
-        warm_up=warm_up,
-        rate=rate,
-        seed=seed,
-        core=core,
-    )
+    return module_of(generator).generate(job)
 
 
 def available(generator: str) -> str:
-    """Why the generator cannot run here, and the remedy; empty if it can."""
+    """Why the generator cannot run here, and what to do; empty if it can."""
     return module_of(generator).available()
 
 
 def module_of(generator: str) -> Generator:
     if generator not in GENERATORS:
         known = ", ".join(GENERATORS)
-        raise GeneratorError(f"no generator is called {generator!r}: choose one of {known}")
+        raise GeneratorError(f"there is no generator {generator!r}: choose one of {known}")
     return cast(Generator, importlib.import_module(f"loadtest.generators.{generator}"))
 
 
-def pinned(command: list[str], core: int | None) -> list[str]:
-    """The command that runs `command` on this core only."""
-    if core is None:
-        return command
-    if shutil.which("taskset") is None:
-        raise GeneratorError("taskset is not installed: install the Debian package util-linux")
-    return ["taskset", "-c", str(core), *command]
-
-
 def take_descriptors(connections: int) -> None:
-    """Let this process, and what it starts, have as many descriptors as the connections need.
+    """Allow this process, and those it starts, the descriptors that the connections need.
 
     Raises `GeneratorError` if the system does not allow so many.
     """

@@ -1,14 +1,13 @@
-"""An HTTP answer as it comes in, compared with what it ought to be; no I/O.
+"""An HTTP answer as it arrives, compared with the expected one; no I/O.
 
-A client that only counts bytes would praise a server for answering nonsense quickly.  Here every
-byte of every answer is compared as it arrives, which `bytes.endswith` and `bytes.startswith` do
-without a copy; nothing of an answer is kept.
+A client that only counted bytes would reward a server for answering nonsense quickly.  Here every
+byte of every answer is compared as it arrives, without a copy: `bytes.endswith` and
+`bytes.startswith` do that.  Nothing of an answer is kept.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Final, NamedTuple
 
 FIELD: Final = rb"(?im)^%b[ \t]*:[ \t]*(%b)[ \t]*\r?$"
@@ -17,15 +16,12 @@ CLOSE: Final = re.compile(FIELD % (b"connection", b"close"))
 KEEP: Final = re.compile(FIELD % (b"connection", b"keep-alive"))
 STATUS: Final = re.compile(rb"HTTP/1\.([01]) (\d\d\d)[ \r]")
 
-LONGEST_HEAD: Final = 64 * 1024
-HEADS: Final = 1_000
-"""Heads that are remembered: one of the same server changes once a second at most."""
-
-CACHE: Final = 64 * 2**20
-"""Bytes of files that are remembered."""
+MAX_HEAD: Final = 64 * 1024
+MAX_KNOWN_HEADS: Final = 1_000
+"""Heads that are remembered: those of a server change once a second at most."""
 
 
-class Failed(Exception):  # noqa: N818  (what has happened, not what it is)
+class Failed(Exception):  # noqa: N818  (an outcome, not an error of this program)
     """A request without the right answer; the first argument is a kind of `Load.errors`."""
 
     @property
@@ -38,16 +34,16 @@ class Head(NamedTuple):
     length: int
     """Of the body; -1 if it ends with the connection."""
     last: bool
-    """Whether the server closes the connection afterwards."""
+    """True if the server closes the connection afterwards."""
 
 
 _heads: dict[bytes, Head] = {}
 
 
 def read_head(data: bytes) -> Head:
-    """The head of an answer, without the empty line at its end.
+    """Parse the head of an answer, given without the empty line at its end.
 
-    Raises `Failed` for what is not HTTP.
+    Raises `Failed` if it is not HTTP.
     """
     head = _heads.get(data)
     if head is None:
@@ -58,36 +54,36 @@ def read_head(data: bytes) -> Head:
         keeps = CLOSE.search(data) is None and (begin[1] == b"1" or KEEP.search(data) is not None)
         size = int(length[1]) if length else -1
         head = Head(int(begin[2]), size, last=not keeps or size < 0)
-        if len(_heads) >= HEADS:
+        if len(_heads) >= MAX_KNOWN_HEADS:
             _heads.clear()
         _heads[data] = head
     return head
 
 
 class Answer:
-    """One answer to come, of which the body ought to be `expected`; None for any body at all."""
+    """One answer, whose body should be `expected`; None accepts any body."""
 
     __slots__ = ("begun", "expected", "last", "left", "received", "size", "status", "wrong")
 
     def __init__(self, expected: bytes | None) -> None:
         self.expected = expected
         self.begun = b""
-        """Of a head that is not whole yet."""
+        """What has come of a head that is not complete yet."""
         self.received = 0
-        """Bytes, with the head."""
+        """Bytes, including the head."""
         self.status = 0
-        """0 until the head is there."""
+        """0 until the head is complete."""
         self.size = 0
         """Bytes of the body so far."""
         self.left = 0
-        """Bytes of the body to come; below 0 if only the end of the connection ends it."""
+        """Bytes of the body still to come; negative if only the end of the connection ends it."""
         self.last = False
         self.wrong = False
 
     def take(self, data: bytes) -> bool:
-        """Look at what has come; whether that was all of the answer.
+        """Check what has arrived; true if the answer is complete.
 
-        Raises `Failed` if it is not the right one.
+        Raises `Failed` if it is not the right answer.
         """
         self.received += len(data)
         if self.status:
@@ -96,7 +92,7 @@ class Answer:
             data = self.begun + data
         end = data.find(b"\r\n\r\n")
         if end < 0:
-            if len(data) > LONGEST_HEAD:
+            if len(data) > MAX_HEAD:
                 raise Failed("wrong")
             self.begun = data
             return False
@@ -118,7 +114,7 @@ class Answer:
         if self.left >= 0:
             self.left -= len(data)
             if self.left < 0:
-                raise Failed("wrong")  # more than it said
+                raise Failed("wrong")  # more than announced
         if self.expected is not None and not self.expected.startswith(data, self.size):
             self.wrong = True
         self.size += len(data)
@@ -127,7 +123,7 @@ class Answer:
         return self.judge()
 
     def end(self) -> None:
-        """The connection has ended.  Raises `Failed` unless that is how the answer ends."""
+        """The connection has ended.  Raises `Failed` unless that ends the answer."""
         if not self.received:
             raise Failed("closed")
         if not self.status or self.left > 0:
@@ -140,24 +136,3 @@ class Answer:
         if self.wrong or (self.expected is not None and self.size != len(self.expected)):
             raise Failed("wrong")
         return True
-
-
-class Expected:
-    """What is in the files below `root`, as much of it in memory as `CACHE` allows."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.known: dict[str, bytes] = {}
-        self.size = 0
-
-    def content(self, name: str) -> bytes:
-        """Raises `OSError` if there is no such file."""
-        data = self.known.get(name)
-        if data is None:
-            data = (self.root / name).read_bytes()
-            self.known[name] = data
-            self.size += len(data)
-            while self.size > CACHE:
-                oldest = next(iter(self.known))
-                self.size -= len(self.known.pop(oldest))
-        return data

@@ -1,16 +1,17 @@
 """locust as a generator: the users of `loadtest/generators/locustfile.py`, without its page.
 
-One process, as fast as one core of Python is: some thousand requests a second, which a fast server
-outdoes.  `Load.busy` tells; above 0.9, where locust warns, it is the generator that was measured.
-What locust is for is the mix, many machines, and watching; `distributed` runs a master and workers.
+One process is as fast as one core of Python: about a thousand requests a second, fewer than a fast
+server answers.  `Load.busy` shows it: above 0.9, where locust warns, the generator was the limit.
+Use locust for the mix, for many machines, and for watching; `distributed` runs a master and
+workers.
 
 At a constant rate each client has its own schedule of `rate / clients` requests a second, and the
-latency of a request begins when it was due: what a slow answer delays is counted (coordinated
-omission corrected).  Not corrected: a client asks one thing at a time, so a server that is slower
-than the schedule is asked later and later, not by more clients; and a generator that is out of
-breath is late itself, which no clock can tell from a slow server.
+latency of a request begins when it was due, so that what a slow answer delays is counted
+(coordinated omission is corrected).  Two things are not corrected: a client sends one request at a
+time, so a server slower than the schedule is asked later and later, not by more clients; and a
+generator at its limit is late itself, which looks the same as a slow server.
 
-locust is never imported here: it patches the standard library for gevent in whoever does.
+This module never imports locust, which patches the standard library for gevent on import.
 """
 
 from __future__ import annotations
@@ -30,23 +31,21 @@ import msgspec
 from hdrh.histogram import HdrHistogram
 
 from knot.process.spawn import python
-from loadtest.fileset import FileSet
-from loadtest.generators import GeneratorError, Target, pinned, take_descriptors
-from loadtest.generators.tally import DIGITS, HIGHEST
+from loadtest.generators import GeneratorError, Job, take_descriptors
+from loadtest.generators.tally import DIGITS, MAX_LATENCY
+from loadtest.processes import pinned
 from loadtest.results import Load
-from loadtest.scenario import SCENARIOS, Scenario
+from loadtest.scenario import ANSWER_TIMEOUT, SCENARIOS, Scenario
 
 LOCUSTFILE: Final = Path(__file__).with_name("locustfile.py")
 REMEDY: Final = "pip install 'knot[loadtest]'"
 
 OUTCOME: Final = "load.json"
 
-STARTING: Final = 30.0
-"""Seconds for locust to start, on a machine with other things to do."""
-PATIENCE: Final = 10.0
-"""Seconds in which nothing of an answer comes, until the request has failed."""
-ENDING: Final = 10.0
-"""Seconds for a program to end when it is told to."""
+START_TIMEOUT: Final = 30.0
+"""Seconds for locust to start, on a busy machine."""
+STOP_TIMEOUT: Final = 10.0
+"""Seconds for a program to end after SIGTERM."""
 
 
 def available() -> str:
@@ -56,69 +55,45 @@ def available() -> str:
     return ""
 
 
-def generate(
-    target: Target,
-    scenario: Scenario,
-    *,
-    files: FileSet,
-    path: str | None,
-    clients: int,
-    seconds: float,
-    warm_up: float,
-    rate: float | None,
-    seed: int,
-    core: int | None,
-) -> Load:
-    """See `loadtest.generators.generate`; all scenarios.
+def generate(job: Job) -> Load:
+    """See `loadtest.generators.generate`: all scenarios.
 
-    A crowd that is idle is measured from its first connection on, whatever `warm_up` says.
+    An idle crowd is measured from its first connection on, whatever `Job.warm_up` is.
     """
-    options = test_options(target, scenario, files, path, clients, rate, seed)
-    options += ["--warm-up", str(warm_up), "--measure", str(seconds)]
+    options = [*test_options(job), "--warm-up", str(job.warm_up), "--measure", str(job.seconds)]
     with TemporaryDirectory() as directory:
         run = Path(directory)
-        process = Process(
-            "locust", pinned([*headless(scenario), *options, *outcome(run)], core), run
-        )
-        with process:
-            process.wait(STARTING + warm_up + seconds + PATIENCE + ENDING)
+        command = [*headless(job.scenario), *options, *outcome(run)]
+        with Process("locust", pinned(command, job.core), run) as process:
+            process.wait(START_TIMEOUT + job.warm_up + job.seconds + ANSWER_TIMEOUT + STOP_TIMEOUT)
         return read(run, process)
 
 
-def distributed(
-    target: Target,
-    scenario: Scenario,
-    *,
-    files: FileSet,
-    clients: int,
-    seconds: float,
-    seed: int,
-    workers: int,
-) -> Load:
-    """The mix by a master and `workers`, each a process of this machine, all of which end.
+def distributed(job: Job, workers: int) -> Load:
+    """Make the load with a master and `workers`, all processes of this machine.
 
-    There is no warm-up: the server works for what is measured and for nothing else, so that its
-    cost can be told from outside.  `Load.cpu` is that of the workers: the master only adds up.
+    There is no warm-up: the server works only during the measured time, so its cost can be measured
+    from outside.  `Load.cpu` is that of the workers: the master only adds up.
     """
-    options = test_options(target, scenario, files, None, clients, None, seed)
-    options += ["--measure", str(seconds)]
+    options = [*test_options(job), "--measure", str(job.seconds)]
     port = str(free_port())
     leads = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port]
-    leads += ["--expect-workers", str(workers), "--expect-workers-max-wait", str(int(STARTING))]
+    leads += ["--expect-workers", str(workers)]
+    leads += ["--expect-workers-max-wait", str(int(START_TIMEOUT))]
     follows = ["--worker", "--master-host", "127.0.0.1", "--master-port", port]
     with TemporaryDirectory() as directory, ExitStack() as stack:
         run = Path(directory)
-        command = [*headless(scenario), *leads, *options, *outcome(run)]
+        command = [*headless(job.scenario), *leads, *options, *outcome(run)]
         master = stack.enter_context(Process("master", command, run))
         team = [
-            stack.enter_context(Process(f"worker{n}", [*headless(scenario), *follows], run))
+            stack.enter_context(Process(f"worker{n}", [*headless(job.scenario), *follows], run))
             for n in range(workers)
         ]
-        master.wait(2 * STARTING + seconds + PATIENCE + ENDING, team)
+        master.wait(2 * START_TIMEOUT + job.seconds + ANSWER_TIMEOUT + STOP_TIMEOUT, team)
         return read(run, master)
 
 
-# -- what locust is told ------------------------------------------------------------------------
+# -- options of locust -----------------------------------------------------------------------
 
 
 def user_class(scenario: Scenario) -> str:
@@ -135,31 +110,27 @@ def headless(scenario: Scenario) -> list[str]:
     return [*command(), *quiet, user_class(scenario)]
 
 
-def test_options(
-    target: Target,
-    scenario: Scenario,
-    files: FileSet,
-    path: str | None,
-    clients: int,
-    rate: float | None,
-    seed: int,
-) -> list[str]:
+def test_options(job: Job) -> list[str]:
     """Raises `GeneratorError` for what `locustfile.py` cannot do."""
+    target, scenario, files = job.target, job.scenario, job.files
     if SCENARIOS.get(scenario.name) != scenario:
         raise GeneratorError(f"locustfile.py has no users for the scenario {scenario.name!r}")
-    if rate is not None and (scenario.pause or scenario.think or scenario.slow):
-        raise GeneratorError(f"the scenario {scenario.name} has a pace of its own, not {rate:g}/s")
-    take_descriptors(clients * scenario.parallel)
+    if job.rate is not None and (scenario.pause or scenario.think or scenario.slow):
+        raise GeneratorError(
+            f"the scenario {scenario.name} has a pace of its own: it cannot have a constant rate"
+        )
+    take_descriptors(job.clients * scenario.parallel)
     options = ["--host", f"http://{target.host}:{target.port}{target.prefix}"]
-    options += ["--users", str(clients), "--spawn-rate", str(clients), "--seed", str(seed)]
+    options += ["--users", str(job.clients), "--spawn-rate", str(job.clients)]
+    options += ["--seed", str(job.seed)]
     options += ["--load", str(files.load), "--file-seed", str(files.seed)]
-    options += ["--patience", str(PATIENCE)]
+    options += ["--answer-timeout", str(ANSWER_TIMEOUT)]
     if files.papers:
         options.append("--papers")
-    if path is not None:
-        options += ["--path", path, "--files", str(files.root)]
-    if rate is not None:
-        options += ["--rate-each", repr(rate / clients)]
+    if job.path is not None:
+        options += ["--path", job.path, "--files", str(files.root)]
+    if job.rate is not None:
+        options += ["--rate-each", repr(job.rate / job.clients)]
     return options
 
 
@@ -168,7 +139,7 @@ def outcome(run: Path) -> list[str]:
 
 
 def free_port() -> int:
-    """A port that nobody has yet; the master of locust cannot choose one by itself."""
+    """A port that is not in use; the master of locust cannot choose one itself."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -179,16 +150,16 @@ def free_port() -> int:
 def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(ENDING)
+        process.wait(STOP_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
 class Process:
-    """A program that does not outlive its block.
+    """A program that ends with its block.
 
-    Ctrl-C reaches only us, not it, so that it is ended once and in order.
+    It is in a session of its own: Ctrl-C reaches only this process, which ends the program once.
     """
 
     def __init__(self, name: str, command: list[str], run: Path) -> None:
@@ -202,7 +173,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                cwd=self.log.parent,  # it imports from there, whatever Python is told
+                cwd=self.log.parent,  # locust imports from there, even with -P
                 start_new_session=True,
             )
         return self
@@ -210,19 +181,23 @@ class Process:
     def __exit__(self, *_: object) -> None:
         end(self.process)
 
-    def wait(self, longest: float, others: Sequence[Process] = ()) -> None:
-        """Until it ends.  Raises `GeneratorError` if it does not, or if one of the others fails."""
-        give_up = monotonic() + longest
+    def wait(self, timeout: float, others: Sequence[Process] = ()) -> None:
+        """Wait until it ends.
+
+        Raises `GeneratorError` if it does not end in time, or if one of the others fails.
+        """
+        give_up = monotonic() + timeout
         while monotonic() < give_up:
             for other in others:
                 if other.process.poll():
-                    raise GeneratorError(f"a worker of locust has failed:\n{other.said()}")
+                    raise GeneratorError(f"a worker of locust has failed:\n{other.errors()}")
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.2)
                 return
-        raise GeneratorError(f"locust has not ended after {longest:.0f} s:\n{self.said()}")
+        raise GeneratorError(f"locust has not ended after {timeout:.0f} s:\n{self.errors()}")
 
-    def said(self) -> str:
+    def errors(self) -> str:
+        """What it has written to standard error."""
         return self.log.read_text(errors="replace").strip()
 
 
@@ -230,15 +205,15 @@ def read(run: Path, process: Process) -> Load:
     try:
         return msgspec.json.decode((run / OUTCOME).read_bytes(), type=Load)
     except FileNotFoundError:
-        raise GeneratorError(f"locust has measured nothing:\n{process.said()}") from None
+        raise GeneratorError(f"locust has measured nothing:\n{process.errors()}") from None
 
 
-# -- what has been seen -------------------------------------------------------------------------
+# -- what was measured -------------------------------------------------------------------------
 
 
 def merged(loads: Sequence[Load]) -> Load:
-    """One load of those that several processes made at the same time."""
-    latencies = HdrHistogram(1, HIGHEST, DIGITS)
+    """The loads that several processes made at the same time, as one."""
+    latencies = HdrHistogram(1, MAX_LATENCY, DIGITS)
     for load in loads:
         if load.latency:
             latencies.add(HdrHistogram.decode(load.latency))
@@ -264,7 +239,7 @@ def merged(loads: Sequence[Load]) -> Load:
 
 
 def joint_fairness(loads: Sequence[Load]) -> float | None:
-    """Jain's index over all clients; it is sum² / (clients * squares), whence the squares."""
+    """Jain's index over all clients: sum² / (clients * sum of squares)."""
     squares = sum(
         load.requests**2 / (load.clients * load.fairness) for load in loads if load.fairness
     )

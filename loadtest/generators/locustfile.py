@@ -2,20 +2,21 @@
 
     locust -f loadtest/generators/locustfile.py --host http://127.0.0.1:8000 --class-picker
 
-`docs/loadtest.md` has more; ``make loadtest-watch`` does it all.  locust loads this file, gives
-each user a greenlet, shares users out to workers and draws its page.  What is ours:
+``make loadtest-watch`` does all of it; see `docs/loadtest.md`.  locust loads this file, gives each
+user a greenlet, divides users among workers and shows its page.  This file adds:
 
-* **The client.**  locust's own `FastHttpUser` asks again when a server drops a connection, which
-  hides it, and beyond descriptor 1,023 makes a new connection for each request, since it looks at
-  kept ones with select(2).  Here a dropped connection is a failure, and connections are counted.
-* **The figures.**  locust rounds latencies to whole milliseconds.  Ours are kept in microseconds by
-  the same `Tally` as those of the other generators, and handed on as a `Load`: by workers to their
-  master, by the master or a lone process to its log and to the file ``--outcome``.
-* **A constant rate.**  locust's `constant_throughput` forgets what a slow answer has delayed.  Here
-  each user keeps a schedule, and a latency begins when its request was due.
+* **The client.**  locust's own `FastHttpUser` repeats a request when a server drops the connection,
+  which hides the failure, and beyond descriptor 1,023 opens a connection for each request, since it
+  checks kept ones with select(2).  Here a dropped connection is a failure, and connections are
+  counted.
+* **The figures.**  locust rounds latencies to whole milliseconds.  Here the `Tally` of all
+  generators keeps microseconds, and the result is a `Load`: workers send it to their master; the
+  master, or a single process, writes it to its log and to the file ``--outcome``.
+* **A constant rate.**  locust's `constant_throughput` forgets the requests that a slow answer has
+  delayed.  Here each user keeps a schedule, and a latency begins when its request was due.
 
-Files are those of SPECweb99 (``--load`` as the server has them), or the one of ``--path``.  Every
-answer is compared with what the name says it has in it, so a worker needs no copy of the files.
+The files are those of SPECweb99 (for the server's ``--load``), or the one of ``--path``.  The
+content of a file follows from its name, so a worker compares answers without a copy of the files.
 """
 
 from __future__ import annotations
@@ -43,26 +44,18 @@ from locust.exception import StopTest
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.fileset import FileSet
+from loadtest.generators.addresses import NO_PORT, bind, is_local
 from loadtest.generators.answer import Answer, Failed
-from loadtest.generators.locust import PATIENCE, describe, merged
+from loadtest.generators.locust import describe, merged
 from loadtest.generators.tally import Tally, histogram, jain
 from loadtest.results import Load
-from loadtest.scenario import SCENARIOS, Scenario
+from loadtest.scenario import ANSWER_TIMEOUT, RESPITE, SCENARIOS, TICK, Scenario
 
-RESPITE: Final = 0.1
-"""Seconds before a user asks again a server that has failed it."""
 READ_SIZE: Final = 64 * 1024
-TICK: Final = 0.125
-"""Seconds between two reads of a slow reader."""
 OVER: Final = 86_400.0
-"""Seconds that a user waits when the measured time is over: it is ended before."""
-KNOWN: Final = 1_000
-"""Contents of files that are remembered."""
-ADDRESSES: Final = [f"127.0.0.{last}" for last in range(2, 18)]
-"""Where users of a server on this machine come from: each has 28,000 ports of its own."""
-BIND_ADDRESS_NO_PORT: Final = 24
-"""IP_BIND_ADDRESS_NO_PORT of ip(7): the port is chosen when the peer is known, and so may be one
-that is in use towards another."""
+"""Seconds that a user waits after the measured time: longer than locust lets it live."""
+MAX_KNOWN: Final = 1_000
+"""Contents of files that are kept in memory."""
 
 log = logging.getLogger("loadtest")
 
@@ -72,25 +65,30 @@ log = logging.getLogger("loadtest")
 
 def add_options(parser: ArgumentParser, **_: Any) -> None:
     add = parser.add_argument_group("Knot's experiment").add_argument
-    add("--load", type=int, default=10, help="Connections that the server's file set is made for")
-    add("--papers", action="store_true", help="Draw as SEDA's and Capriccio's clients did")
-    add("--path", default="", help="The one file to ask for, not the mix")
-    add("--files", default="", help="Directory of --path, if it is not of the file set")
-    add("--file-seed", type=int, default=0, help="Of the file set's bytes")
-    add("--seed", type=int, default=0, help="Of what is drawn")
-    add("--rate-each", type=float, default=0.0, help="Requests a second of each user")
-    add("--warm-up", type=float, default=0.0, help="Seconds before those that are measured")
-    add("--measure", type=float, default=0.0, help="Seconds; 0 measures from start to stop")
-    add("--patience", type=float, default=PATIENCE, help="Seconds until silence is a failure")
-    add("--outcome", default="", help="File for what was measured, as JSON")
-    add("--shape", default="", choices=["", "Steps", "Hold"], help="How users come and go")
+    add("--load", type=int, default=10, help="The load that the server's file set was made for")
+    add("--papers", action="store_true", help="Choose files as SEDA's and Capriccio's clients did")
+    add("--path", default="", help="Ask for this one file instead of the mix")
+    add("--files", default="", help="Directory of --path, if that is not in the file set")
+    add("--file-seed", type=int, default=0, help="Seed of the file set's bytes")
+    add("--seed", type=int, default=0, help="Seed of the random numbers")
+    add("--rate-each", type=float, default=0.0, help="Requests a second for each user")
+    add("--warm-up", type=float, default=0.0, help="Seconds of load before the measured time")
+    add(
+        "--measure",
+        type=float,
+        default=0.0,
+        help="Measured seconds; 0 measures the whole test",
+    )
+    add("--answer-timeout", type=float, default=ANSWER_TIMEOUT, help="Seconds without data")
+    add("--outcome", default="", help="File for the result, as JSON")
+    add("--shape", default="", choices=["", "Steps", "Hold"], help="Shape of the number of users")
 
 
 # -- what the users of this process share -------------------------------------------------------
 
 
 class Session:
-    """From the start of a test to its end."""
+    """One test, from its start to its end."""
 
     def __init__(self, environment: Environment) -> None:
         options = environment.parsed_options
@@ -100,7 +98,7 @@ class Session:
         self.files = FileSet(
             Path(options.files), options.load, seed=options.file_seed, papers=options.papers
         )
-        self.content = lru_cache(KNOWN)(self.read)
+        self.content = lru_cache(MAX_KNOWN)(self.read)
         self.tally = Tally(0)
         self.users: list[Client] = []
         self.timed = False
@@ -111,7 +109,7 @@ class Session:
             self.tally.begin(monotonic())
 
     def join(self, user: Client) -> int:
-        """The number of a new user."""
+        """Add a user; the result is its number."""
         self.users.append(user)
         self.tally.answered.append(0)
         return len(self.users) - 1
@@ -126,7 +124,7 @@ class Session:
         return (self.files.root / name).read_bytes()
 
     def measure(self) -> None:
-        """Warm up, measure, and hand on what was seen; once, however often users are added."""
+        """Warm up, measure, and hand on the result; once, however often users are added."""
         if self.timed or not self.options.measure:
             return
         self.timed = True
@@ -139,11 +137,11 @@ class Session:
         self.hand_on()
 
     def wait_for_the_rest(self) -> None:
-        """Requests that were begun in time have as long as any other; then they have failed.
+        """Give requests that were begun in time as long as any other; then they have failed.
 
-        Slow readers are not waited for: they need minutes for a file.
+        Do not wait for slow readers, which need minutes for a file.
         """
-        give_up = monotonic() + self.options.patience
+        give_up = monotonic() + self.options.answer_timeout
         asked = [user for user in self.users if user.scenario.slow is None]
         late = [each for user in asked for each in user.pending if each.began < self.tally.ended]
         while monotonic() < give_up and not all(each.over for each in late):
@@ -153,7 +151,7 @@ class Session:
                 self.tally.failed("timeout", each.began, monotonic())
 
     def hand_on(self) -> None:
-        """Give what was seen to the master, or to whoever reads the log and the outcome."""
+        """Send the result to the master, or log it and write it to the file."""
         if self.ended:
             return
         self.ended = True
@@ -164,7 +162,7 @@ class Session:
             conclude(self.environment, self.load())
 
     def load(self) -> Load:
-        """What the users of this process have seen."""
+        """The result of the users of this process."""
         tally, rate = self.tally, self.options.rate_each
         return Load(
             generator="locust",
@@ -183,26 +181,26 @@ class Session:
 
 
 def conclude(environment: Environment, load: Load) -> None:
-    """The end of a test, where its results are read: at the master, or in the only process."""
+    """End a test in the process that has its result: the master, or the only process."""
     runner, options = environment.runner, environment.parsed_options
     assert runner is not None
     assert options is not None
     log.info("%s", describe(load))
-    if options.outcome and not runner.exceptions:  # those are of this file, never of a server
+    if options.outcome and not runner.exceptions:  # of this file, never of a server
         Path(options.outcome).write_bytes(msgspec.json.encode(load))
     if options.measure and options.headless:
-        gevent.spawn(runner.quit)  # which ends the greenlet that we are in
+        gevent.spawn(runner.quit)  # which ends the greenlet that runs this
 
 
 # -- the course of a test -----------------------------------------------------------------------
 
 
 session: Session | None = None
-"""Of the test that runs, or ran last."""
+"""The test that runs, or ran last."""
 
 
 class Gathering:
-    """What a master, which has no session, gets from its workers."""
+    """What a master gets from its workers; it has no session."""
 
     workers = 0
     loads: ClassVar[list[Load]] = []
@@ -211,7 +209,7 @@ class Gathering:
 def on_init(environment: Environment, **_: Any) -> None:
     runner, options = environment.runner, environment.parsed_options
     assert options is not None
-    environment.shape_class = None  # unasked, locust has taken the first
+    environment.shape_class = None  # by default locust takes the first
     if options.shape:
         assert environment.available_shape_classes is not None
         environment.shape_class = environment.available_shape_classes[options.shape]
@@ -221,7 +219,7 @@ def on_init(environment: Environment, **_: Any) -> None:
 
 
 def on_load(environment: Environment, msg: Any) -> None:
-    """A worker has ended; its `Load` has come."""
+    """A worker has finished and sent its `Load`."""
     Gathering.loads.append(msgspec.convert(msg.data, Load))
     if len(Gathering.loads) == Gathering.workers:
         conclude(environment, merged(Gathering.loads))
@@ -242,7 +240,7 @@ def on_spawning_complete(**_: Any) -> None:
 
 
 def on_test_stop(**_: Any) -> None:
-    """Stopped by hand, or by a shape that has come to its end; what has its time ends itself."""
+    """Stopped by hand or by a shape; a test with a measured time ends itself."""
     if session is None or session.options.measure:
         return
     session.tally.end(monotonic())
@@ -264,7 +262,7 @@ for event, listener in LISTENERS.items():
 
 
 class Pending:
-    """A request without an answer yet."""
+    """A request that waits for its answer."""
 
     __slots__ = ("began", "over")
 
@@ -275,12 +273,12 @@ class Pending:
 
 @lru_cache
 def address_of(name: str) -> str:
-    """Looked up once: a look-up for each connection would be measured, too."""
+    """Look the name up once: otherwise the look-up for each connection would be measured."""
     return socket.gethostbyname(name)
 
 
 class Connection:
-    """One connection at a time to the server, made when it is needed."""
+    """One connection at a time to the server, opened when it is needed."""
 
     def __init__(self, session: Session, host: str, number: int, scenario: Scenario) -> None:
         self.session = session
@@ -288,7 +286,7 @@ class Connection:
         self.address = (address_of(url.hostname or ""), url.port or 80)
         self.prefix = url.path.rstrip("/")
         self.host = url.netloc
-        self.local = self.address[0].startswith("127.")
+        self.local = is_local(self.address[0])
         self.number = number
         self.scenario = scenario
         self.socket: socket.socket | None = None
@@ -325,21 +323,17 @@ class Connection:
 
     def connect(self) -> socket.socket:
         connection = socket.socket()
-        connection.settimeout(self.session.options.patience)
+        connection.settimeout(self.session.options.answer_timeout)
         if self.scenario.slow:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.scenario.slow // 2)
         try:
             if self.local:
-                connection.setsockopt(socket.IPPROTO_IP, BIND_ADDRESS_NO_PORT, 1)
-                connection.bind((ADDRESSES[self.number % len(ADDRESSES)], 0))
+                bind(connection, self.number)
             connection.connect(self.address)
         except OSError as error:
             connection.close()
             if error.errno == errno.EADDRNOTAVAIL:
-                raise StopTest(
-                    "no port is left for another connection: take fewer users, or let the server"
-                    " rest for a minute between two loads"
-                ) from None
+                raise StopTest(NO_PORT) from None
             raise Failed("refused") from None
         self.uses = 0
         self.socket = connection
@@ -347,22 +341,22 @@ class Connection:
         return connection
 
     def closed_meanwhile(self) -> bool:
-        """After a pause: whether the server has closed the connection, as it may."""
+        """After a pause: true if the server has closed the connection, as it may."""
         if self.socket is None:
             return False
         self.socket.settimeout(0)
         try:
             if self.socket.recv(1):
-                raise Failed("wrong")  # nobody has asked
+                raise Failed("wrong")  # an answer to no request
         except BlockingIOError:
-            self.socket.settimeout(self.session.options.patience)
+            self.socket.settimeout(self.session.options.answer_timeout)
             return False
         except OSError:
             pass
         return True
 
     def wait_for_end(self) -> None:
-        """Say nothing until the server closes the connection."""
+        """Stay silent until the server closes the connection."""
         assert self.socket is not None
         self.socket.settimeout(None)
         with suppress(OSError):
@@ -379,7 +373,7 @@ class Connection:
 
 
 class Client(User):
-    """A user of a scenario, whose numbers are all in `loadtest.scenario`."""
+    """A user of a scenario of `loadtest.scenario`."""
 
     abstract = True
     scenario: ClassVar[Scenario]
@@ -398,12 +392,12 @@ class Client(User):
         ]
         self.interval = (1 + self.scenario.assets) / options.rate_each if options.rate_each else 0.0
         self.due = inf
-        """At a constant rate, when the next request is to be made."""
+        """At a constant rate, when the next request is due."""
         self.failing = False
         self.pending: set[Pending] = set()
 
     def on_start(self) -> None:
-        """Begin at any time of an interval, lest all users ask at once."""
+        """Begin at a random time of an interval, so that users do not all ask at once."""
         delay = self.numbers.uniform(0, self.interval) if self.interval else self.think()
         if self.interval:
             self.due = monotonic() + delay
@@ -418,7 +412,7 @@ class Client(User):
             connection.close()
 
     def wait_time(self) -> float:
-        """Seconds until the next `act`; locust asks after each."""
+        """Seconds until the next `act`; locust calls this after each."""
         if self.session.tally.ended < inf:
             return OVER
         if self.interval:
@@ -433,7 +427,7 @@ class Client(User):
         self.ask(self.connections[0], min(self.due, monotonic()))
 
     def ask(self, connection: Connection, began: float) -> None:
-        """Get a file that should have been asked for at `began`, look at it and count it."""
+        """Ask for a file, due at `began`; check the answer and count it."""
         name = self.session.draw(self.numbers)
         expected = self.session.content(name)
         pending = Pending(began)
@@ -492,7 +486,7 @@ class Browsers(Client):
 
     @task
     def act(self) -> None:
-        """A page, then what belongs to it over all connections at once."""
+        """Load a page, then its assets over all connections at once."""
         self.ask(self.connections[0], min(self.due, monotonic()))
         assets = iter(range(self.scenario.assets))
         group = Group()
@@ -518,7 +512,7 @@ class Idle(Client):
             self.connections[0].wait_for_end()
 
 
-# -- how users come and go ----------------------------------------------------------------------
+# -- how the number of users changes -------------------------------------------------------------
 
 
 def run_time(shape: LoadTestShape) -> float:
@@ -526,19 +520,19 @@ def run_time(shape: LoadTestShape) -> float:
 
 
 class Steps(LoadTestShape):
-    """1, 2, 4 … 1,024 users: the curve of SEDA and Capriccio."""
+    """1, 2, 4, …, 1,024 users: the curve of SEDA and Capriccio."""
 
     use_common_options = True
     seconds = 10
-    most = 1024
+    max_users = 1024
 
     def tick(self) -> tuple[int, float] | None:
         users = 2 ** int(run_time(self) / self.seconds)
-        return (users, users) if users <= self.most else None
+        return (users, users) if users <= self.max_users else None
 
 
 class Hold(LoadTestShape):
-    """Up to --users within a quarter of --run-time (a minute, if not given), and holding them."""
+    """Up to --users in a quarter of --run-time (by default a minute), then constant."""
 
     use_common_options = True
 

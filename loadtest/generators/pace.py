@@ -1,8 +1,8 @@
 """A schedule of requests at a constant rate, and the clock that keeps it.
 
-epoll waits in whole milliseconds, in which a fast server has answered ten times over: requests
-would be sent in bunches, and what they wait for each other would be taken for the server's
-latency.  A timer of the kernel that is a descriptor (timerfd_create(2)) is exact to some 50 µs.
+epoll waits for whole milliseconds, in which a fast server answers ten times: requests would be sent
+in bunches, and the time they wait for each other would count as the server's latency.  A timer of
+the kernel with a descriptor (timerfd_create(2)) is accurate to about 50 µs.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tame import Descriptor
 
 MONOTONIC: Final = 1
 ABSOLUTE: Final = 1
-"""CLOCK_MONOTONIC, whose time `monotonic` tells, and TFD_TIMER_ABSTIME."""
+"""CLOCK_MONOTONIC, the clock of `time.monotonic`, and TFD_TIMER_ABSTIME."""
 
-SHORTEST: Final = 100e-6
+MIN_INTERVAL: Final = 100e-6
 """Seconds between two ticks; at higher rates several requests are due at each."""
 
 
 class Schedule:
-    """The n-th request is due n/rate seconds after the begin, whatever became of those before."""
+    """The n-th request is due n/rate seconds after the start, whatever became of earlier ones."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -37,7 +37,7 @@ class Schedule:
         self.ends = now + seconds
 
     def take(self, now: float) -> float | None:
-        """When the next request was due, if it is due by now; it is the caller's then."""
+        """Take the next request, if it is due by now: the time at which it was due."""
         due = self.began + self.taken / self.rate
         if due > now or due >= self.ends:
             return None
@@ -46,33 +46,33 @@ class Schedule:
 
     @property
     def over(self) -> bool:
-        """Whether every request has been taken."""
+        """True if every request has been taken."""
         return self.began + self.taken / self.rate >= self.ends
 
 
 class Ticks(Descriptor):
-    """Readable whenever a request of the schedule is due, or as often as makes sense.
+    """A descriptor that is readable when a request is due, at most once in `MIN_INTERVAL`.
 
-    `clear` after each time.
+    Call `clear` each time.
     """
 
     __slots__ = ()
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__(checked(libc.timerfd_create(MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)))
-        interval = max(1 / schedule.rate, SHORTEST)
+        interval = max(1 / schedule.rate, MIN_INTERVAL)
         spec = (ctypes.c_long * 4)(*parts(interval), *parts(schedule.began + interval))
         checked(libc.timerfd_settime(self.fd, ABSOLUTE, spec, None))
 
     def clear(self) -> float:
-        """The time."""
+        """Make it unreadable until the next tick; the result is the time."""
         with suppress(BlockingIOError):
             os.read(self.fd, 8)
         return monotonic()
 
 
 def parts(seconds: float) -> tuple[int, int]:
-    """Whole seconds and nanoseconds, as struct timespec has them."""
+    """Whole seconds and nanoseconds, as in struct timespec."""
     return divmod(round(seconds * 1e9), 10**9)
 
 

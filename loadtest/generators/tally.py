@@ -1,8 +1,8 @@
-"""What a generator counts, from the begin of the measured time to its end.
+"""What a generator counts during the measured time.
 
-The rules of what counts: a right answer does if it came in the measured time, or, at a constant
-rate, if it was due in it, however late it came.  A failure does if it showed in that time, or
-afterwards to a request that was begun in it, so that a server which falls silent is found out.
+A right answer counts if it came in that time or, at a constant rate, if its request was due in that
+time, however late it came.  A failure counts if it was noticed in that time, or later for a request
+that was begun in it, so that a server which stops answering is noticed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Iterable
 from math import inf
 from typing import Final
 
-HIGHEST: Final = 600_000_000
-"""Microseconds, ten minutes: the longest latency that a histogram holds."""
+MAX_LATENCY: Final = 600_000_000
+"""Microseconds, ten minutes: the highest latency in a histogram."""
 DIGITS: Final = 3
-"""Of a latency, that a histogram keeps."""
+"""Significant digits of a latency in a histogram."""
 
 
 class Tally:
+    """The counts of one generator."""
+
     def __init__(self, clients: int) -> None:
         self.answered = [0] * clients
         """Right answers of each client."""
@@ -27,7 +29,7 @@ class Tally:
         self.connections = 0
         self.errors = Counter[str]()
         self.latencies = Counter[int]()
-        """How often there was a latency of so many microseconds."""
+        """Answers by latency in microseconds."""
         self.begun = self.ended = inf
         self.cpu = 0.0
 
@@ -44,14 +46,14 @@ class Tally:
             self.connections += 1
 
     def took(self, size: int, now: float) -> None:
-        """Bytes of an answer that is not whole yet: of one that takes longer than is measured."""
+        """Count bytes of an answer that is not complete: it may outlast the measured time."""
         if self.begun <= now < self.ended:
             self.bytes += size
 
     def right(self, client: int, counts: float, latency: float, size: int) -> None:
-        """An answer of `size` bytes, those that `took` has counted not among them.
+        """Count an answer of `size` bytes, without those that `took` has counted.
 
-        `counts` is the time that decides whether it counts.
+        `counts` is the time that decides whether the answer counts.
         """
         if self.begun <= counts < self.ended:
             self.answered[client] += 1
@@ -70,17 +72,17 @@ def cpu_seconds() -> float:
 
 
 def jain(counts: Iterable[int]) -> float | None:
-    """Jain's index of fairness: 1 if all are equal, 1/n if one has all; None without anything."""
+    """Jain's index of fairness: 1 if all are equal, 1/n if one has all; None if all are 0."""
     values = list(counts)
     squares = sum(value * value for value in values)
     return sum(values) ** 2 / (len(values) * squares) if squares else None
 
 
 def histogram(latencies: Iterable[tuple[int, int]]) -> str:
-    """An HdrHistogram in its base64 form, of microseconds and how often there were so many."""
+    """An HdrHistogram in base64, from pairs of microseconds and their count."""
     from hdrh.histogram import HdrHistogram
 
-    found = HdrHistogram(1, HIGHEST, DIGITS)
+    found = HdrHistogram(1, MAX_LATENCY, DIGITS)
     for value, count in latencies:
-        found.record_value(min(value, HIGHEST), count)
+        found.record_value(min(value, MAX_LATENCY), count)
     return str(found.encode(), "ascii") if found.get_total_count() else ""

@@ -1,13 +1,13 @@
-"""wrk as a load generator: the one that saturates any server, and looks at no answer's bytes.
+"""wrk as a load generator: it saturates any server, and does not check the bytes of answers.
 
-It has no pauses and no constant rate, and a connection ends only when the server ends it, so that
-scenarios of so many requests send ``Connection: close`` with the last.  Its scripts do not know
-which connection they speak for: of all requests each fifth is a last one, and so a connection has
-five on the average.  One request before the load is compared with the file; under the load only
-the status is.
+It cannot pause or keep a constant rate, and a connection ends only when the server closes it, so
+scenarios with a number of requests send ``Connection: close`` with the last one.  A script of wrk
+does not know which connection it writes for: with five requests, every fifth request of all is a
+last one, so a connection has five on average.  One request before the load is compared with the
+file; during the load only the status is checked.
 
-Latencies are wrk's own.  It adds to them what it believes to have missed where an answer took
-longer than the mean interval between two requests of a connection.
+Latencies are wrk's own.  Where an answer took longer than the mean interval between two requests of
+a connection, wrk adds the latencies that it assumes it has missed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from http.client import HTTPConnection, HTTPException
 from typing import Final, NamedTuple
 
 from loadtest.fileset import FileSet
-from loadtest.generators import GeneratorError, Target, pinned, take_descriptors
+from loadtest.generators import GeneratorError, Job, Target, take_descriptors
 from loadtest.generators.tally import histogram
+from loadtest.processes import pinned
 from loadtest.results import Load
 from loadtest.scenario import Scenario
 
 DRAWS: Final = 50_000
-"""Requests of the mix, drawn in advance; then they come again."""
+"""Requests of the mix, drawn in advance and then repeated."""
 
-PATIENCE: Final = 10
-"""Seconds, as `--timeout` has it."""
+TIMEOUT: Final = 10
+"""Seconds for an answer."""
 
 REQUESTS: Final = """
 local requests, lasts, drawn, asked = {}, {}, {}, 0
@@ -72,54 +73,44 @@ function done(summary, latency, requests)
   end
 end
 """
-"""Tells what was counted.  For each value wrk searches all microseconds up to the highest; where
-that would take more than a second or so, a thousand quantiles stand for the distribution."""
+"""Prints what was counted.  For each value wrk searches all microseconds up to the highest; where
+that would take more than about a second, a thousand quantiles represent the distribution."""
 
 
 def available() -> str:
     return "" if shutil.which("wrk") else "wrk is not installed: install the Debian package wrk"
 
 
-def generate(
-    target: Target,
-    scenario: Scenario,
-    *,
-    files: FileSet,
-    path: str | None,
-    clients: int,
-    seconds: float,
-    warm_up: float,
-    rate: float | None,
-    seed: int,
-    core: int | None,
-) -> Load:
+def generate(job: Job) -> Load:
     """See `loadtest.generators.generate`; wrk takes whole seconds, so these are rounded up.
 
     The warm-up is a run of its own, with connections of its own.
     """
-    check(scenario, rate)
-    take_descriptors(clients)
-    paths = [path] if path is not None else draw(files, seed)
-    compare(target, paths[0], files)
+    check(job.scenario, job.rate)
+    take_descriptors(job.clients)
+    paths = [job.path] if job.path is not None else draw(job.files, job.seed)
+    compare(job.target, paths[0], job.files)
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(requests(target, paths, scenario) + DONE)
+        script.write(requests(job.target, paths, job.scenario) + DONE)
         script.flush()
-        url = f"http://{target.host}:{target.port}{target.path(paths[0])}"
-        wrk = ["wrk", "-t1", f"-c{clients}", f"--timeout={PATIENCE}s", f"-s{script.name}"]
-        if warm_up:
-            run(pinned([*wrk, f"-d{math.ceil(warm_up)}s", url], core), warm_up)
-        ran = run(pinned([*wrk, f"-d{max(1, math.ceil(seconds))}s", url], core), seconds)
-    told = read(ran.said)
+        url = f"http://{job.target.host}:{job.target.port}{job.target.path(paths[0])}"
+        wrk = ["wrk", "-t1", f"-c{job.clients}", f"--timeout={TIMEOUT}s", f"-s{script.name}"]
+        if job.warm_up:
+            run(pinned([*wrk, f"-d{math.ceil(job.warm_up)}s", url], job.core), job.warm_up)
+        seconds = max(1, math.ceil(job.seconds))
+        ran = run(pinned([*wrk, f"-d{seconds}s", url], job.core), job.seconds)
+    report = read(ran.output)
+    each = job.scenario.requests
     return Load(
         generator="wrk",
-        scenario=scenario.name,
-        clients=clients,
-        seconds=told.seconds,
-        connections=told.requests // scenario.requests if scenario.requests else clients,
-        requests=told.requests,
-        bytes=told.bytes,
-        errors=told.errors,
-        latency=histogram(told.latencies),
+        scenario=job.scenario.name,
+        clients=job.clients,
+        seconds=report.seconds,
+        connections=report.requests // each if each else job.clients,
+        requests=report.requests,
+        bytes=report.bytes,
+        errors=report.errors,
+        latency=histogram(report.latencies),
         cpu=ran.cpu,
     )
 
@@ -128,7 +119,7 @@ def check(scenario: Scenario, rate: float | None) -> None:
     if missing := available():
         raise GeneratorError(missing)
     if rate is not None:
-        raise GeneratorError("wrk knows no constant rate: take the generator tame")
+        raise GeneratorError("wrk has no constant rate: take the generator tame")
     if scenario.pause or scenario.think or scenario.assets or scenario.slow or not scenario.asks:
         raise GeneratorError(
             f"wrk cannot do the scenario {scenario.name}: take the generator tame or locust"
@@ -141,7 +132,7 @@ def draw(files: FileSet, seed: int) -> list[str]:
 
 
 def requests(target: Target, paths: list[str], scenario: Scenario) -> str:
-    """The part of the script that asks."""
+    """The part of the script that makes requests."""
     different = sorted(set(paths))
     number = {path: str(i) for i, path in enumerate(different, start=1)}
     return (
@@ -153,8 +144,8 @@ def requests(target: Target, paths: list[str], scenario: Scenario) -> str:
 
 
 def compare(target: Target, path: str, files: FileSet) -> None:
-    """Ask once for the file, and see whether it is what comes."""
-    with closing(HTTPConnection(target.host, target.port, timeout=PATIENCE)) as client:
+    """Ask once for the file.  Raises `GeneratorError` if the answer is not its bytes."""
+    with closing(HTTPConnection(target.host, target.port, timeout=TIMEOUT)) as client:
         try:
             client.request("GET", target.path(path), headers={"Connection": "close"})
             response = client.getresponse()
@@ -164,26 +155,26 @@ def compare(target: Target, path: str, files: FileSet) -> None:
     if response.status != 200 or body != (files.root / path).read_bytes():
         raise GeneratorError(
             f"the server answers with other bytes than {path} has, and the status"
-            f" {response.status}: the generator tame tells how often"
+            f" {response.status}: the generator tame counts how often"
         )
 
 
 class Ran(NamedTuple):
-    said: str
+    output: str
     cpu: float
 
 
 def run(command: list[str], seconds: float) -> Ran:
-    """Run wrk to its end; its own CPU time is what the kernel tells when it is waited for."""
+    """Run wrk to its end; wait4(2) reports its CPU time."""
     with (
         tempfile.TemporaryFile("w+") as stderr,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
     ):
-        limit = threading.Timer(seconds + 3 * PATIENCE, process.kill)
+        limit = threading.Timer(seconds + 3 * TIMEOUT, process.kill)
         limit.start()
         try:
             assert process.stdout is not None
-            said = process.stdout.read()
+            output = process.stdout.read()
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         except BaseException:
@@ -193,13 +184,13 @@ def run(command: list[str], seconds: float) -> Ran:
             limit.cancel()
             limit.join()
         stderr.seek(0)
-        problem = stderr.read().strip() or said.strip()
-    if process.returncode != 0 or "summary" not in said:
+        problem = stderr.read().strip() or output.strip()
+    if process.returncode != 0 or "summary" not in output:
         raise GeneratorError(f"wrk has failed: {problem}")
-    return Ran(said, used.ru_utime + used.ru_stime)
+    return Ran(output, used.ru_utime + used.ru_stime)
 
 
-class Told(NamedTuple):
+class Report(NamedTuple):
     """What wrk has counted."""
 
     seconds: float
@@ -209,18 +200,18 @@ class Told(NamedTuple):
     latencies: list[tuple[int, int]]
 
 
-def read(said: str) -> Told:
-    (duration, answered, size), *_ = numbers(said, "summary")
-    (connect, cut, write, status, timeout), *_ = numbers(said, "errors")
+def read(output: str) -> Report:
+    (duration, answered, size), *_ = numbers(output, "summary")
+    (connect, cut, write, status, timeout), *_ = numbers(output, "errors")
     kinds = {"refused": connect, "cut": cut, "closed": write, "status": status, "timeout": timeout}
     errors = {kind: count for kind, count in kinds.items() if count}
-    latencies = [(value, count) for value, count in numbers(said, "latency")]
-    return Told(duration / 1e6, answered - status, size, errors, latencies)
+    latencies = [(value, count) for value, count in numbers(output, "latency")]
+    return Report(duration / 1e6, answered - status, size, errors, latencies)
 
 
-def numbers(said: str, word: str) -> Iterator[list[int]]:
+def numbers(output: str, word: str) -> Iterator[list[int]]:
     """The numbers of each line that begins with `word`."""
-    for line in said.splitlines():
+    for line in output.splitlines():
         first, *rest = line.split(" ")
         if first == word:
             yield [int(number) for number in rest]

@@ -1,11 +1,11 @@
-"""`make bench-knot`: what a request costs Knot, beside nginx and the other servers of Python.
+"""`make bench-knot`: the cost of a request to Knot, nginx and the other servers of Python.
 
-Each server runs on one core and wrk on the other.  A round gives every server its turn, because
-the speed of a shared machine drifts by a factor of two within minutes; what is compared is the
-ratio of medians over the rounds.  CPU per request is the user and system time of all of a
-server's processes over the requests that wrk counted: it holds also where the load generator is
-the one that is out of breath.  The cases stand in `knot_cases.py`, the servers in
-`servers.py`, the measuring in `knot_load.py`; this file makes the tables.
+Each server runs on one core and wrk on the other.  Every server has a turn in each round, because
+the speed of a shared machine drifts by a factor of two within minutes; the ratio of the medians
+over the rounds is compared.  CPU per request is the user and system time of all processes of a
+server, divided by the requests that wrk counted: it is valid even where wrk was the limit.  The
+cases are in `knot_cases.py`, the servers in `loadtest.servers`, and `knot_load.py` measures; this
+file makes the tables.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ from loadtest.micro.knot_load import (
     Row,
     measure,
     measure_memory,
-    raise_descriptors,
 )
+from loadtest.processes import raise_descriptors
 from loadtest.servers import Server, ServerError, knot, nginx, peers
 
 ROUNDS: Final = 5
 SECONDS: Final = 2
 BUSY: Final = 0.9
-"""Below this a server waited for the load generator."""
+"""Share of a core: a server below that waited for wrk."""
 
 HEAD: Final = """\
 Rounds: {rounds} of {seconds} s, {connections} connections unless the case says otherwise, each
 server on one core, wrk on the other. Python {python}, {nginx}. A process may have {descriptors:,}
 descriptors.
 
-CPU per request is the user and system time of all of a server's processes over the requests that
-wrk counted, the median of the rounds. The ratio is that of the medians, with the quartiles of the
-ratios round by round. *Generator-bound* marks a row in which a server was less than 90 % busy: its
-CPU per request holds, its throughput is that of the load generator.
+CPU per request is the user and system time of all processes of a server, divided by the requests
+that wrk counted: the median of the rounds. The ratio is that of the medians, with the quartiles of
+the ratios of single rounds. *Generator-bound* marks a row in which a server was less than 90 %
+busy: its CPU per request is valid, but its throughput is that of wrk.
 
 {mix}
 """
@@ -66,9 +66,9 @@ CPU per request holds, its throughput is that of the load generator.
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(min=1))
 @click.option("--seconds", default=SECONDS, show_default=True, type=click.IntRange(min=1))
-@click.option("--only", default="", help="Only cases whose names contain this.")
+@click.option("--only", default="", help="Measure only cases whose names contain this.")
 def main(rounds: int, seconds: int, only: str) -> None:
-    """Measure Knot beside nginx and others and print tables for the documentation."""
+    """Compare Knot with nginx and others, and print tables for the documentation."""
     for program, package in {"wrk": "wrk", "taskset": "util-linux"}.items():
         if shutil.which(program) is None:
             sys.exit(f"bench-knot needs {program}: install the Debian package {package}")
@@ -108,7 +108,7 @@ def main(rounds: int, seconds: int, only: str) -> None:
         click.echo(f"\n{note}")
     show("The other servers of Python", OTHERS_HEAD, lines_of([ours, *others], figures, memory))
     if missing:
-        click.echo(f"\nLeft out: {', '.join(missing)}; pip install 'knot[peers]' brings them.")
+        click.echo(f"\nLeft out: {', '.join(missing)}; pip install 'knot[peers]' installs them.")
     show("Knot on each driver", OTHERS_HEAD, lines_of([ours, *drivers], figures, memory))
 
 
@@ -174,7 +174,7 @@ def memory_line(case: Case, memory: Memory) -> list[str]:
 
 
 def lines_of(servers: list[Server], figures: Figures, memory: Memory) -> list[list[str]]:
-    """These servers beside nginx, in the cases that everyone has."""
+    """These servers compared with nginx, in the cases for all servers."""
     lines = []
     for case in CASES:
         for server in servers if case.everyone else []:
@@ -200,7 +200,7 @@ def lines_of(servers: list[Server], figures: Figures, memory: Memory) -> list[li
 
 
 def notes(figures: Figures) -> list[str]:
-    """What a table has no column for: connections that were held, and errors."""
+    """What the tables have no column for: connections held, and errors."""
     found = []
     for case in CASES:
         for (name, server), rows in figures.items():
@@ -212,12 +212,12 @@ def notes(figures: Figures) -> list[str]:
                 found.append(f"{case.name}: {server} held {held}; {own} of its own cost.")
             if errors := sum((row.errors for row in rows), Counter[str]()):
                 kinds = ", ".join(f"{kind} {number:,}" for kind, number in errors.items())
-                found.append(f"{case.name}: {server} had errors of sockets in wrk: {kinds}.")
+                found.append(f"{case.name}: {server} had socket errors in wrk: {kinds}.")
     return found
 
 
 def ratio(ours: list[Row], theirs: list[Row] | None) -> str:
-    """The ratio of the medians, and the quartiles of the ratios round by round."""
+    """The ratio of the medians, and the quartiles of the ratios of single rounds."""
     if theirs is None:
         return UNKNOWN
     ratios = [a.cpu / b.cpu for a, b in zip(ours, theirs, strict=True)]

@@ -1,8 +1,8 @@
-"""`make bench-tame`: what the operations of Tame cost, beside asyncio's.
+"""`make bench-tame`: the cost of Tame's operations, compared with asyncio's.
 
 Times on a shared machine drift by a factor of two within minutes, so every candidate runs once in
-each round, and what counts is the ratio to its neighbour.  What is measured stands in
-`tame_operations.py`, `tame_primitives.py` and, for memory, in `tame_memory.py`; this file runs it
+each round, and what counts is its ratio to its counterpart.  The operations are in
+`tame_operations.py`, `tame_primitives.py` and, for memory, in `tame_memory.py`; this file runs them
 and makes the tables.
 """
 
@@ -34,14 +34,13 @@ ROUNDS = 11
 MEMORY_ROUNDS = 3
 
 HEAD = """\
-Tame beside asyncio: Python {python}, uvloop {uvloop}, {rounds} rounds.
+Tame and asyncio: Python {python}, uvloop {uvloop}, {rounds} rounds.
 
-How to read it.  Each figure is CPU time (user and system) for one operation in ns: the median of
-the rounds, and in brackets the quartiles.  In each round every candidate runs once, on a loop of
-its own, uvloop unless the line says otherwise, with the garbage collector as Python sets it.  The
-ratio is that of the medians, with the quartiles of the ratios round by round; below 1 Tame is
-cheaper.  The goal is never to be dearer than asyncio, and to cost half where a wait or a call
-need not block.
+Each figure is the CPU time (user and system) of one operation in ns: the median of the rounds, and
+in brackets the quartiles.  In each round every candidate runs once, on a new loop, uvloop unless
+the line says otherwise, with the garbage collector in its default state.  The ratio is that of the
+medians, with the quartiles of the ratios of single rounds; below 1, Tame is cheaper.  The goal is
+never to cost more than asyncio, and half as much where a wait or a call need not block.
 """
 
 
@@ -49,22 +48,22 @@ need not block.
 
 
 Function = Callable[[int, ops.Clock], Any]
-"""Does so many operations and times them."""
+"""Does a number of operations and times them."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something to measure."""
+    """A function to measure."""
 
     function: Function
     operations: int
     driver: str | None = None
-    """The driver that Tame runs it on; None for a coroutine, which uvloop runs."""
+    """The driver on which Tame runs it; None for a coroutine, which uvloop runs."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One line of a table: an operation in Tame, and one way to say the same in asyncio."""
+    """One line of a table: an operation in Tame, and one way to write it in asyncio."""
 
     operation: str
     tame: Candidate
@@ -72,7 +71,7 @@ class Comparison:
     """The asyncio way, in a few words."""
     peer: Candidate
     goal: float
-    """What the ratio Tame/asyncio is to be at most."""
+    """The highest ratio Tame/asyncio that meets the goal."""
 
 
 def compare(
@@ -83,7 +82,7 @@ def compare(
     goal: float = 1.0,
     driver: str = "uvloop",
 ) -> list[Comparison]:
-    """An operation of Tame beside each of its peers."""
+    """An operation of Tame compared with each of its peers."""
     ours = Candidate(function, operations, driver)
     return [
         Comparison(operation, ours, words, Candidate(peer, operations), goal)
@@ -208,7 +207,7 @@ def naps(seconds: float, crowd: int) -> dict[str, Function]:
 
 @dataclass(frozen=True)
 class Primitive:
-    """An operation on descriptors or time, to be measured on each driver."""
+    """An operation on descriptors or time, measured on each driver."""
 
     operation: str
     operations: int
@@ -281,7 +280,7 @@ Figures = dict[Candidate, list[float]]
 
 
 def measure(rounds: int) -> Figures:
-    """Every candidate in every round, by turns forwards and backwards."""
+    """Run every candidate in every round, alternately forwards and backwards."""
     comparisons = [comparison for table in TABLES.values() for comparison in table]
     figures: Figures = {}
     for comparison in comparisons:
@@ -297,7 +296,7 @@ def measure(rounds: int) -> Figures:
 def once(candidate: Candidate) -> float:
     """ns for one operation."""
     clock = ops.Clock()
-    gc.collect()  # what the one before left is not this one's to pay for
+    gc.collect()  # so that this one does not pay for the garbage of the last
     if candidate.driver is None:
         uvloop.run(candidate.function(candidate.operations, clock))
     else:
@@ -306,7 +305,7 @@ def once(candidate: Candidate) -> float:
 
 
 def probe(name: str) -> list[float]:
-    """What the probe `name` of `tame_memory` finds, in a fresh process."""
+    """The result of a probe of `tame_memory`, in a new process."""
     command = python("-m", "loadtest.micro.tame_memory", name)
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return [float(number) for number in found.stdout.split()]
@@ -316,7 +315,7 @@ def probe(name: str) -> list[float]:
 
 
 def spread(values: list[float], digits: int, middle: float | None = None) -> str:
-    """The median, or what is to stand for it, and the quartiles."""
+    """The median, or `middle` instead, and the quartiles."""
     low, _, high = quantiles(values, n=4, method="inclusive")
     shown = median(values) if middle is None else middle
     return f"{shown:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
@@ -347,8 +346,8 @@ def show_memory() -> None:
     tasks = [probe("blocked-tasks")[0] for _ in range(MEMORY_ROUNDS)]
     ratio = median(closures) / median(tasks)
     show(
-        f"Private memory of what waits for one event, in bytes ({BLOCKED:,} of each, a fresh"
-        f" process each, {MEMORY_ROUNDS} rounds)",
+        f"Private memory of a closure or task that waits, in bytes ({BLOCKED:,} of each, in a new"
+        f" process, {MEMORY_ROUNDS} rounds)",
         ["Tame: a blocked closure", "asyncio on uvloop: a task", "Tame/asyncio", "goal", "met"],
         [
             [
@@ -378,13 +377,13 @@ def show_memory() -> None:
             for program, name in programs.items()
         ],
     )
-    click.echo("\nPages of files that another process has mapped, too, are resident, not private.")
+    click.echo("\nPages of files that other processes have mapped too are resident, not private.")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(min=2))
 def main(rounds: int) -> None:
-    """Measure the operations of Tame beside asyncio's and print tables for the documentation."""
+    """Compare Tame's operations with asyncio's, and print tables for the documentation."""
     click.echo(
         HEAD.format(python=platform.python_version(), uvloop=version("uvloop"), rounds=rounds)
     )

@@ -1,16 +1,12 @@
-"""What `bench_knot` measures with: a server under wrk, and its CPU time and memory as Linux tells.
+"""The measurements of `bench_knot`: a server's CPU time and memory under wrk.
 
-CPU per request is the user and system time of all of a server's processes over the requests that
-wrk counted.  wrk runs on the second core.
+CPU per request is the user and system time of all processes of a server, divided by the requests
+that wrk counted.
 """
 
 from __future__ import annotations
 
-import re
-import resource
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -20,28 +16,12 @@ from typing import Final, NamedTuple
 
 import click
 
-from loadtest.measure import cpu_seconds, family, sockets, wait_for_closing
-from loadtest.memory import private_bytes
+from loadtest.measure import cpu_seconds, sockets, wait_for_closing
 from loadtest.micro.knot_cases import IDLE, IDLE_CONNECTIONS, IDLE_TLS, START, Case, mix_paths, zipf
+from loadtest.saturation import WARM_UP, Answered, affordable, check_file, saturate
 from loadtest.servers import Running, Server, started
 
-WARM_UP: Final = 1
-"""Seconds, the least that wrk runs."""
 SETTLING: Final = 0.5
-OWN_FILES: Final = 200
-"""Descriptors of this process and of wrk that are no connections."""
-
-
-def raise_descriptors() -> int:
-    """Take all that the kernel allows, for this process and for all that it starts."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
-
-def affordable(connections: int) -> int:
-    """So many connections, or fewer where a process cannot have the descriptors."""
-    return min(connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OWN_FILES)
 
 
 # -- CPU ----------------------------------------------------------------------------------------
@@ -51,23 +31,15 @@ class Row(NamedTuple):
     """One server in one round of one case."""
 
     cpu: float
-    """µs for a request."""
+    """µs per request."""
     rate: float
-    """Requests in a second."""
+    """Requests a second."""
     busy: float
-    """The share of the time in which the server had the CPU."""
+    """Share of a core that the server used."""
     held: int
-    """Connections that it had in the middle of the run."""
+    """Connections in the middle of the run."""
     errors: Counter[str]
-    """Of sockets, by the kinds that wrk has."""
-
-
-class Answered(NamedTuple):
-    """What wrk tells about a run."""
-
-    requests: int
-    errors: Counter[str]
-    held: int
+    """Socket errors, by wrk's own kinds."""
 
 
 Figures = Mapping[tuple[str, str], list[Row]]
@@ -82,7 +54,7 @@ def measure(
     rounds: int,
     seconds: int,
 ) -> Figures:
-    """Every case with every server in every round, by turns forwards and backwards."""
+    """Measure each case with each server in each round, alternately forwards and backwards."""
     figures = defaultdict[tuple[str, str], list[Row]](list)
     turns = [
         (case, server, number)
@@ -116,24 +88,20 @@ def one(running: Running, case: Case, root: Path, seconds: int) -> Row:
 
 
 def prepare(running: Running, case: Case, root: Path) -> list[str]:
-    """Ask once for each file of the case, so that it is in the cache, and for the entity tag.
+    """Ask once for each file of the case, so that the server has it in its cache.
 
-    What is answered has to be what is on the disk.  The result is the header fields for wrk.
+    Exits if an answer is wrong.  The result is the header fields for wrk.
     """
     etag = ""
     with closing(running.client()) as client:
         for file in mix_paths() if case.mix else [case.file]:
-            client.request("GET", running.path(file))
-            response = client.getresponse()
-            if response.read() != (root / file).read_bytes():
-                sys.exit(f"{running.server.name} does not answer with {file}: {response.status}")
-            etag = response.headers.get("ETag", "")
+            etag = check_file(client, running, file, root)
         headers = [header.replace("{etag}", etag) for header in case.headers]
         client.request("GET", running.path(case.file), headers=dict(map(field, headers)))
         response = client.getresponse()
         response.read()
         if response.status != case.status:
-            sys.exit(f"{running.server.name}, {case.name}: {response.status} is the answer")
+            sys.exit(f"{running.server.name}, {case.name}: status {response.status}")
     return headers
 
 
@@ -143,33 +111,14 @@ def field(header: str) -> tuple[str, str]:
 
 
 def load(running: Running, case: Case, headers: list[str], seconds: int) -> Answered:
-    """Run wrk; an answer of 400 or above ends the benchmark."""
-    connections = affordable(case.connections)
-    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
-    for header in headers:
-        command += ["-H", header]
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        if case.mix:
-            script.write(zipf(running.server.prefix))
-            script.flush()
-            command += ["-s", script.name]
-        command.append(f"{running.url}{running.path(case.file)}")
-        idle = sockets(running.pid)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
-            time.sleep(seconds / 2)
-            held = sockets(running.pid) - idle
-            out, _ = wrk.communicate()
-    counted = re.search(r"(\d+) requests in", out)
-    if counted is None or counted[1] == "0" or "Non-2xx" in out:
-        sys.exit(f"{running.server.name}, {case.name}: not answered as it should be:\n{out}")
-    return Answered(int(counted[1]), errors(out), held)
-
-
-def errors(out: str) -> Counter[str]:
-    """What wrk says after "Socket errors:", as `connect 0, read 12, write 0, timeout 3`."""
-    told = re.search(r"Socket errors: (.*)", out)
-    kinds = re.findall(r"(\w+) (\d+)", told[1]) if told else []
-    return Counter({kind: int(number) for kind, number in kinds if number != "0"})
+    return saturate(
+        running,
+        case.file,
+        seconds,
+        connections=case.connections,
+        headers=headers,
+        script=zipf(running.server.prefix) if case.mix else "",
+    )
 
 
 # -- memory -------------------------------------------------------------------------------------
@@ -188,23 +137,19 @@ def measure_memory(only: str, pair: list[Server], everyone: list[Server], root: 
     if only.lower() in START.name.lower():
         for server in everyone:
             with started(server, START, root) as running:
-                memory[START.name, server.name] = float(private(running))
+                memory[START.name, server.name] = float(running.private())
     return memory
 
 
-def private(running: Running) -> int:
-    return sum(private_bytes(member) for member in family(running.pid))
-
-
 def idle_connection(running: Running, case: Case) -> float:
-    """Private bytes for a connection that has had one answer and waits for its next request.
+    """Private bytes of a connection that has had one answer and waits for its next request.
 
-    Buffers of sockets are the kernel's and not counted; nginx has made its table of connections
-    at its start, so that only what comes on top is.
+    Socket buffers are the kernel's and not counted; nor is the table of connections that nginx
+    allocates at its start.
     """
     load(running, case, [], WARM_UP)
     time.sleep(SETTLING)
-    before = private(running)
+    before = running.private()
     number = affordable(IDLE_CONNECTIONS)
     with ExitStack() as clients:
         for _ in range(number):
@@ -212,4 +157,4 @@ def idle_connection(running: Running, case: Case) -> float:
             client.request("GET", running.path(case.file))
             client.getresponse().read()
         time.sleep(SETTLING)
-        return (private(running) - before) / number
+        return (running.private() - before) / number

@@ -1,9 +1,9 @@
-"""What `bench_tame` measures of memory, each in a process of its own.
+"""The memory that `bench_tame` measures, each probe in its own process.
 
     python -m loadtest.micro.tame_memory PROBE
 
-prints what PROBE finds, numbers on one line.  Nothing is imported before a probe needs it, or it
-would count as the probe's own.
+prints the result of PROBE, numbers on one line.  A probe imports only what it needs, since imports
+count as its own memory.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from tame import Event
 
 BLOCKED = 100_000
-"""How many closures or tasks wait while memory is read."""
+"""Closures or tasks that wait while memory is read."""
 
 CALLS = 1_000_000
-"""How many calls must not leave anything behind."""
+"""Calls that must not leave anything behind."""
 
 
 # -- a blocked closure, a blocked task ----------------------------------------------------------
@@ -51,7 +51,7 @@ def blocked_closures() -> list[float]:
     def main() -> None:
         beds: list[Event[()]] = []
         with twait:
-            timer(0, mkevent())  # from here on it is resumed, as the callers in a server are
+            timer(0, mkevent())  # from here on it is resumed, like the callers in a server
         before = private_bytes()
         for _ in range(BLOCKED):
             sleeper(beds)
@@ -94,7 +94,7 @@ def blocked_tasks() -> list[float]:
 
 
 def growth() -> list[float]:
-    """Bytes that a million closures leave behind, each of which blocks once and ends."""
+    """Bytes left behind by a million closures, each of which blocks once and ends."""
     import tracemalloc
 
     from tame import mkevent, run, tamed, twait

@@ -1,8 +1,8 @@
-"""The operations that `bench_tame` measures: each in Tame, and as asyncio's user would write it.
+"""The operations that `bench_tame` measures: each in Tame, and as one would write it in asyncio.
 
-Every function here does `n` operations and times them with `clock`; what stands outside `start`
-and `stop` is setting up.  The two sides of a comparison have the same structure, and neither has
-anything that a program would not have.  Nothing here prints or compares.
+Every function here does `n` operations and times them with `clock`; what is outside of `start` and
+`stop` is preparation.  The two sides of a comparison have the same structure, and nothing that a
+program would not have.  Nothing here prints or compares.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from time import process_time_ns
 from tame import Event, Rendezvous, mkevent, tamed, tvars, twait
 
 CROWD = 1_000
-"""How many wait at once where it says "a crowd": a turn of the loop is then shared by many."""
+"""How many wait at once in "a crowd": many then share one turn of the loop."""
 
 BATCH = 100
-"""How many events one wait is for, where it is for several."""
+"""Events of one wait, where it waits for several."""
 
 WINDOW = 100
-"""How many queries are outstanding at most."""
+"""Queries that may be outstanding."""
 
 
 class Clock:
-    """Times what stands between `start` and `stop`, as CPU time of this process: on a machine that
-    others use, time on the wall is theirs, too."""
+    """Measures the CPU time of this process between `start` and `stop`: wall-clock time on a shared
+    machine includes that of others."""
 
     elapsed = 0
     _begun = 0
@@ -161,7 +161,7 @@ async def gather_done_batches(n: int, clock: Clock) -> None:
 # -- waits that block ---------------------------------------------------------------------------
 #
 # Sleepers: each makes an event, wakes the one that has slept longest if more than half of them
-# sleep, and waits for its own event.  With two sleepers they wake each other in turn.
+# sleep, and waits for its own event.  Two sleepers wake each other in turn.
 
 
 @tamed
@@ -256,7 +256,7 @@ async def gather_batches(n: int, clock: Clock) -> None:
 
 # -- a window: the paper's multidns_win ---------------------------------------------------------
 #
-# A name server, a closure or task of its own, is woken by the first of some queries and answers
+# A name server, which is a closure or a task, is woken by the first of several queries and answers
 # all that have come.
 
 

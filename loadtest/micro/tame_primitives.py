@@ -1,4 +1,4 @@
-"""What `bench_tame` measures of descriptors and time; made like `tame_operations.py`."""
+"""The operations on descriptors and time that `bench_tame` measures, as in `tame_operations.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tame import READ, Descriptor, Event, mkevent, tamed, timer, twait, wait_on_
 
 
 def socket_pairs(count: int) -> list[socket.socket]:
-    """The ends of so many pairs, a byte on its way to one end of each."""
+    """The ends of `count` pairs; one end of each has a byte to read."""
     ends = [end for _ in range(count) for end in socket.socketpair()]
     for end in ends:
         end.setblocking(False)

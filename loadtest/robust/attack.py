@@ -1,13 +1,13 @@
-"""`make attack`: what live traffic keeps while somebody attacks, and what the attack costs whom.
+"""`make attack`: how much live traffic remains during an attack, and what the attack costs.
 
-Knot has one core.  On the other run wrk, which asks as fast as it is answered, and the attacker, at
-the lowest priority and a bounded rate: so what wrk loses beside an attack, it loses because of the
-server.  A round measures without the attack and with it; what is told is the median over the rounds
-of the ratio, with its extremes.
+Knot has one core.  The other core runs wrk, which sends requests as fast as they are answered, and
+the attacker, at the lowest priority and a limited rate: what wrk loses during an attack, it loses
+because of the server.  A round measures without the attack and with it; the table has the median of
+the ratio over the rounds, with its extremes.
 
-Since an attack by well-formed requests is only more requests, the table has also what one bit of
-it costs the server, and the attacker: CPU time that the live requests do not explain, over the
-number of bits.  A rate that would take a whole core follows from that.
+An attack with well-formed requests is only more requests.  So the table also has the cost of each
+action to the server and to the attacker: the CPU time that live requests do not explain, divided by
+the number of actions.  From this follows the rate that would take a whole core.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,24 +28,24 @@ import click
 from tabulate import tabulate
 
 from knot.process.spawn import python
-from loadtest.generators import pinned
 from loadtest.measure import cpu_seconds
-from loadtest.micro.knot_cases import Case
-from loadtest.micro.knot_load import WARM_UP, load, prepare, private, raise_descriptors
+from loadtest.processes import pinned, raise_descriptors
 from loadtest.robust.attackers import ATTACKS, Attack
-from loadtest.servers import Running, Server, knot, started
+from loadtest.saturation import WARM_UP, check_file, saturate
+from loadtest.servers import Running, Server, Setup, knot, started
 
 ROUNDS: Final = 3
 SECONDS: Final = 2
+FILE: Final = "1k.html"
 GOAL: Final = 0.8
-"""Of the throughput without the attack."""
+"""Share of the throughput without the attack."""
 
-MOST: Final = "12000"
+CONNECTIONS: Final = 64
+"""Connections of the live traffic."""
 
-PLAIN: Final = Case("beside an attack", GOAL, connections=64, knot=("--max-connections", MOST))
-SECURE: Final = Case(
-    "beside an attack on TLS", GOAL, connections=64, knot=("--max-connections", MOST), tls=True
-)
+OPTIONS: Final = ("--max-connections", "12000")
+PLAIN: Final = Setup(knot=OPTIONS)
+SECURE: Final = Setup(knot=OPTIONS, tls=True)
 
 
 @dataclass
@@ -53,74 +53,74 @@ class Round:
     """One measurement without the attack and one with it."""
 
     ratio: float
-    """Of live requests a second."""
+    """Live requests a second with the attack, over those without."""
     rate: float
-    """Of the attack, a second."""
+    """Actions of the attack a second."""
     cost: float
-    """µs of the server's CPU for one bit of the attack."""
+    """µs of the server's CPU for one action of the attack."""
     own: float
-    """The same of the attacker's."""
+    """µs of the attacker's CPU for it."""
     memory: int
-    """Private bytes that the attack has added."""
+    """Private bytes that the attack has added to the server."""
 
 
 @contextmanager
 def attacking(attack: Attack, port: int) -> Iterator[dict[str, float]]:
-    """Attack until the block ends; what the attacker says is in the dictionary then."""
+    """Attack until the block ends; then the dictionary has the attacker's report."""
     command = python("-m", "loadtest.robust.attackers", attack.name, str(port), str(attack.rate))
-    said: dict[str, float] = {}
+    report: dict[str, float] = {}
     with subprocess.Popen(
         ["nice", "-n", "19", *pinned(command, 1)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as attacker:
         assert attacker.stdin
         assert attacker.stdout
         if attacker.stdout.readline() != b"ready\n":
-            sys.exit(f"the attack {attack.name} could not begin")
+            sys.exit(f"the attack {attack.name} cannot begin")
         try:
-            yield said
+            yield report
         finally:
             attacker.stdin.close()
-            said |= json.loads(attacker.stdout.read())
+            report |= json.loads(attacker.stdout.read())
 
 
-def one(running: Running, case: Case, attack: Attack, seconds: int) -> Round:
-    alone, alone_cpu = live(running, case, seconds)
-    before = private(running)
-    with attacking(attack, running.port) as said:
-        beside, beside_cpu = live(running, case, seconds)
-        memory = private(running) - before
-    made = max(said["made"], 1)
+def one(running: Running, attack: Attack, seconds: int) -> Round:
+    alone, alone_cpu = live(running, seconds)
+    before = running.private()
+    with attacking(attack, running.port) as report:
+        beside, beside_cpu = live(running, seconds)
+        memory = running.private() - before
+    made = max(report["made"], 1)
     explained = alone_cpu / alone * beside
-    # The attacker goes on a little while wrk starts and ends; its own count is over that, too.
+    # The attacker also runs while wrk starts and ends, and its count includes that.
     return Round(
         beside / alone,
         made / seconds,
         (beside_cpu - explained) / made * 1e6,
-        said["seconds"] / made * 1e6,
+        report["seconds"] / made * 1e6,
         memory,
     )
 
 
-def live(running: Running, case: Case, seconds: int) -> tuple[int, float]:
-    """Requests that wrk has had answered, and the server's CPU time meanwhile."""
+def live(running: Running, seconds: int) -> tuple[int, float]:
+    """The requests answered to wrk, and the server's CPU time for that."""
     before = cpu_seconds(running.pid)
-    answered = load(running, case, [], seconds)
+    answered = saturate(running, FILE, seconds, connections=CONNECTIONS)
     return answered.requests, cpu_seconds(running.pid) - before
 
 
 def write_files(root: Path) -> None:
-    (root / "1k.html").write_bytes(b"x" * 1024)
+    (root / FILE).write_bytes(b"x" * 1024)
     (root / "text.html").write_bytes(b"some text that is worth a compression\n" * 1500)
     (root / "large.bin").touch()
     os.truncate(root / "large.bin", 64 << 20)
 
 
 def rounds_of(attack: Attack, server: Server, root: Path, rounds: int, seconds: int) -> list[Round]:
-    case = SECURE if attack.tls else PLAIN
-    with started(server, case, root) as running:
-        prepare(running, case, root)
-        load(running, case, [], WARM_UP)
-        return [one(running, case, attack, seconds) for _ in range(rounds)]
+    with started(server, SECURE if attack.tls else PLAIN, root) as running:
+        with closing(running.client()) as client:
+            check_file(client, running, FILE, root)
+        saturate(running, FILE, WARM_UP, connections=CONNECTIONS)
+        return [one(running, attack, seconds) for _ in range(rounds)]
 
 
 def line(attack: Attack, found: list[Round]) -> list[str]:
@@ -145,12 +145,12 @@ def line(attack: Attack, found: list[Round]) -> list[str]:
 
 HEAD: Final = [
     "attack",
-    "live requests, of those without it",
+    "share of live requests left",
     f"≥ {GOAL}",
-    "a second",
-    "each a",
-    "costs Knot, µs",
-    "costs the attacker, µs",
+    "actions/s",
+    "action",
+    "Knot, µs each",
+    "attacker, µs each",
     "added memory, MiB",
 ]
 
@@ -160,7 +160,7 @@ HEAD: Final = [
 @click.option("--seconds", default=SECONDS, show_default=True, type=click.IntRange(1))
 @click.option("--only", default="", help="Only attacks whose names contain this.")
 def main(rounds: int, seconds: int, only: str) -> None:
-    """Measure what live traffic keeps beside each attack, and print a table."""
+    """Measure how much live traffic remains during each attack, and print a table."""
     descriptors = raise_descriptors()
     server = knot("Knot")
     chosen = [attack for attack in ATTACKS if only.lower() in attack.name.lower()]
@@ -172,7 +172,7 @@ def main(rounds: int, seconds: int, only: str) -> None:
         with click.progressbar(chosen, label="Attacks", file=sys.stderr) as bar:
             for attack in bar:
                 lines.append(line(attack, rounds_of(attack, server, root, rounds, seconds)))
-    click.echo(f"Rounds: {rounds} of twice {seconds} s; {descriptors:,} descriptors a process.\n")
+    click.echo(f"{rounds} rounds of twice {seconds} s; {descriptors:,} descriptors per process.\n")
     click.echo(tabulate(lines, HEAD, tablefmt="github", disable_numparse=True))
 
 

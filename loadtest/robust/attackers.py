@@ -1,8 +1,8 @@
-"""Clients that want to hurt: each attack is a function that does one bit of it when it is its turn.
+"""Malicious clients: an attack returns a function that does one action of it.
 
-The module runs as a program, ``python -m loadtest.robust.attackers ATTACK PORT RATE``: it says that
-it is ready, attacks at that rate until its standard input ends, and says how often it has, in JSON.
-What it sends is what a client can send; what is asserted of the server is in `tests/adversarial`.
+The module is a program, ``python -m loadtest.robust.attackers ATTACK PORT RATE``: it prints
+"ready", attacks at that rate until its standard input ends, and reports its actions in JSON.
+It sends only what any client can send; the tests of the server are in `tests/adversarial`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ RESET: Final = struct.pack("ii", 1, 0)
 LARGE: Final = b"/large.bin"
 TEXT: Final = b"/text.html"
 
-KEPT: Final = 200
-"""Connections that an attack leaves open until the oldest is closed."""
+MAX_OPEN: Final = 200
+"""Connections that an attack keeps open; then it closes the oldest."""
 
-Turn = Callable[[], None]
+Action = Callable[[], None]
 
 
 def connect(port: int, buffer: int = 0) -> socket.socket:
@@ -50,31 +50,31 @@ def get(path: bytes, *fields: bytes) -> bytes:
     return b"GET %b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (path, lines)
 
 
-def emptied(client: socket.socket) -> None:
-    """Take what has come so far."""
-    with suppress(BlockingIOError):  # a socket with a timeout does not block, its `recv` does
+def drain(client: socket.socket) -> None:
+    """Read what has come so far."""
+    with suppress(BlockingIOError):  # with a timeout set, only the socket's own `recv` blocks
         while os.read(client.fileno(), 1 << 16):
             pass
 
 
 class Crowd:
-    """Connections, the oldest of which makes room for a new one."""
+    """Open connections; beyond the limit, a new one closes the oldest."""
 
-    def __init__(self, most: int = KEPT) -> None:
+    def __init__(self, limit: int = MAX_OPEN) -> None:
         self.clients: deque[socket.socket] = deque()
-        self.most = most
+        self.limit = limit
 
     def add(self, client: socket.socket) -> None:
         self.clients.append(client)
-        if len(self.clients) > self.most:
+        if len(self.clients) > self.limit:
             self.clients.popleft().close()
 
 
 # -- connections that do nothing, or little --------------------------------------------------------
 
 
-def idle(port: int, number: int) -> Turn:
-    """So many connections that have had an answer and stay open."""
+def idle(port: int, number: int) -> Action:
+    """Connections that have had an answer and stay open."""
     crowd = Crowd(number)
     for _ in range(number):
         client = connect(port)
@@ -84,13 +84,13 @@ def idle(port: int, number: int) -> Turn:
     return lambda: None
 
 
-def slow_heads(port: int) -> Turn:
-    """A head that comes byte by byte, on each of many connections in turn."""
-    heads: list[Iterator[bytes]] = [iter(()) for _ in range(KEPT)]
-    clients: list[socket.socket | None] = [None] * KEPT
-    order = itertools.cycle(range(KEPT))
+def slow_heads(port: int) -> Action:
+    """A head sent byte by byte, on each of many connections in turn."""
+    heads: list[Iterator[bytes]] = [iter(()) for _ in range(MAX_OPEN)]
+    clients: list[socket.socket | None] = [None] * MAX_OPEN
+    order = itertools.cycle(range(MAX_OPEN))
 
-    def turn() -> None:
+    def act() -> None:
         number = next(order)
         client = clients[number]
         try:
@@ -103,113 +103,113 @@ def slow_heads(port: int) -> Turn:
             clients[number] = connect(port)
             heads[number] = (bytes([byte]) for byte in get(b"/", *[b"X-Slow: x"] * 100))
 
-    return turn
+    return act
 
 
-def slow_bodies(port: int) -> Turn:
-    """Content that was announced and does not come."""
+def slow_bodies(port: int) -> Action:
+    """Content that is announced and not sent."""
     crowd = Crowd()
     request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nx"
 
-    def turn() -> None:
+    def act() -> None:
         client = connect(port)
         client.sendall(request)
         crowd.add(client)
 
-    return turn
+    return act
 
 
-def slow_readers(port: int) -> Turn:
-    """A large file of which nearly nothing is taken."""
+def slow_readers(port: int) -> Action:
+    """A large file of which almost nothing is read."""
     crowd = Crowd()
-    for _ in range(KEPT):
+    for _ in range(MAX_OPEN):
         client = connect(port, 4096)
         client.sendall(get(LARGE))
         crowd.add(client)
     order = itertools.cycle(list(crowd.clients))
 
-    def turn() -> None:
+    def act() -> None:
         os.read(next(order).fileno(), 1024)
 
-    return turn
+    return act
 
 
-def churn(port: int) -> Turn:
-    """Connections that are closed without a word."""
+def churn(port: int) -> Action:
+    """Connections closed without a request."""
     return lambda: connect(port).close()
 
 
-def half_closes(port: int) -> Turn:
-    """All is said, and the other direction stays open as long as it may."""
+def half_closes(port: int) -> Action:
+    """Sending is shut down, and the connection stays open as long as possible."""
     crowd = Crowd()
 
-    def turn() -> None:
+    def act() -> None:
         client = connect(port)
         client.sendall(get(b"/1k.html"))
         client.shutdown(socket.SHUT_WR)
         crowd.add(client)
 
-    return turn
+    return act
 
 
-def resets(port: int) -> Turn:
-    """In the middle of a large answer."""
+def resets(port: int) -> Action:
+    """A reset in the middle of a large answer."""
 
-    def turn() -> None:
+    def act() -> None:
         client = connect(port)
         client.sendall(get(LARGE))
         client.recv(1000)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         client.close()
 
-    return turn
+    return act
 
 
-# -- requests that are dear ------------------------------------------------------------------------
+# -- expensive requests ---------------------------------------------------------------------------
 
 
-def endless_heads(port: int) -> Turn:
+def endless_heads(port: int) -> Action:
     crowd = Crowd()
     head = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Field: %b\r\n" % (b"x" * 1000) * 40
 
-    def turn() -> None:
+    def act() -> None:
         client = connect(port)
         with suppress(ConnectionError):
             client.sendall(head)
         crowd.add(client)
 
-    return turn
+    return act
 
 
-def repeated(port: int, request: Callable[[], bytes]) -> Turn:
-    """On a connection that is kept."""
+def repeated(port: int, request: Callable[[], bytes]) -> Action:
+    """The same request again and again on a kept connection."""
     client = connect(port)
 
-    def turn() -> None:
+    def act() -> None:
         nonlocal client
         try:
             client.sendall(request())
-            emptied(client)
+            drain(client)
         except OSError:
             client.close()
             client = connect(port)
 
-    return turn
+    return act
 
 
-def pipelines(port: int) -> Turn:
-    """A thousand requests at once, whose answers are taken slowly."""
+def pipelines(port: int) -> Action:
+    """A thousand requests at once, whose answers are read slowly."""
     batch = get(b"/1k.html") * 1000
     return repeated(port, lambda: batch)
 
 
-def many_ranges(port: int) -> Turn:
+def many_ranges(port: int) -> Action:
     ranges = b",".join(b"%d-%d" % (n, n) for n in range(0, 4000, 2))
     request = get(TEXT, b"Range: bytes=" + ranges)
     return repeated(port, lambda: request)
 
 
-def queries(port: int) -> Turn:
+def queries(port: int) -> Action:
     """The same text with another query and another order of codings each time."""
     numbers = itertools.count()
     codings = list(itertools.permutations([b"gzip", b"br", b"zstd", b"deflate", b"identity"]))
@@ -222,7 +222,7 @@ def queries(port: int) -> Turn:
     return repeated(port, request)
 
 
-def missing(port: int) -> Turn:
+def missing(port: int) -> Action:
     numbers = itertools.count()
     return repeated(port, lambda: get(b"/nothing/%d" % next(numbers)))
 
@@ -235,43 +235,43 @@ UNCHECKED.verify_mode = ssl.CERT_NONE
 
 
 def hello() -> bytes:
-    """The first flight of a client."""
+    """The first message of a client."""
     outgoing = ssl.MemoryBIO()
     with suppress(ssl.SSLWantReadError):
         UNCHECKED.wrap_bio(ssl.MemoryBIO(), outgoing).do_handshake()
     return outgoing.read()
 
 
-def tls_junk(port: int) -> Turn:
+def tls_junk(port: int) -> Action:
     noise = random.Random(7)
 
-    def turn() -> None:
+    def act() -> None:
         client = connect(port)
         client.sendall(b"\x16\x03\x01\x02\x00" + noise.randbytes(512))
         client.close()
 
-    return turn
+    return act
 
 
-def tls_begun(port: int) -> Turn:
+def tls_begun(port: int) -> Action:
     """Handshakes that cost the server its signature and the client nothing."""
     crowd = Crowd()
     first = hello()
 
-    def turn() -> None:
+    def act() -> None:
         client = connect(port)
         client.sendall(first)
         crowd.add(client)
 
-    return turn
+    return act
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What is done at each turn, how many turns a second there are, and over what."""
+    """A function that begins the attack, its actions a second, and what an action is."""
 
     name: str
-    begin: Callable[[int], Turn]
+    begin: Callable[[int], Action]
     rate: int
     unit: str
     tls: bool = False
@@ -280,23 +280,23 @@ class Attack:
 ATTACKS: Final = (
     Attack("10,000 idle connections", lambda port: idle(port, 10_000), 1, ""),
     Attack("slow heads, on 200 connections", slow_heads, 2_000, "byte"),
-    Attack("content that does not come", slow_bodies, 200, "request"),
-    Attack("200 slow readers of a large file", slow_readers, 1_000, "KiB taken"),
+    Attack("content that is not sent", slow_bodies, 200, "request"),
+    Attack("200 slow readers of a large file", slow_readers, 1_000, "KiB read"),
     Attack("connections without a request", churn, 1_000, "connection"),
     Attack("half-closed connections", half_closes, 500, "request"),
     Attack("resets during a large answer", resets, 200, "answer"),
-    Attack("heads without an end", endless_heads, 100, "head of 40 KB"),
+    Attack("endless heads", endless_heads, 100, "head of 40 KB"),
     Attack("pipelines of 1,000 requests", pipelines, 10, "pipeline"),
     Attack("lists of 2,000 ranges", many_ranges, 200, "request"),
-    Attack("queries and codings that differ", queries, 1_000, "request"),
-    Attack("names that are not there", missing, 1_000, "request"),
-    Attack("junk where TLS is spoken", tls_junk, 500, "connection", tls=True),
-    Attack("handshakes begun and left", tls_begun, 200, "handshake", tls=True),
+    Attack("different queries and codings", queries, 1_000, "request"),
+    Attack("names that do not exist", missing, 1_000, "request"),
+    Attack("junk instead of TLS", tls_junk, 500, "connection", tls=True),
+    Attack("handshakes begun and abandoned", tls_begun, 200, "handshake", tls=True),
 )
 
 
 def turns(rate: int) -> Iterator[float]:
-    """Wait for each turn; late ones are not made up for.  Until standard input ends."""
+    """Wait for each turn, until standard input ends; late turns are not made up for."""
     due = time.monotonic()
     ended = select.poll()
     ended.register(sys.stdin, select.POLLIN | select.POLLHUP)
@@ -311,12 +311,12 @@ def turns(rate: int) -> Iterator[float]:
 def main() -> None:
     name, port, rate = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     (attack,) = (attack for attack in ATTACKS if attack.name == name)
-    turn = attack.begin(port)
+    act = attack.begin(port)
     os.write(1, b"ready\n")
     made, began = 0, time.process_time()
     for _ in turns(rate):
         with suppress(OSError):
-            turn()
+            act()
             made += 1
     os.write(1, json.dumps({"made": made, "seconds": time.process_time() - began}).encode())
 

@@ -1,12 +1,12 @@
-"""`make fuzz`: whatever bytes a client or an operator gives to the core, what must hold holds.
+"""`make fuzz`: check what must hold for any bytes that a client or an operator gives to Knot.
 
-Each target is a function of bytes that raises for a mistake of Knot's.  atheris (libFuzzer) looks
-for such bytes, led by the branches that they reach, and keeps what it has learned in
-`.fuzz/TARGET`; the tests try the same functions on their seeds and on what is near them.
+Each target is a function of bytes that raises for a mistake of Knot.  atheris (libFuzzer) looks for
+such bytes, guided by the branches that they reach, and keeps what it has learned in `.fuzz/TARGET`;
+the tests try the same functions on their seeds and on similar bytes.
 
     python -m loadtest.robust.fuzz                        # every target in turn, a minute together
     python -m loadtest.robust.fuzz requests --seconds 600
-    python -m loadtest.robust.fuzz requests .fuzz/requests-crash-…     # what a crash was
+    python -m loadtest.robust.fuzz requests .fuzz/requests-crash-…     # repeat a crash
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ CORPUS: Final = Path(".fuzz")
 SECONDS: Final = 60
 """For all targets together."""
 
-LONGEST: Final = 4096
-"""Bytes of an input: below every limit of a head, whose place depends on how it comes."""
+MAX_INPUT: Final = 4096
+"""Bytes of an input: below all limits of a head, which may apply earlier or later by its pieces."""
 
 
 # -- what must hold --------------------------------------------------------------------------------
 
 
 def requests(data: bytes) -> None:
-    """However a client's bytes come, they are the same requests; the end is the end."""
+    """A client's bytes are the same requests in any pieces, and none follows the last one."""
     cuts, data = sorted(data[:3]), data[3:]
     whole = found([data])
     pieces = found([data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)])
@@ -72,9 +72,9 @@ def found(pieces: Sequence[bytes]) -> list[Request | str]:
         ended = parser.ended
         requests = parser.feed(piece)
         assert not (ended and requests), "a request after the last"
-        assert len(parser.said) >= len(requests)  # in their order
+        assert len(parser.said) >= len(requests)  # in order
         for request in requests:
-            # Which refusal it is may depend on how much there was to look at.
+            # Which refusal it is may depend on how much has come.
             results.append(request if isinstance(request, Request) else "refused")
             assert parser.ended or not isinstance(request, BadRequest)
     return results
@@ -106,7 +106,7 @@ def codings(data: bytes) -> None:
 
 
 def targets(data: bytes) -> None:
-    """No target is the name of anything outside."""
+    """No target names anything outside of the root."""
     path, query = split_target(data)
     assert not query or query.startswith(b"?")
     authority = authority_of(data)
@@ -123,7 +123,7 @@ def targets(data: bytes) -> None:
 
 
 def options(data: bytes) -> None:
-    """What an operator writes is taken, or refused in a sentence."""
+    """What an operator writes is accepted, or refused with a message."""
     text = data.decode("utf-8", "surrogateescape")
     for kind in (Size(), Seconds(), Workers(), Address(), Pair("KEY", "VALUE")):
         with suppress(click.BadParameter):
@@ -135,7 +135,7 @@ def options(data: bytes) -> None:
 
 
 def tls(data: bytes) -> None:
-    """Junk is an error of the client's, or the beginning of something."""
+    """Junk is an error of the client, or an incomplete handshake."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -223,7 +223,7 @@ def main(name: str | None, file: Path | None, seconds: int, inside: bool) -> Non
     """Look for bytes that break a target, or try those in FILE."""
     if name is not None and file is not None:
         TARGETS[name].check(file.read_bytes())
-        click.echo(f"{name} takes what is in {file}")
+        click.echo(f"{name} accepts {file}")
         return
     if importlib.util.find_spec("atheris") is None:
         sys.exit("make fuzz needs atheris: pip install 'knot[fuzz]'")
@@ -237,7 +237,7 @@ def main(name: str | None, file: Path | None, seconds: int, inside: bool) -> Non
 
 
 def searched(name: str, seconds: int) -> bool:
-    """Search in a process of its own, since a crash ends it; whether nothing was found."""
+    """Search in a separate process, since a crash ends it; true if nothing was found."""
     place = CORPUS / name
     place.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(TARGETS[name].seeds):
@@ -247,11 +247,11 @@ def searched(name: str, seconds: int) -> bool:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     executed = done.stderr.rpartition("Done ")[2].partition(" runs")[0]
     if done.returncode == 0:
-        click.echo(f"{name}: {int(executed):,} inputs in {seconds} s, none that breaks it")
+        click.echo(f"{name}: {int(executed):,} inputs in {seconds} s, none of which breaks it")
         return True
     click.echo(done.stdout + done.stderr)
     for crash in set(CORPUS.glob(f"{name}-crash-*")) - before:
-        click.echo(f"again: python -m loadtest.robust.fuzz {name} {crash}")
+        click.echo(f"to repeat: python -m loadtest.robust.fuzz {name} {crash}")
     return False
 
 
@@ -265,7 +265,7 @@ def search(name: str, seconds: int) -> None:
         [
             "fuzz",
             f"-max_total_time={seconds}",
-            f"-max_len={LONGEST}",
+            f"-max_len={MAX_INPUT}",
             f"-artifact_prefix={CORPUS / name}-",
             str(CORPUS / name),
         ],

@@ -1,11 +1,10 @@
-"""`make soak`: Knot with workers for as long as you like, while all that can happen to it happens.
+"""`make soak`: run Knot with workers for a long time, under everything that can happen to it.
 
-Clients ask for files that are replaced under them, on kept connections and new ones, whole files,
-parts, compressed ones, and whether they have changed.  Every 20 s the workers are renewed; every
-30 s one is killed, and the root, a symbolic link, is switched to another directory.  Each answer
-must be one whole version of its file, and the same tag must always mean the same bytes.  In the
-end: no wrong byte, no failed request but those of killed workers, and neither memory nor
-descriptors have grown.
+Clients request files while these are replaced: on kept and new connections, whole, in part,
+compressed, and conditionally.  Every 20 s the workers are replaced; every 30 s one is killed, and
+the root, a symbolic link, is switched to another directory.  Each answer must be one whole version
+of its file, and a tag must always mean the same bytes.  At the end there must be no wrong byte, no
+failed request except those of killed workers, and no growth of memory or descriptors.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Final
 
@@ -41,22 +40,23 @@ WORKERS: Final = 2
 CLIENTS: Final = 8
 FILES: Final = 60
 SIZES: Final = (500, 8_000, 60_000, 400_000)
-REPLACED: Final = 0.02
-"""Seconds between two files that are replaced."""
-RENEWED: Final = 20.0
-KILLED: Final = 30.0
-SWITCHED: Final = 30.0
-"""Seconds between two switches of the root to a new directory."""
-FOLLOWED: Final = 5.0
+REPLACE_EVERY: Final = 0.02
+"""Seconds between replacements of a file."""
+RENEW_EVERY: Final = 20.0
+"""Seconds between replacements of all workers."""
+KILL_EVERY: Final = 30.0
+SWITCH_EVERY: Final = 30.0
+"""Seconds between switches of the root to a new directory."""
+SWITCH_TIMEOUT: Final = 5.0
 """Seconds after a switch until every worker must serve the new directory: the promise is 2, and the
-clients take a core."""
-BLAMED: Final = 2.0
-"""Seconds after a worker was killed in which a broken connection was its."""
-WARM: Final = 15.0
+clients need a core."""
+KILL_AFTERMATH: Final = 2.0
+"""Seconds after a worker was killed in which connections may break."""
+WARM_UP: Final = 15.0
 """Seconds before memory is first read: caches fill, allocators settle."""
-GROWTH: Final = 1.25
-"""Times what memory and descriptors were, at most."""
-KEPT: Final = 40
+MAX_GROWTH: Final = 1.25
+"""Memory and descriptors at the end, as a multiple of what they were after the warm-up."""
+MAX_REQUESTS: Final = 40
 """Requests on a connection."""
 
 
@@ -69,7 +69,7 @@ def name_of(number: int) -> str:
 
 @lru_cache(4096)
 def content(name: str, version: int) -> bytes:
-    """It says of itself what it is."""
+    """The bytes of a version; the first line has its name and number."""
     head = f"{name} {version}\n".encode()
     size = SIZES[int(name[4:6]) % len(SIZES)] + version % 97
     noise = hashlib.shake_128(head).digest(size // 2).hex().encode()
@@ -78,14 +78,14 @@ def content(name: str, version: int) -> bytes:
 
 @dataclass
 class Site:
-    """The files, one of which has a new version every now and then, in a directory that has one."""
+    """The files, which get new versions, in a directory that is replaced too."""
 
     root: Path
     """A symbolic link to a directory beside it."""
     versions: dict[str, int] = field(default_factory=dict)
     switches: int = 0
     switched: tuple[float, dict[str, int]] = (0.0, {})
-    """When the link was switched last, in monotonic seconds, and the versions of then."""
+    """When the link was last switched, in monotonic seconds, and the versions at that time."""
 
     def replace(self, name: str) -> None:
         version = self.versions.get(name, 0) + 1
@@ -95,7 +95,7 @@ class Site:
         self.versions[name] = version
 
     def switch(self) -> None:
-        """Switch to a copy that has the same times, as a deployment does; the old one goes."""
+        """Switch to a copy with the same times, as a deployment does; remove the old one."""
         old = self.root.resolve()
         new = self.root.with_name(f"release{self.switches + 1}")
         shutil.copytree(old, new)
@@ -108,31 +108,36 @@ class Site:
         self.switches += 1
         self.switched = time.monotonic(), dict(self.versions)
 
+    def oldest_version(self, name: str) -> int:
+        """The oldest version that may be served now."""
+        switched, versions = self.switched
+        return versions.get(name, 0) if time.monotonic() > switched + SWITCH_TIMEOUT else 0
 
-# -- who asks -----------------------------------------------------------------------------------
+
+# -- clients ------------------------------------------------------------------------------------
 
 
-class Wrong(Exception):  # noqa: N818  (what has happened, not what it is)
-    """An answer that ought not to be."""
+class Wrong(Exception):  # noqa: N818  (a finding, not an error of this program)
+    """A wrong answer."""
 
 
 @dataclass
 class Seen:
-    """What all clients have seen."""
+    """The findings of all clients."""
 
     answers: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     broken: list[tuple[float, str]] = field(default_factory=list)
-    """Connections that ended within a request, and when."""
+    """When a connection broke during a request, and how."""
     tags: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Which version a tag means, by file and tag."""
+    """The version that a tag means, by file and tag."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def meet(self, name: str, tag: str, version: int) -> None:
+    def note_tag(self, name: str, tag: str, version: int) -> None:
         with self.lock:
             known = self.tags.setdefault((name, tag), version)
         if known != version:
-            raise Wrong(f"{name}: the tag {tag} means version {known}, and now {version}")
+            raise Wrong(f"{name}: the tag {tag} meant version {known}, and now means {version}")
 
 
 def version_in(name: str, body: bytes) -> int:
@@ -142,70 +147,89 @@ def version_in(name: str, body: bytes) -> int:
     return int(head[2])
 
 
-def ask(
-    client: HTTPConnection, numbers: random.Random, seen: Seen, own: dict[str, str], site: Site
-) -> None:
-    """One request of some kind; `own` has the tags that this client knows."""
-    name = name_of(numbers.randrange(FILES))
-    switched, versions = site.switched
-    lowest = versions.get(name, 0) if time.monotonic() > switched + FOLLOWED else 0
-    kind = numbers.choice(("whole", "whole", "changed", "part", "gzip", "head"))
-    tag = own.get(name)
-    fields = {}
+KINDS: Final = ("whole", "whole", "changed", "part", "gzip", "head")
+
+
+def fields_of(kind: str, tag: str | None) -> dict[str, str]:
+    """The request fields of this kind of request; without a tag, some kinds are plain ones."""
+    if kind == "gzip":
+        return {"Accept-Encoding": "gzip"}
     if kind == "changed" and tag:
-        fields["If-None-Match"] = tag
-    elif kind == "part" and tag:
-        fields |= {"Range": "bytes=10-99", "If-Range": tag}
-    elif kind == "gzip":
-        fields["Accept-Encoding"] = "gzip"
-    client.request("HEAD" if kind == "head" else "GET", f"/{name}", headers=fields)
-    response = client.getresponse()
-    body = response.read()
-    found = response.headers["ETag"]
-    if response.status == 304:
-        if found != tag:
-            raise Wrong(f"{name}: not modified, but {tag} is {found}")
-    elif response.status == 206:
-        version = seen.tags.get((name, found))
-        if found != tag or version is None or body != content(name, version)[10:100]:
-            raise Wrong(f"{name}: not the part of {found}")
-    elif response.status != 200:
-        raise Wrong(f"{name}: status {response.status}")
-    elif kind != "head":
-        if response.headers["Content-Encoding"] == "gzip":
+        return {"If-None-Match": tag}
+    if kind == "part" and tag:
+        return {"Range": "bytes=10-99", "If-Range": tag}
+    return {}
+
+
+@dataclass
+class Client:
+    """Sends requests of all kinds and checks every answer."""
+
+    numbers: random.Random
+    seen: Seen
+    site: Site
+    tags: dict[str, str] = field(default_factory=dict)
+    """The last tag of each file."""
+
+    def ask(self, connection: HTTPConnection) -> None:
+        """Send one request and check its answer.  Raises `Wrong`."""
+        name = name_of(self.numbers.randrange(FILES))
+        oldest = self.site.oldest_version(name)
+        kind = self.numbers.choice(KINDS)
+        tag = self.tags.get(name)
+        method = "HEAD" if kind == "head" else "GET"
+        connection.request(method, f"/{name}", headers=fields_of(kind, tag))
+        response = connection.getresponse()
+        body = response.read()
+        if response.status == 304:
+            if response.headers["ETag"] != tag:
+                raise Wrong(f"{name}: not modified, but {tag} is {response.headers['ETag']}")
+        elif response.status == 206:
+            self.check_part(name, response.headers["ETag"], body)
+        elif response.status != 200:
+            raise Wrong(f"{name}: status {response.status}")
+        elif kind != "head":
+            self.check_whole(name, response, body, oldest)
+        self.seen.answers[f"{kind} {response.status}"] += 1
+
+    def check_part(self, name: str, tag: str, body: bytes) -> None:
+        version = self.seen.tags.get((name, tag))
+        known = version is not None and tag == self.tags.get(name)
+        if not known or body != content(name, version or 0)[10:100]:
+            raise Wrong(f"{name}: not the part of {tag}")
+
+    def check_whole(self, name: str, response: HTTPResponse, body: bytes, oldest: int) -> None:
+        tag, coding = response.headers["ETag"], response.headers["Content-Encoding"]
+        if coding == "gzip":
             body = gzip.decompress(body)
         version = version_in(name, body)
         if body != content(name, version):
             raise Wrong(f"{name}: not the bytes of version {version}")
-        if version < lowest:
-            raise Wrong(f"{name}: version {version}, of a directory that was switched away")
-        seen.meet(name, found, version)
-        if response.headers["Content-Encoding"] is None:
-            own[name] = found
-    seen.answers[f"{kind} {response.status}"] += 1
+        if version < oldest:
+            raise Wrong(f"{name}: version {version}, from a directory that has been replaced")
+        self.seen.note_tag(name, tag, version)
+        if coding is None:
+            self.tags[name] = tag
 
 
-def be_client(
-    number: int, port: int, seed: int, seen: Seen, site: Site, over: threading.Event
-) -> None:
-    numbers = random.Random(seed * 1000 + number)
-    own: dict[str, str] = {}
+def run_client(client: Client, port: int, over: threading.Event) -> None:
+    """Ask on one connection after the other until it is over."""
     while not over.is_set():
-        client = HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = HTTPConnection("127.0.0.1", port, timeout=30)
         try:
-            for _ in range(numbers.randrange(1, KEPT)):
+            for _ in range(client.numbers.randrange(1, MAX_REQUESTS)):
                 if over.is_set():
                     break
-                ask(client, numbers, seen, own, site)
+                client.ask(connection)
         except Wrong as error:
-            seen.wrong.append(str(error))
+            client.seen.wrong.append(str(error))
         except (OSError, HTTPException) as error:
-            seen.broken.append((time.monotonic(), repr(error)))
+            client.seen.broken.append((time.monotonic(), repr(error)))
         finally:
-            client.close()
+            connection.close()
 
 
-# -- what happens to it -------------------------------------------------------------------------
+# -- what happens to the server -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -225,7 +249,7 @@ def descriptors(pid: int) -> int:
 
 @dataclass
 class Torment:
-    """Replaces files, switches the root, renews workers and kills them, until it is over."""
+    """Replaces files, switches the root, renews the workers and kills them."""
 
     process: subprocess.Popen[str]
     site: Site
@@ -233,32 +257,32 @@ class Torment:
     renewals: int = 0
     kills: list[float] = field(default_factory=list)
 
-    def go_on(self, seconds: float) -> None:
+    def last(self, seconds: float) -> None:
         began = time.monotonic()
-        renew, kill = began + RENEWED, began + KILLED
-        switch = began + SWITCHED / 2
+        renew, kill = began + RENEW_EVERY, began + KILL_EVERY
+        switch = began + SWITCH_EVERY / 2
         while (now := time.monotonic()) < began + seconds:
             self.site.replace(name_of(self.numbers.randrange(FILES)))
             if now >= renew:
                 self.process.send_signal(signal.SIGHUP)
                 self.renewals += 1
-                renew += RENEWED
+                renew += RENEW_EVERY
             if now >= kill:
                 workers = family(self.process.pid)[1:]
                 os.kill(self.numbers.choice(workers), signal.SIGKILL)
                 self.kills.append(now)
-                kill += KILLED
+                kill += KILL_EVERY
             if now >= switch:
                 self.site.switch()
-                switch += SWITCHED
-            time.sleep(REPLACED)
+                switch += SWITCH_EVERY
+            time.sleep(REPLACE_EVERY)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--minutes", default=10.0, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 def main(minutes: float, seed: int) -> None:
-    """Serve, ask, replace, renew and kill; fail if any answer was wrong or anything has grown."""
+    """Serve files while everything changes; fail if an answer is wrong or memory grows."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory, "site")
         Path(directory, "release0").mkdir()
@@ -289,17 +313,15 @@ def soak(process: subprocess.Popen[str], site: Site, seconds: float, seed: int) 
         print("knot serve does not start", file=sys.stderr)
         return 1
     port, seen, over = int(found[1]), Seen(), threading.Event()
-    threads = [
-        threading.Thread(target=be_client, args=(number, port, seed, seen, site, over))
-        for number in range(CLIENTS)
-    ]
+    clients = [Client(random.Random(seed * 1000 + number), seen, site) for number in range(CLIENTS)]
+    threads = [threading.Thread(target=run_client, args=(client, port, over)) for client in clients]
     for thread in threads:
         thread.start()
     torment = Torment(process, site, random.Random(seed))
     try:
-        torment.go_on(min(WARM, seconds / 3))
+        torment.last(min(WARM_UP, seconds / 3))
         before = at_rest(process.pid)
-        torment.go_on(seconds - min(WARM, seconds / 3))
+        torment.last(seconds - min(WARM_UP, seconds / 3))
     finally:
         over.set()
         for thread in threads:
@@ -308,7 +330,7 @@ def soak(process: subprocess.Popen[str], site: Site, seconds: float, seed: int) 
 
 
 def at_rest(pid: int) -> Use:
-    """The least of some readings: a worker on its way out is no growth."""
+    """The lowest of several readings, without workers that are about to end."""
     readings = []
     for _ in range(30):
         if len(family(pid)) == WORKERS + 1:
@@ -326,25 +348,25 @@ def judge(seen: Seen, torment: Torment, before: Use, after: Use) -> int:
     unexplained = [
         error
         for when, error in seen.broken
-        if not any(kill <= when + 0.1 and when <= kill + BLAMED for kill in torment.kills)
+        if not any(kill <= when + 0.1 and when <= kill + KILL_AFTERMATH for kill in torment.kills)
     ]
     verdicts = {
-        "answers that were wrong": (len(seen.wrong), 0),
-        "requests that failed, of no killed worker": (len(unexplained), 0),
-        "private memory, MB, at most": (after.memory / 1e6, GROWTH * before.memory / 1e6),
-        "descriptors, at most": (after.descriptors, GROWTH * before.descriptors),
+        "wrong answers": (len(seen.wrong), 0),
+        "requests failed without a killed worker": (len(unexplained), 0),
+        "private memory, MB": (after.memory / 1e6, MAX_GROWTH * before.memory / 1e6),
+        "descriptors": (after.descriptors, MAX_GROWTH * before.descriptors),
     }
-    table = Table("", "found", "allowed")
+    table = Table("", "found", "at most")
     for name, (value, most) in verdicts.items():
         table.add_row(name, f"{value:,.0f}", f"{most:,.0f}")
     for name, number in (
         ("answers", sum(seen.answers.values())),
-        ("versions that were served", len(seen.tags)),
+        ("versions served", len(seen.tags)),
         ("files replaced", sum(torment.site.versions.values())),
         ("switches of the root", torment.site.switches),
         ("renewals of all workers", torment.renewals),
         ("workers killed", len(torment.kills)),
-        ("requests that killed workers had", len(seen.broken) - len(unexplained)),
+        ("requests failed with a killed worker", len(seen.broken) - len(unexplained)),
     ):
         table.add_row(name, f"{number:,}", "")
     Console().print(table)

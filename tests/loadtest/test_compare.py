@@ -91,7 +91,7 @@ def test_a_machine_that_became_slower_is_not_blamed_on_the_code(before: Result) 
 def test_without_a_server_that_did_not_change_it_says_so(before: Result) -> None:
     models = tuple(one for one in before.servers if one.kind == "model")
     alone = msgspec.structs.replace(before, servers=models)
-    assert "no server that did not change" in " ".join(compare(alone, alone).differences)
+    assert "no unchanged server" in " ".join(compare(alone, alone).differences)
 
 
 def test_throughput_that_the_generator_bounded_is_never_judged(worse: Comparison) -> None:
@@ -154,4 +154,4 @@ def test_what_is_no_result_is_one_sentence(tmp_path: Path) -> None:
     path.write_text("{}")
     said = CliRunner().invoke(compare_command, [str(path), str(tmp_path)])
     assert said.exit_code == 1
-    assert said.output.startswith(f"Error: {path} is no result of the experiment")
+    assert said.output.startswith(f"Error: {path} is not a result of the experiment")

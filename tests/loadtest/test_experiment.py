@@ -17,7 +17,7 @@ from loadtest import generators, measure, results
 from loadtest.experiment import run as experiment
 from loadtest.experiment.marks import DROPPED, IDLE, LOADED, SILENT, WRONG
 from loadtest.experiment.report import write
-from loadtest.experiment.rounds import GENERATOR_BOUND
+from loadtest.experiment.rounds import GENERATOR_BOUND, Gathered
 from loadtest.experiment.run import FILE, Experiment, Part, Settings, models, parts
 from loadtest.fileset import FileSet
 from loadtest.generators import tame
@@ -48,8 +48,8 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         generators, "available", lambda name: "not here" if name == "wrk" else available(name)
     )
-    monkeypatch.setattr(measure, "PATIENCE", 0.2)
-    monkeypatch.setattr(tame, "Job", partial(tame.Job, patience=0.5))
+    monkeypatch.setattr(measure, "CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr(tame, "Order", partial(tame.Order, timeout=0.5))
 
 
 def liar(mode: str) -> Server:
@@ -122,8 +122,8 @@ def test_a_generator_that_is_slowed_is_called_the_limit(
     )
     command = tame.command
 
-    def slowed(job: tame.Job, core: int | None) -> list[str]:
-        *before, _, _, encoded = command(job, core)
+    def slowed(order: tame.Order, core: int | None) -> list[str]:
+        *before, _, _, encoded = command(order, core)
         return [*before, "-c", slowly, encoded]
 
     monkeypatch.setattr(tame, "command", slowed)
@@ -216,7 +216,7 @@ def test_every_part_is_in_the_short_run_or_the_full_one(files: FileSet) -> None:
 def test_a_result_can_be_made_and_shown_before_anything_was_measured(
     files: FileSet, tmp_path: Path
 ) -> None:
-    write(Experiment(Settings(), files, "a test").result(), tmp_path / "report")
+    write(Gathered.of(Experiment(Settings(), files, "a test").result()), tmp_path / "report")
     assert results.load(tmp_path / "report" / "results.json").runs == ()
 
 
@@ -261,7 +261,7 @@ def test_an_interrupted_run_has_a_report_of_what_there_was(tmp_path: Path) -> No
     _, err = process.communicate()
     assert process.returncode == 0, err
     result: Result = results.load(tmp_path / "report" / "results.json")
-    assert "interrupted" in result.missing["what was to follow"]
+    assert "interrupted" in result.missing["the rest"]
 
 
 def test_an_unknown_server_is_refused_by_name(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ import os
 import random
 import re
 import resource
+import select
 import shutil
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,22 @@ from loadtest.fileset import FileSet
 from loadtest.generators import (
     GENERATORS,
     GeneratorError,
+    Job,
     Target,
     available,
     generate,
     take_descriptors,
     wrk,
 )
-from loadtest.generators import tame as tame_generator
-from loadtest.generators.answer import CACHE, Answer, Expected, Failed
+from loadtest.generators.answer import Answer, Failed
+from loadtest.generators.crowd import Order
+from loadtest.generators.expected import CACHE, Expected
 from loadtest.generators.pace import Schedule, Ticks
-from loadtest.generators.tally import HIGHEST, Tally, histogram, jain
-from loadtest.generators.tame import Job, hold, perform
+from loadtest.generators.tally import MAX_LATENCY, Tally, histogram, jain
+from loadtest.generators.tame import hold, perform
+from loadtest.null_server import NullServer
 from loadtest.results import Load
-from loadtest.scenario import SCENARIOS, Scenario
+from loadtest.scenario import SCENARIOS, TICK, Scenario
 from tame import READ, mkevent, run, tamed, twait, wait_on_fd
 
 CONTENT = bytes(range(256)) * 4
@@ -156,9 +160,9 @@ def load_on(port: int, files: FileSet, scenario: str | Scenario = "kept", **sett
     chosen = SCENARIOS[scenario] if isinstance(scenario, str) else scenario
     defaults: dict[str, Any] = {
         "target": Target(HOST, port), "path": PATH, "clients": CLIENTS, "seconds": 0.06,
-        "patience": 0.25,
+        "timeout": 0.25,
     }  # fmt: skip
-    load = perform(Job(scenario=chosen, root=str(files.root), **(defaults | settings)))
+    load = perform(Order(scenario=chosen, root=str(files.root), **(defaults | settings)))
     assert load is not None
     return load
 
@@ -232,7 +236,7 @@ def test_slow_readers_take_no_more_than_they_may(files: FileSet) -> None:
     with serving(always(reply(CONTENT * 64), goes_on=False)) as server:
         load = load_on(server.port, files, slow, path="large", seconds=0.3)
     assert not load.errors
-    assert 0 < load.bytes <= CLIENTS * 16 * 1024 * (load.seconds + tame_generator.TICK)
+    assert 0 < load.bytes <= CLIENTS * 16 * 1024 * (load.seconds + TICK)
 
 
 def test_slow_readers_get_whole_answers_in_the_end(files: FileSet) -> None:
@@ -313,7 +317,7 @@ def test_a_lie_is_told_as_what_it_is(files: FileSet, lie: str) -> None:
 def test_a_server_that_stalls_slow_readers_is_found_out(files: FileSet) -> None:
     slow = Scenario("slow", "", requests=1, slow=1024)
     with serving(lambda connection, request, number: True) as server:
-        load = load_on(server.port, files, slow, seconds=0.05, patience=0.2)
+        load = load_on(server.port, files, slow, seconds=0.05, timeout=0.2)
     assert load.errors == {"timeout": CLIENTS}
 
 
@@ -344,21 +348,21 @@ def test_a_connection_reset_within_an_answer_is_cut_and_before_it_closed(files: 
 
 def test_a_server_that_stalls_is_found_out_though_the_load_is_over_before(files: FileSet) -> None:
     with serving(lambda connection, request, number: True) as server:
-        load = load_on(server.port, files, seconds=0.05, patience=0.2)
+        load = load_on(server.port, files, seconds=0.05, timeout=0.2)
     assert load.requests == 0
     assert load.errors == {"timeout": CLIENTS}
 
 
 def test_a_server_that_stalls_from_the_warm_up_on_is_found_out(files: FileSet) -> None:
     with serving(lambda connection, request, number: True) as server:
-        load = load_on(server.port, files, seconds=0.3, warm_up=0.1, patience=0.2)
+        load = load_on(server.port, files, seconds=0.3, warm_up=0.1, timeout=0.2)
     assert load.requests == 0
     assert set(load.errors) == {"timeout"}
 
 
 def test_a_server_that_stalls_within_an_answer_is_found_out(files: FileSet) -> None:
     with serving(always(reply()[:100])) as server:
-        load = load_on(server.port, files, seconds=0.05, patience=0.2)
+        load = load_on(server.port, files, seconds=0.05, timeout=0.2)
     assert load.errors == {"timeout": CLIENTS}
 
 
@@ -372,7 +376,7 @@ def test_a_server_that_does_not_exist_refuses(files: FileSet) -> None:
 
 def test_a_server_that_accepts_nobody_is_a_timeout(files: FileSet) -> None:
     with socket.create_server((HOST, 0)) as listener:
-        load = load_on(listener.getsockname()[1], files, seconds=0.05, patience=0.2)
+        load = load_on(listener.getsockname()[1], files, seconds=0.05, timeout=0.2)
     assert load.errors == {"timeout": CLIENTS}
 
 
@@ -410,7 +414,7 @@ def stalls_once(at: int, seconds: float) -> Behaviour:
 
 def test_at_a_constant_rate_a_stall_is_seen_by_all_who_would_have_come(files: FileSet) -> None:
     with serving(stalls_once(20, 0.3)) as server:
-        load = load_on(server.port, files, rate=200.0, seconds=0.8, patience=5.0)
+        load = load_on(server.port, files, rate=200.0, seconds=0.8, timeout=5.0)
     assert abs(load.requests - 200 * load.seconds) <= 2
     assert not load.errors
     assert slower_than(load, 0.1) >= 0.2 * 200 - 5  # due in the first 0.2 s of the stall
@@ -418,13 +422,13 @@ def test_at_a_constant_rate_a_stall_is_seen_by_all_who_would_have_come(files: Fi
 
 def test_in_a_closed_loop_only_those_see_it_who_wait(files: FileSet) -> None:
     with serving(stalls_once(20, 0.3)) as server:
-        load = load_on(server.port, files, seconds=0.6, patience=5.0)
+        load = load_on(server.port, files, seconds=0.6, timeout=5.0)
     assert 1 <= slower_than(load, 0.25) < 20
 
 
 def test_what_was_due_and_never_asked_for_is_a_timeout(files: FileSet) -> None:
     with serving(lambda connection, request, number: True) as server:
-        load = load_on(server.port, files, rate=100.0, seconds=0.3, patience=0.2)
+        load = load_on(server.port, files, rate=100.0, seconds=0.3, timeout=0.2)
     assert load.requests == 0
     assert set(load.errors) == {"timeout"}
     assert abs(load.errors["timeout"] - 100 * load.seconds) <= 2
@@ -467,12 +471,10 @@ def test_ticks_come_until_they_are_closed() -> None:
 
 
 def asked(generator: str, port: int, files: FileSet, scenario: str, **settings: Any) -> Load:
-    defaults: dict[str, Any] = {
-        "path": PATH, "clients": CLIENTS, "seconds": 0.1, "warm_up": 0.0, "rate": None, "seed": 0,
-        "core": None,
-    }  # fmt: skip
+    defaults: dict[str, Any] = {"path": PATH, "clients": CLIENTS, "seconds": 0.1}
     target = Target(HOST, port)
-    return generate(generator, target, SCENARIOS[scenario], files=files, **(defaults | settings))
+    job = Job(target=target, scenario=SCENARIOS[scenario], files=files, **(defaults | settings))
+    return generate(generator, job)
 
 
 def test_the_generator_runs_as_a_process_of_its_own(files: FileSet) -> None:
@@ -563,7 +565,7 @@ def test_held_connections_that_the_server_has_closed_are_an_error() -> None:
 
 @contextmanager
 def null_server(*options: str) -> Iterator[int]:
-    command = [sys.executable, "-m", "loadtest.experiment.null_server", *options]
+    command = [sys.executable, "-m", "loadtest.null_server", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -657,6 +659,28 @@ def test_the_null_server_has_files_by_their_paths(files: FileSet) -> None:
         assert missing.startswith(b"HTTP/1.1 404 Not Found\r\n")
     with null_server("--file", str(files.root / PATH)) as port:
         assert exchange(port, b"GET /any HTTP/1.1\r\n\r\n") == reply()
+
+
+def test_the_null_server_waits_for_room_only_until_the_rest_is_sent() -> None:
+    ours, client = socket.socketpair()
+    with socket.create_server((HOST, 0)) as listener, client:
+        server = NullServer(listener, (b"", b""))
+        fd = ours.detach()
+        os.set_blocking(fd, False)
+        server.poll.register(fd, select.EPOLLIN)
+        full = 0
+        with suppress(BlockingIOError):
+            while True:
+                full += os.write(fd, bytes(1000))
+        server.send(fd, b"rest")
+        while full:
+            full -= len(client.recv(full))
+        assert server.poll.poll(1) == [(fd, select.EPOLLOUT)]
+        server.send_rest(fd)
+        assert client.recv(1000) == b"rest"
+        assert server.poll.poll(0) == []
+        server.close(fd)
+        server.poll.close()
 
 
 # -- answers and counts --------------------------------------------------------------------------
@@ -763,8 +787,8 @@ def test_fairness_is_jains_index() -> None:
 
 
 def test_a_histogram_keeps_even_what_is_beyond_its_range() -> None:
-    found = HdrHistogram.decode(histogram([(100, 3), (10 * HIGHEST, 1)]))
+    found = HdrHistogram.decode(histogram([(100, 3), (10 * MAX_LATENCY, 1)]))
     assert found.get_total_count() == 4
     assert found.get_value_at_percentile(50) == 100
-    assert found.get_value_at_percentile(100) >= HIGHEST
+    assert found.get_value_at_percentile(100) >= MAX_LATENCY
     assert histogram([]) == ""

@@ -26,9 +26,9 @@ from click.testing import CliRunner
 from hdrh.histogram import HdrHistogram
 
 from loadtest import results
-from loadtest.experiment.run import distributed
+from loadtest.experiment import distributed
 from loadtest.fileset import FileSet
-from loadtest.generators import GeneratorError, Target, locust
+from loadtest.generators import GeneratorError, Job, Target, locust
 from loadtest.generators.tally import jain
 from loadtest.results import Load
 from loadtest.scenario import SCENARIOS, Scenario
@@ -122,16 +122,17 @@ def generate(
     files: FileSet = FILES,
 ) -> Load:
     return locust.generate(
-        target,
-        scenario,
-        files=files,
-        path=path,
-        clients=4,
-        seconds=seconds,
-        warm_up=0.1,
-        rate=rate,
-        seed=7,
-        core=None,
+        Job(
+            target=target,
+            scenario=scenario,
+            files=files,
+            path=path,
+            clients=4,
+            seconds=seconds,
+            warm_up=0.1,
+            rate=rate,
+            seed=7,
+        )
     )
 
 
@@ -143,7 +144,7 @@ def recorded(load: Load) -> int:
 
 
 def test_each_lie_is_counted_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locust, "PATIENCE", 0.4)
+    monkeypatch.setattr(locust, "ANSWER_TIMEOUT", 0.4)
     told = Counter[str]()
     turns = [*LIES, "timeout", "right"]
     ended = threading.Event()
@@ -294,12 +295,13 @@ def test_a_worker_that_fails_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(locust, "user_class", lambda scenario: "Nobody")
     with pytest.raises(GeneratorError, match="Unknown User"):
         locust.distributed(
-            Target("127.0.0.1", 1),
-            SCENARIOS["five"],
-            files=FILES,
-            clients=1,
-            seconds=1,
-            seed=7,
+            Job(
+                target=Target("127.0.0.1", 1),
+                scenario=SCENARIOS["five"],
+                files=FILES,
+                clients=1,
+                seconds=1,
+            ),
             workers=1,
         )
 

@@ -71,7 +71,10 @@ def test_a_failing_seed_is_told_with_the_way_to_repeat_it(
     monkeypatch.setattr(command, "run_seed", failing)
     assert command.run(first=5, seeds=4) == 1
     printed = capsys.readouterr().out
-    assert "seed 7:\n  something\n  again: python -m loadtest.robust.simulate --seed 7\n" in printed
+    assert (
+        "seed 7:\n  something\n  to repeat: python -m loadtest.robust.simulate --seed 7\n"
+        in printed
+    )
     assert "4 seeds, 1 of them failed; 16 requests, 4 a seed, 12 answered" in printed
     assert command.run(first=0, seeds=4) == 0
 
@@ -84,8 +87,8 @@ def test_a_bug_fits_the_source(bug: Bug, tmp_path: Path) -> None:
 
 
 def test_a_bug_that_does_not_fit_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a bug: knot/http/ranges.py has 0 of its places"):
-        plant(Bug("a bug", "ranges.py", "no such line", ""), tmp_path)
+    with pytest.raises(ValueError, match=r"a bug: knot/http/ranges.py has its source 0 times"):
+        plant(Bug("a bug", "http/ranges.py", "no such line", ""), tmp_path)
 
 
 @pytest.mark.parametrize("bug", BUGS[:4], ids=lambda bug: bug.what)

@@ -1,4 +1,4 @@
-"""Figure 7: the paper's rows and columns, and ours beside and below them."""
+"""Figure 7: the paper's rows and columns, with ours beside and below them."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from loadtest.experiment.report.rows import (
     NO_COUNT,
     Show,
     find,
-    marks_said,
-    models,
+    marks_of,
     ratios,
     virtual,
     why,
 )
 from loadtest.experiment.rounds import (
+    Gathered,
     Measure,
+    Reading,
     Rounds,
-    added,
+    by_load,
     calls_per_request,
     connections_a_second,
     cpu_per_connection,
     cpu_per_request,
     generator_busy,
-    held_bytes,
-    holding,
     of_memory,
     server_busy,
     switches_per_request,
     whole,
 )
-from loadtest.results import PAPER, Paper, Result
+from loadtest.results import PAPER, Paper
 
 NOT_IN_PAPER: Final = "the paper does not give it"
 PAPERS: Final = (
-    "The paper's columns are from its Figure 7: another machine, other programs, and a load that "
-    "is not known. They show what was compared, not what to expect beside ours."
+    "The paper's columns are from its Figure 7: another machine, other programs, and an unknown "
+    "load. They show what was compared, not what to expect from ours."
 )
 INTERVALS: Final = (
-    "Ratios are medians of the ratios of single rounds; in brackets the 95 % bootstrap interval "
-    "over rounds (10,000 resamples). Of fewer than three rounds there is none; of three to five it "
-    "is the range of the rounds, and of three it holds only 75 %. “Equal” means that it holds 1 "
-    "and stays within 3 % of it, “unclear” that it holds 1 and does not."
+    "A ratio is the median of the ratios of single rounds; in brackets is its 95 % bootstrap "
+    "interval over rounds (10,000 resamples). Fewer than three rounds have no interval; with three "
+    "to five it is the range of the rounds, which for three has a confidence of only 75 %. “Equal” "
+    "means that the interval contains 1 and stays within 3 % of it; “unclear” that it contains 1 "
+    "and goes further."
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement of Figure 7, named with its unit."""
+    """A row of Figure 7; its name includes the unit."""
 
     name: str
     ours: Measure
@@ -99,42 +99,41 @@ ROWS: Final = (
 )
 
 
-def figure7_section(result: Result, groups: Sequence[Rounds]) -> Section | None:
-    mine = [group for group in groups if group.part == "figure7"]
+def figure7_section(gathered: Gathered) -> Section | None:
     tables: list[Table] = []
-    for scenario, clients in dict.fromkeys((one.scenario, one.clients) for one in mine):
-        these = [one for one in mine if (one.scenario, one.clients) == (scenario, clients)]
-        tables.append(figure7_table(result, these, scenario, clients))
-        tables.append(ratios(these, THEIRS, f"Beside {THEIRS}, scenario “{scenario}”"))
+    for (scenario, clients), groups in by_load(gathered.part("figure7")).items():
+        tables.append(figure7_table(gathered, groups, scenario, clients))
+        tables.append(ratios(groups, THEIRS, f"Compared with {THEIRS}, scenario “{scenario}”"))
     if not tables:
         return None
-    base = base_and_growth(result)
+    base = base_and_growth(gathered)
     if base:
         tables.insert(1, base)
     return Section("figure7", "Figure 7", text=(PAPERS, INTERVALS), tables=tuple(tables))
 
 
-def figure7_table(result: Result, groups: Sequence[Rounds], scenario: str, clients: int) -> Table:
+def figure7_table(
+    gathered: Gathered, groups: Sequence[Rounds], scenario: str, clients: int
+) -> Table:
     """The paper's four rows, then ours; the paper's two columns, then ours."""
     gaps = Gaps()
-    models = [server.name for server in result.servers if server.kind == "model"]
-    columns = {name: find(groups, name) for name in models}
+    columns = {name: find(groups, name) for name in gathered.models}
     rows = [
         (
             row.name,
             *(_paper_cell(row, paper, gaps) for paper in PAPER),
-            *(_cell(result, name, group, row, gaps) for name, group in columns.items()),
+            *(_cell(gathered, name, group, row, gaps) for name, group in columns.items()),
         )
         for row in ROWS
     ]
     bound = (
-        marks_said(group) if group else gaps.because(why(result, name))
+        marks_of(group) if group else gaps.because(why(gathered, name))
         for name, group in columns.items()
     )
     rows.append(("Bound by", *(gaps.because(NOT_IN_PAPER) for _ in PAPER), *bound))
     return Table(
         f"{whole_number(clients)} clients, scenario “{scenario}”, medians of the rounds",
-        ("", *(f"{paper.name} (paper)" for paper in PAPER), *models),
+        ("", *(f"{paper.name} (paper)" for paper in PAPER), *columns),
         tuple(rows),
         gaps.notes(),
     )
@@ -144,36 +143,41 @@ def _paper_cell(row: Row, paper: Paper, gaps: Gaps) -> str:
     return row.show(row.paper(paper)) if row.paper else gaps.because(NOT_IN_PAPER)
 
 
-def _cell(result: Result, server: str, group: Rounds | None, row: Row, gaps: Gaps) -> str:
+def _cell(gathered: Gathered, server: str, group: Rounds | None, row: Row, gaps: Gaps) -> str:
     if group is None:
-        return gaps.because(why(result, server))
+        return gaps.because(why(gathered, server))
     value = group.median(row.ours)
     return gaps.because(row.reason) if value is None else row.show(value)
 
 
-def base_and_growth(result: Result) -> Table | None:
-    """What a model costs before the first connection, and what the connections add."""
-    if not result.held:
+MEMORY: Final[tuple[tuple[str, Reading], ...]] = (
+    ("Physical", lambda memory: memory.rss),
+    ("Private", lambda memory: memory.private),
+    ("Private and kernel", whole),
+    ("Virtual", virtual),
+)
+
+
+def base_and_growth(gathered: Gathered) -> Table | None:
+    """The cost of a model before the first connection, and what the connections add."""
+    if not gathered.idle:
         return None
-    gaps, held, rows = Gaps(), holding(result.held), []
+    gaps, rows = Gaps(), []
 
     def shown(value: float | None, server: str) -> str:
-        return gaps.because(why(result, server)) if value is None else kilobytes(value)
+        return gaps.because(why(gathered, server)) if value is None else kilobytes(value)
 
-    for server in models(result):
-        measures = (lambda memory: memory.rss, lambda memory: memory.private, whole, virtual)
+    for server in gathered.models:
         cells = []
-        for measure in measures:
-            base = held_bytes(held, server, 0, measure)
-            each = added(held, server, CONNECTIONS, measure)
-            grown = None if each is None else each * CONNECTIONS
-            cells += [shown(base, server), shown(grown, server)]
+        for _, reading in MEMORY:
+            each = gathered.added(server, CONNECTIONS, reading)
+            cells.append(shown(gathered.held(server, 0, reading), server))
+            cells.append(shown(None if each is None else each * CONNECTIONS, server))
         rows.append((server, *cells))
-    names = ("Physical", "Private", "Private and kernel's", "Virtual")
-    head = (column for name in names for column in (f"{name}: base", "growth"))
+    head = (column for name, _ in MEMORY for column in (f"{name}: base", "growth"))
     return Table(
-        f"Base (no connection) and growth (with {CONNECTIONS} idle ones), kB",
+        f"Base (no connections) and growth (with {CONNECTIONS} idle connections), kB",
         ("", *head),
         tuple(rows),
-        (*gaps.notes(), "The kernel's: the threads' stacks in the kernel, and page tables."),
+        (*gaps.notes(), "Kernel: the kernel stacks of the threads, and page tables."),
     )

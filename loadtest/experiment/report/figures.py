@@ -1,8 +1,8 @@
-"""The plots.  Each is drawn from a result alone, and left out if the result has nothing for it."""
+"""The plots of a gathered result.  A plot for which it has no data is left out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Final
@@ -17,25 +17,22 @@ from loadtest.experiment.report.headlines import CONNECTIONS, figure7
 from loadtest.experiment.report.numbers import percent, short
 from loadtest.experiment.report.svg import PLACEHOLDERS, STYLE, Plot, plot
 from loadtest.experiment.rounds import (
+    Gathered,
     Measure,
+    Reading,
     Rounds,
-    added,
     connections_a_second,
     cpu_per_connection,
     cpu_per_request,
-    gather,
-    held_bytes,
-    holding,
     p99,
     percentile,
     requests_a_second,
     whole,
 )
-from loadtest.results import Memory, Result
 
 WIDE: Final = (5.6, 4.4)
 TALL: Final = (5.6, 7.2)
-"""Inches of 72 units: narrow enough that the text can be read when a phone shrinks it."""
+"""Inches of 72 units: narrow enough to be legible when a phone shrinks it."""
 COLOURS: Final = tuple(PLACEHOLDERS[f"s{number}"] for number in range(6))
 MARKERS: Final = "osD^vP"
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9, 100.0)
@@ -58,21 +55,16 @@ class Unit:
         return None if value is None else value * self.each
 
 
-def plots(result: Result) -> dict[str, str]:
-    """Every plot by its name, as an SVG file of its own."""
-    return {drawn.name: drawn.alone() for drawn in draw(result)}
-
-
-def draw(result: Result) -> tuple[Plot, ...]:
+def draw(gathered: Gathered) -> tuple[Plot, ...]:
     with rc_context(STYLE):
-        drawn = [draw_figure7(result), *draw_curves(result), *draw_latencies(result)]
-        drawn += [draw_memory(result), draw_threads(result)]
+        drawn = [draw_figure7(gathered), *draw_curves(gathered), *draw_latencies(gathered)]
+        drawn += [draw_memory(gathered), draw_threads(gathered)]
         return tuple(one for one in drawn if one is not None)
 
 
-def looks(result: Result) -> dict[str, Look]:
-    """A server looks the same in every plot; from the seventh on lines are dashed."""
-    names = [server.name for server in result.servers if server.kind != "null"]
+def looks(gathered: Gathered) -> dict[str, Look]:
+    """A server looks the same in every plot; from the seventh server on, lines are dashed."""
+    names = [server.name for server in gathered.result.servers if server.kind != "null"]
     styles = cycle(zip(COLOURS, MARKERS, strict=True))
     return {
         name: Look(colour, marker, "-" if number < len(COLOURS) else "--")
@@ -82,41 +74,30 @@ def looks(result: Result) -> dict[str, Look]:
     }
 
 
-def draw_figure7(result: Result) -> Plot | None:
-    """What each model serves, what that costs it, and what a connection adds, as bars."""
-    held = holding(result.held)
-    models = [server.name for server in result.servers if server.kind == "model"]
-    groups = {name: group for name in models if (group := figure7(result, name)) is not None}
+def draw_figure7(gathered: Gathered) -> Plot | None:
+    """Bars: connections served by each model, their cost, and the memory of a connection."""
+    models, look = gathered.models, looks(gathered)
+    groups = {name: group for name in models if (group := figure7(gathered, name)) is not None}
     served = {name: group.median(connections_a_second) for name, group in groups.items()}
     cost = {name: group.median(cpu_per_connection) for name, group in groups.items()}
     bound = {name for name, group in groups.items() if group.generator_bound}
-    grown = {name: added(held, name, CONNECTIONS, whole) for name in models}
+    grown = {name: gathered.added(name, CONNECTIONS, whole) for name in models}
     if not served and all(value is None for value in grown.values()):
         return None
     figure = Figure(figsize=TALL, layout=_layout())
     above, between, below = figure.subplots(3, 1)
-    _bars(above, models, served, looks(result), "connections a second", bound)
-    _bars(
-        between,
-        models,
-        {name: value and value * 1e6 for name, value in cost.items()},
-        looks(result),
-        "µs of CPU per connection",
-    )
-    _bars(
-        below,
-        models,
-        {name: value and value / 1000 for name, value in grown.items()},
-        looks(result),
-        "kB added by a connection, kernel's included",
-    )
+    micros = {name: value and value * 1e6 for name, value in cost.items()}
+    kilobytes = {name: value and value / 1000 for name, value in grown.items()}
+    _bars(above, models, served, look, "connections a second", bound)
+    _bars(between, models, micros, look, "µs of CPU per connection")
+    _bars(below, models, kilobytes, look, "kB added by a connection, in the kernel too")
     return plot(
         figure,
         "figure7",
         f"{CONNECTIONS} connections",
-        f"Above: connections served a second at {CONNECTIONS} clients with one request each. "
-        f"Between: the server's CPU time for each of them. "
-        f"Below: private memory, kernel stack and page tables that each of {CONNECTIONS} idle "
+        f"Top: connections served a second with {CONNECTIONS} clients, one request on each. "
+        f"Middle: the server's CPU time for each of them. "
+        f"Bottom: private memory, kernel stack and page tables that each of {CONNECTIONS} idle "
         f"connections adds. {HOLLOW if bound else ''}".rstrip(),
     )
 
@@ -135,9 +116,9 @@ def _bars(
         colour = look[name].colour
         inside = "none" if name in hollow else colour
         axes.barh(row, value or 0, 0.62, facecolor=inside, edgecolor=colour)
-        said = "not measured" if value is None else short(value)
+        text = "not measured" if value is None else short(value)
         axes.annotate(
-            said, (max(value or 0, 0), row), (5, 0), va="center", textcoords="offset points"
+            text, (max(value or 0, 0), row), (5, 0), va="center", textcoords="offset points"
         )
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -150,8 +131,8 @@ def _bars(
     axes.spines["left"].set_visible(False)
 
 
-def draw_curves(result: Result) -> Iterable[Plot]:
-    groups = [group for group in gather(result.runs) if group.part == "curve"]
+def draw_curves(gathered: Gathered) -> Iterable[Plot]:
+    groups = gathered.part("curve")
     for scenario in dict.fromkeys(group.scenario for group in groups):
         mine = [group for group in groups if group.scenario == scenario]
         if len({group.clients for group in mine}) < 2:
@@ -160,15 +141,15 @@ def draw_curves(result: Result) -> Iterable[Plot]:
             ("throughput", "Throughput", requests_a_second, Unit(1, "requests a second")),
             ("cpu", "CPU per request", cpu_per_request, Unit(1e6, "µs of CPU per request")),
         ):
-            yield _curve(result, mine, f"{name}-{scenario}", what, measure, unit)
+            yield _curve(gathered, mine, f"{name}-{scenario}", what, measure, unit)
 
 
 def _curve(
-    result: Result, groups: Sequence[Rounds], name: str, what: str, measure: Measure, unit: Unit
+    gathered: Gathered, groups: Sequence[Rounds], name: str, what: str, measure: Measure, unit: Unit
 ) -> Plot:
     scenario = groups[0].scenario
     figure, axes = _lines()
-    for server, look in looks(result).items():
+    for server, look in looks(gathered).items():
         points = sorted(
             (group for group in groups if group.server == server), key=lambda one: one.clients
         )
@@ -188,7 +169,7 @@ def _curve(
         name,
         f"{what}, scenario “{scenario}”",
         f"{what} against the number of open connections, scenario “{scenario}”: medians of the "
-        f"rounds, the bars from the lowest to the highest round. {HOLLOW}",
+        f"rounds, with bars from the lowest round to the highest. {HOLLOW}",
     )
 
 
@@ -221,20 +202,20 @@ def _series(
         )
 
 
-def draw_latencies(result: Result) -> Iterable[Plot]:
-    """A plot for each share of the maximum, and one against connections if there are several."""
-    groups = [group for group in gather(result.runs) if group.part == "latency"]
+def draw_latencies(gathered: Gathered) -> Iterable[Plot]:
+    """A plot for each share of the maximum, and one by connections if their number varies."""
+    groups = gathered.part("latency")
     for share in sorted({group.share for group in groups if group.share is not None}):
         level = [group for group in groups if group.share == share]
         scenario = level[0].scenario
         counts = {group.clients for group in level}
         clients = CONNECTIONS if CONNECTIONS in counts else max(counts)
         mine = [one for one in level if one.clients == clients and one.scenario == scenario]
-        yield _latency(result, mine, share)
+        yield _latency(gathered, mine, share)
         over = [one for one in level if one.scenario == scenario]
         if len({one.clients for one in over}) > 1:
             yield _curve(
-                result,
+                gathered,
                 over,
                 f"latency-{share * 100:.0f}-connections",
                 f"99th percentile of latency at {percent(share)} of the maximum",
@@ -243,8 +224,8 @@ def draw_latencies(result: Result) -> Iterable[Plot]:
             )
 
 
-def _latency(result: Result, groups: Sequence[Rounds], share: float) -> Plot:
-    look = looks(result)
+def _latency(gathered: Gathered, groups: Sequence[Rounds], share: float) -> Plot:
+    look = looks(gathered)
     figure, axes = _lines()
     for server in look:
         group = next((group for group in groups if group.server == server), None)
@@ -274,49 +255,48 @@ def _latency(result: Result, groups: Sequence[Rounds], share: float) -> Plot:
         figure,
         f"latency-{share * 100:.0f}",
         f"Latency at {share * 100:.0f} % of the maximum",
-        f"Latency from the intended start, each server at {share * 100:.0f} % of its own maximum, "
-        f"{clients:,} connections, all rounds together.",
+        f"Latency from the time a request was due, each server at {share * 100:.0f} % of its own "
+        f"maximum, {clients:,} connections, all rounds together.",
     )
 
 
-def draw_memory(result: Result) -> Plot | None:
+def draw_memory(gathered: Gathered) -> Plot | None:
     return _holding(
-        result,
+        gathered,
         "memory",
         "Memory against open connections",
-        "Private memory, kernel stacks and page tables of each server while it holds so many idle "
+        "Private memory, kernel stacks and page tables of each server, by the number of idle "
         "connections.",
         lambda memory: whole(memory) / 1e6,
         "MB",
     )
 
 
-def draw_threads(result: Result) -> Plot | None:
+def draw_threads(gathered: Gathered) -> Plot | None:
     return _holding(
-        result,
+        gathered,
         "threads",
         "Threads against open connections",
-        "Threads of each server while it holds so many idle connections.",
+        "Threads of each server, by the number of idle connections.",
         lambda memory: float(memory.threads),
         "threads",
     )
 
 
 def _holding(
-    result: Result,
+    gathered: Gathered,
     name: str,
     title: str,
     about: str,
-    measure: Callable[[Memory], float],
+    reading: Reading,
     unit: str,
 ) -> Plot | None:
-    held = holding(result.held)
-    if not any(len(readings) > 1 for readings in held.values()):
+    if not any(len(readings) > 1 for readings in gathered.idle.values()):
         return None
     figure, axes = _lines()
-    for server, look in looks(result).items():
-        x = sorted(held.get(server, ()))
-        y = [held_bytes(held, server, connections, measure) or 0 for connections in x]
+    for server, look in looks(gathered).items():
+        x = sorted(gathered.idle.get(server, ()))
+        y = [gathered.held(server, connections, reading) or 0 for connections in x]
         if x:
             axes.plot(
                 x,

@@ -1,5 +1,7 @@
-"""What came out, in sentences.  The goals were set before anything was measured; a missed goal is
-said as plainly as one that was met."""
+"""The result in sentences.
+
+The goals were set before the first measurement; a missed goal is reported as plainly as one met.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,13 @@ from dataclasses import dataclass
 from loadtest.experiment.intervals import Ratio, paired
 from loadtest.experiment.report.numbers import interval, kilobytes_each, short, whole_number
 from loadtest.experiment.rounds import (
+    Gathered,
     Rounds,
-    added,
     connections_a_second,
     cpu_per_connection,
-    gather,
-    held_bytes,
-    holding,
     of_memory,
 )
-from loadtest.results import Memory, Result
+from loadtest.results import Memory
 
 OURS, THEIRS = "events", "threads"
 CONNECTIONS = 350
@@ -41,18 +40,18 @@ TENTH = Goal(1 / 10, "at most a tenth")
 SEVENTH = Goal(1 / 7, "at most a seventh")
 
 
-def headlines(result: Result) -> tuple[str, ...]:
+def headlines(gathered: Gathered) -> tuple[str, ...]:
     return (
-        throughput(result),
-        grown(result, CONNECTIONS, THIRD),
-        virtual(result),
-        grown(result, CROWD, SEVENTH),
+        throughput(gathered),
+        grown(gathered, CONNECTIONS, THIRD),
+        virtual(gathered),
+        grown(gathered, CROWD, SEVENTH),
     )
 
 
-def throughput(result: Result) -> str:
+def throughput(gathered: Gathered) -> str:
     what = f"{CONNECTIONS} connections, one request each"
-    ours, theirs = (figure7(result, server) for server in (OURS, THEIRS))
+    ours, theirs = (figure7(gathered, server) for server in (OURS, THEIRS))
     if ours is None or theirs is None:
         return _gap(what)
     measure = connections_a_second
@@ -62,19 +61,19 @@ def throughput(result: Result) -> str:
     return (
         f"{what}: {OURS} served {whole_number(ours.median(measure) or 0)} connections a second, "
         f"{THEIRS} {whole_number(theirs.median(measure) or 0)}: {short(ratio.value)} times as many "
-        f"({rounds_said(ratio)}). {_faster(ratio.value, ours)}{_cheaper(ours, theirs)}"
+        f"({rounds_of(ratio)}). {_faster(ratio.value, ours)}{_cheaper(ours, theirs)}"
         f"{_bound(ours, theirs)}"
     )
 
 
 def _faster(value: float, ours: Rounds) -> str:
-    """The verdict; a generator that could not ask for more proves a goal met, but never missed."""
+    """The verdict; where the generator was the limit, a goal can be met but not missed."""
     if not ours.generator_bound:
         return _judged(value, FASTER)
-    limit = f"The generator was the limit of {OURS}, so it is that many at least."
+    limit = f"The generator was the limit of {OURS}, so this is a lower bound."
     if FASTER.met(value):
         return f"{limit} {_judged(value, FASTER)}"
-    return f"{limit} These runs cannot tell whether the goal, {FASTER.text}, is met."
+    return f"{limit} These runs cannot show whether the goal, {FASTER.text}, is met."
 
 
 def _cheaper(ours: Rounds, theirs: Rounds) -> str:
@@ -82,14 +81,14 @@ def _cheaper(ours: Rounds, theirs: Rounds) -> str:
     if ratio is None:
         return ""
     times = f"{short(ratio.value)} times the CPU time"
-    return f" A connection cost {THEIRS} {times} ({rounds_said(ratio)})."
+    return f" A connection cost {THEIRS} {times} ({rounds_of(ratio)})."
 
 
-def grown(result: Result, connections: int, goal: Goal) -> str:
+def grown(gathered: Gathered, connections: int, goal: Goal) -> str:
     what = f"{whole_number(connections)} idle connections"
-    held = holding(result.held)
     ours, theirs = (
-        added(held, server, connections, lambda memory: memory.private) for server in (OURS, THEIRS)
+        gathered.added(server, connections, lambda memory: memory.private)
+        for server in (OURS, THEIRS)
     )
     if ours is None or theirs is None:
         return _gap(what)
@@ -102,9 +101,9 @@ def grown(result: Result, connections: int, goal: Goal) -> str:
     )
 
 
-def virtual(result: Result) -> str:
+def virtual(gathered: Gathered) -> str:
     what = f"Virtual memory at {CONNECTIONS} connections"
-    ours, theirs = (virtual_bytes(result, server) for server in (OURS, THEIRS))
+    ours, theirs = (virtual_bytes(gathered, server) for server in (OURS, THEIRS))
     if ours is None or theirs is None:
         return _gap(what)
     return (
@@ -113,29 +112,29 @@ def virtual(result: Result) -> str:
     )
 
 
-def figure7(result: Result, server: str) -> Rounds | None:
-    """The runs that the paper's table is set beside; None if there are none."""
-    for group in gather(result.runs):
+def figure7(gathered: Gathered, server: str) -> Rounds | None:
+    """The runs that are compared with the paper's table; None if there are none."""
+    for group in gathered.groups:
         key = group.server, group.part, group.scenario, group.clients
         if key == (server, "figure7", "one", CONNECTIONS):
             return group
     return None
 
 
-def virtual_bytes(result: Result, server: str) -> float | None:
-    """Under load, as the paper's; while idle if there is no reading under load."""
+def virtual_bytes(gathered: Gathered, server: str) -> float | None:
+    """Under load, as in the paper; with idle connections if there is no reading under load."""
 
     def measure(memory: Memory) -> float:
         return memory.virtual
 
-    group = figure7(result, server)
+    group = figure7(gathered, server)
     under_load = None if group is None else group.median(of_memory(measure))
     if under_load is not None:
         return under_load
-    return held_bytes(holding(result.held), server, CONNECTIONS, measure)
+    return gathered.held(server, CONNECTIONS, measure)
 
 
-def rounds_said(ratio: Ratio) -> str:
+def rounds_of(ratio: Ratio) -> str:
     rounds = f"{ratio.rounds} round{'' if ratio.rounds == 1 else 's'}"
     if ratio.low is None:
         return f"{rounds}, too few for an interval"
@@ -152,4 +151,4 @@ def _bound(*sides: Rounds) -> str:
 
 
 def _gap(what: str) -> str:
-    return f"{what}: not measured for both {OURS} and {THEIRS}, so nothing is said here."
+    return f"{what}: not measured for both {OURS} and {THEIRS}."

@@ -50,12 +50,12 @@ def table_lines(table: Table) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """A bar or a line's end in a cell would end it."""
+    """Escape bars and remove line ends: both would end the cell."""
     return _plain(" ".join(text.split())).replace("|", "\\|")
 
 
 def _plain(text: str) -> str:
-    """What comes from the machine, such as a version, is text and not Markdown."""
+    """Escape what comes from the machine, such as a version: it is not Markdown."""
     for special in "\\`*_<":
         text = text.replace(special, "\\" + special)
     return text

@@ -1,4 +1,4 @@
-"""Numbers as people read them.  Units stand in the head of a column or the name of a row."""
+"""Numbers as people read them.  Units are in the head of a column or the name of a row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def whole_number(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """Three figures: 0.0120, 1.23, 12.3, 123, 1,230."""
+    """Three significant digits: 0.0120, 1.23, 12.3, 123, 1,230."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     if abs(value) >= 10:
@@ -23,12 +23,12 @@ def short(value: float) -> str:
 
 
 def kilobytes(size: float) -> str:
-    """Of 1,000 bytes, as the paper's column is taken."""
+    """In kB of 1,000 bytes, as in the paper."""
     return whole_number(size / 1000) if abs(size) >= 10_000 else short(size / 1000)
 
 
 def kilobytes_each(size: float) -> str:
-    """Of one connection, where a tenth of a kB counts."""
+    """In kB for one connection, where a tenth of a kB matters."""
     return short(size / 1000)
 
 
@@ -42,17 +42,17 @@ def percent(share: float) -> str:
 
 def interval(ratio: Ratio) -> str:
     if ratio.low is None or ratio.high is None:
-        return "no interval from so few rounds"
+        return "too few rounds for an interval"
     return f"{short(ratio.low)} to {short(ratio.high)}"
 
 
 def spread(ratio: Ratio) -> str:
-    """A ratio in a cell."""
+    """A ratio with its interval."""
     return f"{short(ratio.value)} ({interval(ratio)})"
 
 
 def counted(counts: Mapping[str, int], runs: int) -> str:
-    """Marks, with how many of the runs have them unless all do."""
+    """Marks, each with the number of runs that have it unless all do."""
     return ", ".join(
         what if count == runs else f"{what} ({count} of {runs})" for what, count in counts.items()
     )

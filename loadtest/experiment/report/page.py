@@ -1,7 +1,7 @@
-"""What a report consists of, before it is HTML, Markdown or a terminal's.
+"""What a report consists of, before it becomes HTML or Markdown.
 
-Every cell is text.  What could not be measured is a gap with the number of its reason, and the
-reasons stand below the table.
+Every cell is text.  What could not be measured is a gap with a number, and the reasons with these
+numbers follow the table.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     words: bool = False
-    """Its cells are text, not numbers."""
+    """True if its cells are text, not numbers."""
 
 
 @dataclass(frozen=True)
 class Section:
     name: str
-    """In addresses within the page."""
+    """Its anchor in the page."""
     title: str
     text: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
-    """Names of plots, shown before the tables."""
+    """Names of plots, which come before the tables."""
     tables: tuple[Table, ...] = ()
     code: str = ""
     folded: bool = False
-    """Long tables, of interest to few readers."""
+    """True if its tables are hidden until a reader opens them."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Page:
     title: str
     made: str
     warning: str
-    """Why the whole result is to be taken with care; empty if it need not be."""
+    """Why the whole result needs caution; empty if it does not."""
     headlines: tuple[str, ...]
     sections: tuple[Section, ...]
 
 
 @dataclass
 class Gaps:
-    """The reasons of one table's gaps, numbered as they come."""
+    """The reasons for the gaps of one table, numbered in order."""
 
     reasons: list[str] = field(default_factory=list)
 

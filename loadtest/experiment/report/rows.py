@@ -8,8 +8,14 @@ from typing import Final
 from loadtest.experiment.intervals import paired
 from loadtest.experiment.report.numbers import counted, spread
 from loadtest.experiment.report.page import GAP, Gaps, Table
-from loadtest.experiment.rounds import GENERATOR_BOUND, Rounds, cpu_per_request, requests_a_second
-from loadtest.results import Memory, Result
+from loadtest.experiment.rounds import (
+    GENERATOR_BOUND,
+    Gathered,
+    Rounds,
+    cpu_per_request,
+    requests_a_second,
+)
+from loadtest.results import Memory
 
 Show = Callable[[float], str]
 
@@ -18,7 +24,7 @@ NO_COUNT: Final = "not counted in these runs"
 
 
 def ratios(groups: Sequence[Rounds], base: str, caption: str) -> Table:
-    """Every server's throughput and CPU beside those of `base`, round by round."""
+    """Throughput and CPU of every server compared with those of `base`, round by round."""
     gaps = Gaps()
     theirs = find(groups, base)
     rows = []
@@ -33,7 +39,7 @@ def ratios(groups: Sequence[Rounds], base: str, caption: str) -> Table:
             if ratio is None:
                 cells += [gaps.because(f"no round in common with {base}")] * 2
             elif bound and measure is requests_a_second:
-                cells += [spread(ratio), GENERATOR_BOUND]  # it says nothing of the servers
+                cells += [spread(ratio), GENERATOR_BOUND]  # not the servers' own
             else:
                 cells += [spread(ratio), ratio.verdict]
         rows.append((group.server, *cells))
@@ -42,9 +48,10 @@ def ratios(groups: Sequence[Rounds], base: str, caption: str) -> Table:
     return Table(caption, head, tuple(rows), gaps.notes())
 
 
-def why(result: Result, server: str) -> str:
-    """The reasons that the experiment gives for what this server lacks: those under its name, or
-    under a name that begins with its own, as ``pool, 1,024 connections``."""
+def why(gathered: Gathered, server: str) -> str:
+    """The experiment's reasons for what this server lacks: those under its name, or under a name
+    that begins with its own, as ``pool, 1,024 connections``."""
+    result = gathered.result
     names = [server, *(one.name for one in result.servers)]
 
     def owner(what: str) -> str:
@@ -64,20 +71,16 @@ def find(groups: Sequence[Rounds], server: str) -> Rounds | None:
     return next((group for group in groups if group.server == server), None)
 
 
-def marks_said(group: Rounds | None) -> str:
+def marks_of(group: Rounds | None) -> str:
     return (counted(group.marks, len(group.runs)) if group else "") or GAP
 
 
-def models(result: Result) -> list[str]:
-    return [server.name for server in result.servers if server.kind == "model"]
+def servers(gathered: Gathered, groups: Sequence[Rounds], *, all_models: bool = False) -> list[str]:
+    """In the result's order; with `all_models` also models without a run, which become gaps."""
+    there = {group.server for group in groups} | set(gathered.models if all_models else ())
+    return [server.name for server in gathered.result.servers if server.name in there]
 
 
-def servers(result: Result, groups: Sequence[Rounds], *, all_models: bool = False) -> list[str]:
-    """In the result's order; with `all_models` those without a run, too, which then are gaps."""
-    there = {group.server for group in groups} | set(models(result) if all_models else ())
-    return [server.name for server in result.servers if server.name in there]
-
-
-def held_servers(result: Result) -> list[str]:
-    there = {one.server for one in result.held} | set(models(result))
-    return [server.name for server in result.servers if server.name in there]
+def held_servers(gathered: Gathered) -> list[str]:
+    there = {*gathered.idle, *gathered.models}
+    return [server.name for server in gathered.result.servers if server.name in there]

@@ -1,8 +1,8 @@
-"""What a result has to say, section by section, as text and tables."""
+"""The sections of the report, as text and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -24,25 +24,24 @@ from loadtest.experiment.report.rows import (
     Show,
     find,
     held_servers,
-    marks_said,
+    marks_of,
     ratios,
     servers,
     virtual,
     why,
 )
 from loadtest.experiment.rounds import (
+    Gathered,
     Measure,
+    Reading,
     Rounds,
-    added,
+    by_load,
     bytes_a_second,
     calls_per_request,
     connections_a_second,
     cpu_per_request,
     fairness,
-    gather,
     generator_busy,
-    held_bytes,
-    holding,
     of_memory,
     percentile,
     requests_a_second,
@@ -50,28 +49,28 @@ from loadtest.experiment.rounds import (
     switches_per_request,
     whole,
 )
-from loadtest.results import Memory, Result
+from loadtest.results import Result
 
 CORRECTED: Final = (
-    "Each server was asked at a constant rate, a share of the most that the same generator got "
-    "from it without one, and a request's time runs from when it should have started, so that a "
-    "server that stalls cannot hide it. All rounds' answers are counted together. Where the "
-    "generator was busy itself, the times are its own, too."
+    "Each server was asked at a constant rate: a share of the most that the same generator got "
+    "from it without one. A request's time runs from when it was due, so a server that stalls "
+    "cannot hide it. The answers of all rounds are counted together. Where the generator was "
+    "busy, its own delays are included."
 )
 CORE: Final = frozenset({"figure7", "curve", "latency", "mix", "memory", "peers"})
 """Parts with a section of their own."""
 
 
-def page(result: Result, drawn: Iterable[str] = ()) -> Page:
-    """`drawn` names the plots that there are."""
-    groups = gather(result.runs)
+def page(gathered: Gathered, plots: Iterable[str] = ()) -> Page:
+    """The whole report; `plots` are the names of those that could be drawn."""
+    result, groups = gathered.result, gathered.groups
     made = [
-        figure7_section(result, groups),
-        curve_section(result, groups),
-        latency_section(result, groups),
-        memory_section(result),
-        *load_sections(result, groups),
-        peers_section(result, groups),
+        figure7_section(gathered),
+        curve_section(gathered),
+        latency_section(gathered),
+        memory_section(gathered),
+        *load_sections(gathered),
+        peers_section(gathered),
         bounds_section(groups),
         errors_section(groups),
         missing_section(result),
@@ -82,24 +81,24 @@ def page(result: Result, drawn: Iterable[str] = ()) -> Page:
         title="Knot by events and by threads",
         made=result.made,
         warning=result.environment.loaded,
-        headlines=headlines(result),
-        sections=tuple(_with_figures(one, list(drawn)) for one in made if one is not None),
+        headlines=headlines(gathered),
+        sections=tuple(_with_figures(one, list(plots)) for one in made if one is not None),
     )
 
 
-def _with_figures(section: Section, drawn: Sequence[str]) -> Section:
+def _with_figures(section: Section, plots: Sequence[str]) -> Section:
     prefixes = {
         "figure7": ("figure7",),
         "curve": ("throughput-", "cpu-"),
         "latency": ("latency-",),
         "memory": ("memory", "threads"),
     }.get(section.name, ())
-    names = tuple(name for name in drawn if prefixes and name.startswith(prefixes))
+    names = tuple(name for name in plots if prefixes and name.startswith(prefixes))
     return replace(section, figures=names)
 
 
-def curve_section(result: Result, groups: Sequence[Rounds]) -> Section | None:
-    mine = [group for group in groups if group.part == "curve"]
+def curve_section(gathered: Gathered) -> Section | None:
+    mine = gathered.part("curve")
     tables: list[Table] = []
     for scenario in dict.fromkeys(group.scenario for group in mine):
         these = [group for group in mine if group.scenario == scenario]
@@ -107,22 +106,24 @@ def curve_section(result: Result, groups: Sequence[Rounds]) -> Section | None:
             ("Requests a second", requests_a_second, whole_number),
             ("CPU per request (µs)", cpu_per_request, microseconds),
         ):
-            tables.append(_against(result, these, f"{what}, scenario “{scenario}”", measure, show))
+            tables.append(
+                _by_clients(gathered, these, f"{what}, scenario “{scenario}”", measure, show)
+            )
     if not tables:
         return None
-    text = (f"Medians of the rounds. {HOLLOW} There CPU per request still is the server's own.",)
-    return Section("curve", "Against the number of connections", text, tables=tuple(tables))
+    text = (f"Medians of the rounds. {HOLLOW} CPU per request is the server's own even there.",)
+    return Section("curve", "By the number of connections", text, tables=tuple(tables))
 
 
-def _against(
-    result: Result, groups: Sequence[Rounds], caption: str, measure: Measure, show: Show
+def _by_clients(
+    gathered: Gathered, groups: Sequence[Rounds], caption: str, measure: Measure, show: Show
 ) -> Table:
-    """Servers down, numbers of clients across."""
+    """A row for each server, a column for each number of clients."""
     gaps = Gaps()
     clients = sorted({group.clients for group in groups})
-    known = {"machine loaded"}  # the whole result says so at its top
+    known = {"machine loaded"}  # the top of the report says so
     rows = []
-    for server in servers(result, groups, all_models=True):
+    for server in servers(gathered, groups, all_models=True):
         cells = []
         for count in clients:
             group = next(
@@ -130,22 +131,22 @@ def _against(
             )
             value = group.median(measure) if group else None
             if group is None:
-                cells.append(gaps.because(why(result, server)))
+                cells.append(gaps.because(why(gathered, server)))
             elif value is None:
                 cells.append(gaps.because(NO_ANSWER))
             else:
                 cells.append(show(value) + ("*" if group.marks.keys() - known else ""))
         rows.append((server, *cells))
-    marked = ("* has a mark: see “What bounded each row”.",)
+    marked = ("* marked: see “What bounded each row”.",)
     starred = any(cell.endswith("*") for row in rows for cell in row)
     head = ("", *(whole_number(count) for count in clients))
     return Table(caption, head, tuple(rows), gaps.notes() + (marked if starred else ()))
 
 
-def latency_section(result: Result, groups: Sequence[Rounds]) -> Section | None:
-    mine = [group for group in groups if group.rate is not None]
+def latency_section(gathered: Gathered) -> Section | None:
+    mine = [group for group in gathered.groups if group.rate is not None]
     tables = [
-        _latencies(result, [one for one in mine if key == _level(one)], *key)
+        _latencies(gathered, [one for one in mine if key == _level(one)], *key)
         for key in dict.fromkeys(_level(one) for one in mine)
     ]
     if not tables:
@@ -158,18 +159,18 @@ def _level(group: Rounds) -> tuple[str, int, float | None]:
 
 
 def _latencies(
-    result: Result, groups: Sequence[Rounds], scenario: str, clients: int, share: float | None
+    gathered: Gathered, groups: Sequence[Rounds], scenario: str, clients: int, share: float | None
 ) -> Table:
     gaps, rows = Gaps(), []
-    for server in servers(result, groups, all_models=True):
+    for server in servers(gathered, groups, all_models=True):
         mine = [group for group in groups if group.server == server]
         for group in mine:
             cells = _percentiles(group, gaps)
             asked = whole_number(group.rate or 0)
             got = whole_number(group.median(requests_a_second) or 0)
-            rows.append((server, asked, got, *cells, marks_said(group)))
+            rows.append((server, asked, got, *cells, marks_of(group)))
         if not mine:
-            rows.append((server, *[gaps.because(why(result, server))] * 8))
+            rows.append((server, *[gaps.because(why(gathered, server))] * 8))
     level = "" if share is None else f"{percent(share)} of the maximum, "
     names = ("50 %", "90 %", "99 %", "99.9 %", "max")
     return Table(
@@ -189,54 +190,51 @@ def _percentiles(group: Rounds, gaps: Gaps) -> list[str]:
     for each in PERCENTILES:
         value = percentile(histogram, each)
         if value is None:
-            cells.append(gaps.because("too few answers for one in so many"))
+            cells.append(gaps.because("too few answers for this percentile"))
         else:
             cells.append(short(value * 1000))
     return cells
 
 
-def memory_section(result: Result) -> Section | None:
-    if not result.held:
+def memory_section(gathered: Gathered) -> Section | None:
+    if not gathered.idle:
         return None
     text = (
-        "Idle kept-alive connections, each of which had one answer. Physical memory counts shared "
-        "pages in full; private memory is what would be free if the server ended. Kernel stacks "
-        "and page tables are in neither.",
+        "Idle kept-alive connections, each after one answer. Physical memory counts shared pages "
+        "in full; private memory is what would be freed if the server ended. Neither includes "
+        "kernel stacks and page tables.",
     )
     return Section(
         "memory",
-        "Memory and threads against open connections",
+        "Memory and threads by open connections",
         text,
-        tables=(_increments(result), _readings(result)),
+        tables=(_increments(gathered), _readings(gathered)),
     )
 
 
-def _increments(result: Result) -> Table:
-    """The slope, from no connection to each number of them."""
-    gaps, held = Gaps(), holding(result.held)
-    counts = sorted({one.memory.connections for one in result.held} - {0})
-    rows = []
-    for server in held_servers(result):
-        cells = []
-        for count in counts:
-            for measure in (lambda memory: memory.private, whole, virtual):
-                each = added(held, server, count, measure)
-                cells.append(
-                    gaps.because(why(result, server)) if each is None else kilobytes_each(each)
-                )
+def _increments(gathered: Gathered) -> Table:
+    """What a connection adds, on average from none to each number of them."""
+    gaps, rows = Gaps(), []
+    counts = sorted({count for readings in gathered.idle.values() for count in readings} - {0})
+    added: tuple[Reading, ...] = (lambda memory: memory.private, whole, virtual)
+    for server in held_servers(gathered):
+        values = (gathered.added(server, count, reading) for count in counts for reading in added)
+        cells = (
+            gaps.because(why(gathered, server)) if each is None else kilobytes_each(each)
+            for each in values
+        )
         rows.append((server, *cells))
     head = (
         column
         for count in counts
-        for column in (f"{whole_number(count)}: private", "with the kernel's", "virtual")
+        for column in (f"{whole_number(count)}: private", "with kernel", "virtual")
     )
-    caption = "What a connection adds, on average from none to so many, kB"
+    caption = "Memory that a connection adds, on average over this number of them, kB"
     return Table(caption, ("", *head), tuple(rows), gaps.notes())
 
 
-def _readings(result: Result) -> Table:
-    held = holding(result.held)
-    measures: tuple[tuple[str, Callable[[Memory], float], Show], ...] = (
+def _readings(gathered: Gathered) -> Table:
+    measures: tuple[tuple[str, Reading, Show], ...] = (
         ("Threads", lambda memory: memory.threads, whole_number),
         ("Physical", lambda memory: memory.rss, kilobytes),
         ("Proportional", lambda memory: memory.pss, kilobytes),
@@ -246,42 +244,40 @@ def _readings(result: Result) -> Table:
         ("Virtual", lambda memory: memory.virtual, kilobytes),
     )
     rows = []
-    for server in held_servers(result):
-        for count in sorted(held.get(server, ())):
-            values = (held_bytes(held, server, count, measure) for _, measure, _ in measures)
+    for server in held_servers(gathered):
+        for count in sorted(gathered.idle.get(server, ())):
+            values = (gathered.held(server, count, reading) for _, reading, _ in measures)
             cells = (show(value or 0) for value, (_, _, show) in zip(values, measures, strict=True))
             rows.append((server, whole_number(count), *cells))
     head = ("", "Connections", *(name for name, _, _ in measures))
     return Table("Readings, medians, kB", head, tuple(rows))
 
 
-def load_sections(result: Result, groups: Sequence[Rounds]) -> Iterable[Section]:
+def load_sections(gathered: Gathered) -> Iterable[Section]:
     """The mix, and every other scenario that has a part of its own."""
-    for part in dict.fromkeys(["mix", *(group.part for group in groups)]):
-        mine = [group for group in groups if group.part == part and group.rate is None]
+    for part in dict.fromkeys(["mix", *(group.part for group in gathered.groups)]):
+        mine = [group for group in gathered.part(part) if group.rate is None]
         if not mine or (part in CORE and part != "mix"):
             continue
         title = "The mix of SPECweb99" if part == "mix" else f"Scenario “{part}”"
-        yield Section(part, title, (), tables=tuple(_loads(result, mine)))
+        yield Section(part, title, (), tables=tuple(_loads(gathered, mine)))
 
 
-def peers_section(result: Result, groups: Sequence[Rounds]) -> Section | None:
-    mine = [group for group in groups if group.part == "peers"]
+def peers_section(gathered: Gathered) -> Section | None:
+    mine = gathered.part("peers")
     if not mine:
         return None
-    tables = list(_loads(result, mine))
-    for scenario, clients in dict.fromkeys((one.scenario, one.clients) for one in mine):
-        these = [one for one in mine if (one.scenario, one.clients) == (scenario, clients)]
-        if find(these, OURS):
-            tables.append(ratios(these, OURS, f"Beside {OURS}, scenario “{scenario}”"))
+    tables = list(_loads(gathered, mine))
+    for (scenario, _), groups in by_load(mine).items():
+        if find(groups, OURS):
+            tables.append(ratios(groups, OURS, f"Compared with {OURS}, scenario “{scenario}”"))
     return Section("peers", "Other servers", tables=tuple(tables))
 
 
-def _loads(result: Result, groups: Sequence[Rounds]) -> Iterable[Table]:
-    for scenario, clients in dict.fromkeys((one.scenario, one.clients) for one in groups):
-        these = [one for one in groups if (one.scenario, one.clients) == (scenario, clients)]
+def _loads(gathered: Gathered, groups: Sequence[Rounds]) -> Iterable[Table]:
+    for (scenario, clients), these in by_load(groups).items():
         caption = f"{whole_number(clients)} clients, scenario “{scenario}”"
-        yield _load_table(result, these, caption)
+        yield _load_table(gathered, these, caption)
 
 
 LOADS: Final[tuple[tuple[str, Measure, Show, str], ...]] = (
@@ -292,13 +288,13 @@ LOADS: Final[tuple[tuple[str, Measure, Show, str], ...]] = (
     ("System calls per request", calls_per_request, short, NO_COUNT),
     ("Context switches per request", switches_per_request, short, NO_COUNT),
     ("Private memory (kB)", of_memory(lambda memory: memory.private), kilobytes, "not read"),
-    ("Fairness", fairness, short, "the generator does not count by client"),
+    ("Fairness", fairness, short, "the generator does not count per client"),
 )
 
 
-def _load_table(result: Result, groups: Sequence[Rounds], caption: str) -> Table:
+def _load_table(gathered: Gathered, groups: Sequence[Rounds], caption: str) -> Table:
     gaps, rows = Gaps(), []
-    for server in servers(result, groups):
+    for server in servers(gathered, groups):
         group = find(groups, server)
         if group is None:
             continue
@@ -306,26 +302,26 @@ def _load_table(result: Result, groups: Sequence[Rounds], caption: str) -> Table
         cells = (
             gaps.because(reason) if value is None else show(value) for value, show, reason in values
         )
-        rows.append((server, *cells, marks_said(group)))
+        rows.append((server, *cells, marks_of(group)))
     return Table(caption, ("", *(name for name, *_ in LOADS), "Marks"), tuple(rows), gaps.notes())
 
 
 def bounds_section(groups: Sequence[Rounds]) -> Section | None:
-    """How busy both sides were, and what that makes of each row."""
+    """How busy both sides were, and what that means for each row."""
     if not groups:
         return None
     rows = []
     for group in groups:
-        load = whole_number(group.rate) if group.rate else "all it can"
+        load = whole_number(group.rate) if group.rate else "maximum"
         busy = (percent(group.median(side) or 0) for side in (server_busy, generator_busy))
         generators = ", ".join(sorted({run.load.generator for run in group.runs}))
         what = (group.part, group.scenario, whole_number(group.clients), load)
-        rows.append((group.server, *what, *busy, generators, marks_said(group)))
+        rows.append((group.server, *what, *busy, generators, marks_of(group)))
     head = ("", "Part", "Scenario", "Clients", "Asked/s", "Server busy", "Generator busy")
     table = Table("Medians of the rounds", (*head, "Generator", "Marks"), tuple(rows))
     text = (
-        "A server that is not near 100 % of its core was not the limit. Marks say how many of a "
-        "row's runs have them unless all do.",
+        "A server that is not near 100 % of its core was not the limit. A mark says how many of a "
+        "row's runs have it, unless all do.",
     )
     return Section("bounds", "What bounded each row", text, tables=(table,), folded=True)
 
@@ -340,7 +336,7 @@ def errors_section(groups: Sequence[Rounds]) -> Section:
             what = (group.part, group.scenario, whole_number(group.clients))
             rows.append((group.server, *what, whole_number(wrong), of, kinds))
     if not rows:
-        return Section("errors", "Errors", ("Every request had its right answer.",))
+        return Section("errors", "Errors", ("Every request had the right answer.",))
     head = ("", "Part", "Scenario", "Clients", "Errors", "Of requests", "Kinds")
     return Section("errors", "Errors", tables=(Table("All rounds", head, tuple(rows)),))
 
@@ -361,7 +357,10 @@ def environment_section(result: Result) -> Section:
         ("Cores", str(environment.cores)),
         ("Memory", f"{environment.memory / 1e9:.1f} GB"),
         ("Python", environment.python),
-        ("Server and generator", "on cores of their own" if environment.pinned else "not pinned"),
+        (
+            "Server and generator",
+            "on separate cores" if environment.pinned else "not pinned",
+        ),
         ("Machine", f"not quiet: {environment.loaded}" if environment.loaded else "quiet"),
         *environment.packages.items(),
         *environment.limits.items(),
@@ -379,4 +378,4 @@ def environment_section(result: Result) -> Section:
 
 def repeat_section(result: Result) -> Section:
     table = Table("Settings", ("", "Value"), tuple(result.settings.items()), words=True)
-    return Section("repeat", "How to repeat it", tables=(table,), code=result.command)
+    return Section("repeat", "How to repeat this", tables=(table,), code=result.command)

@@ -1,8 +1,8 @@
 """Matplotlib's drawing as a small SVG that follows the reader's light or dark scheme.
 
-A figure is drawn in placeholder colours, each of which becomes a CSS variable here.  Within the
-page the variables are the page's; a drawing that stands alone brings them along, with its own
-ground, so that it can be read whatever the page around it looks like.
+A figure is drawn in placeholder colours, each of which becomes a CSS variable here.  In the page
+the variables are the page's; a separate file defines them itself, with its own background, so that
+it is legible on any page.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ DARK: Final = {
     "grid": "#343b44",
     "paper": "#14181d",
 }
-"""After Okabe and Ito's colours for every kind of colour vision, moved until each has a contrast of
-at least 3 to its ground.  Series differ in their markers, too."""
+"""Okabe and Ito's colours for every kind of colour vision, adjusted until each has a contrast of at
+least 3 to its background.  Series also differ in their markers."""
 
 PLACEHOLDERS: Final = {name: f"#c0de{number:02x}" for number, name in enumerate(LIGHT)}
-"""What to draw with: no plot would hold such a colour by itself."""
+"""Colours to draw with, which no plot uses otherwise."""
 
 STYLE: Final[Any] = {
     "svg.fonttype": "none",
@@ -72,17 +72,17 @@ class Plot:
     name: str
     title: str
     about: str
-    """For those who do not see it, and as its caption."""
+    """Its caption, also for screen readers."""
     width: float
     height: float
     body: str
 
     def inline(self) -> str:
-        """For a page that defines the variables."""
+        """Markup for a page that defines the variables."""
         return self._element(style="", ground="", extra="")
 
     def alone(self) -> str:
-        """A file of its own."""
+        """A separate file."""
         style = f"<style>{variables('svg')}</style>"
         ground = (
             f'<rect width="{self.width:g}" height="{self.height:g}" rx="6" fill="var(--paper)"/>'
@@ -111,7 +111,7 @@ def variables(element: str) -> str:
 
 
 def plot(figure: Figure, name: str, title: str, about: str) -> Plot:
-    """Call it, and draw the figure, with `STYLE` in force."""
+    """The figure as a plot; `STYLE` must apply, also while the figure is drawn."""
     text = io.StringIO()
     empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context({"svg.hashsalt": name}):
@@ -121,7 +121,7 @@ def plot(figure: Figure, name: str, title: str, about: str) -> Plot:
 
 
 def _smaller(drawing: str, name: str) -> str:
-    """The inside of matplotlib's SVG without what a reader never sees, its ids made its own."""
+    """The content of matplotlib's SVG without invisible parts, with ids of its own."""
     body = drawing[drawing.index("<svg") :]
     body = body[body.index(">") + 1 : body.rindex("</svg>")]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.S)
@@ -130,7 +130,7 @@ def _smaller(drawing: str, name: str) -> str:
     for variable, colour in PLACEHOLDERS.items():
         body = body.replace(colour, f"var(--{variable})")
     body = re.sub(r"\s+", " ", body).replace("> <", "><")
-    return re.sub(r"<[^>]+>", _smaller_tag, body)  # what stands between tags is text, and stays
+    return re.sub(r"<[^>]+>", _smaller_tag, body)  # text between tags is kept
 
 
 def _smaller_tag(found: re.Match[str]) -> str:
@@ -141,7 +141,7 @@ def _smaller_tag(found: re.Match[str]) -> str:
 
 
 def _own_ids(body: str, name: str) -> str:
-    """Several drawings share a page: only ids that something points at stay, with a prefix."""
+    """Drawings share a page: keep only ids that are referred to, with a prefix."""
     wanted = set(re.findall(r"#([A-Za-z_][\w.-]*)", body))
 
     def own(found: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The end of a run, on a terminal of 80 columns."""
+"""The table at the end of a run, for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -12,43 +12,42 @@ from loadtest.experiment.report.headlines import CONNECTIONS, figure7, headlines
 from loadtest.experiment.report.numbers import kilobytes, kilobytes_each, microseconds, whole_number
 from loadtest.experiment.report.page import GAP
 from loadtest.experiment.rounds import (
+    Gathered,
     Rounds,
-    added,
     connections_a_second,
     cpu_per_connection,
-    gather,
-    holding,
     of_memory,
 )
-from loadtest.results import PAPER, Result
+from loadtest.results import PAPER
 
 COLUMNS = ("conn/s", "threads", "physical", "virtual", "added/c", "µs/c")
 
 
-def show(result: Result, console: Console) -> None:
-    """Prints what came out: the headlines, Figure 7, and what to be careful about."""
+def show(gathered: Gathered, console: Console) -> None:
+    """Print the headlines, Figure 7, and what to be careful about."""
+    result = gathered.result
     if result.environment.loaded:
         console.print(f"[bold]The machine was not quiet:[/] {escape(result.environment.loaded)}")
-    for headline in headlines(result):
+    for headline in headlines(gathered):
         console.print(Text(f"• {headline}"))
-    console.print(_figure7(result))
+    console.print(_figure7(gathered))
     console.print(
         "Memory in kB; added/c: private memory that one of 350 idle connections adds;\n"
         "µs/c: CPU per connection. The paper's: another machine, an unknown load.\n"
-        f"{GAP}: not measured, or not given by the paper.",
+        f"{GAP}: not measured, or not in the paper.",
         style="dim",
     )
-    for mark, servers in _marked(result).items():
+    for mark, servers in _marked(gathered).items():
         console.print(Text(f"{mark}: {'; '.join(servers)}"))
-    wrong = {group.server for group in gather(result.runs) if group.errors}
+    wrong = {group.server for group in gathered.groups if group.errors}
     if wrong:
-        console.print(Text(f"Errors from {', '.join(sorted(wrong))}; the report has them."))
+        console.print(Text(f"Errors from {', '.join(sorted(wrong))}: see the report."))
     for what, reason in result.missing.items():
         console.print(Text(f"Left out: {what}: {reason}"))
 
 
-def _figure7(result: Result) -> Table:
-    """Servers down, unlike the paper's table: eight columns of memory are wider than a terminal."""
+def _figure7(gathered: Gathered) -> Table:
+    """A row for each server, unlike the paper's table, whose columns are wider than a terminal."""
     table = Table(
         title=f"{CONNECTIONS} connections, one request each", box=box.SIMPLE_HEAD, padding=(0, 1)
     )
@@ -58,15 +57,14 @@ def _figure7(result: Result) -> Table:
     for paper in PAPER:
         values = (paper.throughput, paper.threads, paper.physical / 1000, paper.virtual / 1000)
         table.add_row(f"{paper.name} (paper)", *map(whole_number, values), GAP, GAP, style="dim")
-    for server in result.servers:
-        if server.kind == "model":
-            table.add_row(escape(server.name), *_cells(result, server.name))
+    for name in gathered.models:
+        table.add_row(escape(name), *_cells(gathered, name))
     return table
 
 
-def _cells(result: Result, server: str) -> list[str]:
-    group = figure7(result, server)
-    each = added(holding(result.held), server, CONNECTIONS, lambda memory: memory.private)
+def _cells(gathered: Gathered, server: str) -> list[str]:
+    group = figure7(gathered, server)
+    each = gathered.added(server, CONNECTIONS, lambda memory: memory.private)
     under_load = _of_runs(group) if group else [GAP] * 4
     cpu = group.median(cpu_per_connection) if group else None
     return [
@@ -87,11 +85,11 @@ def _of_runs(group: Rounds) -> list[str]:
     return [GAP if value is None else show(value) for value, show in values]
 
 
-def _marked(result: Result) -> dict[str, list[str]]:
+def _marked(gathered: Gathered) -> dict[str, list[str]]:
     """What bounded the rows above: servers by mark."""
     found: dict[str, list[str]] = {}
-    for server in result.servers:
-        group = figure7(result, server.name)
+    for server in gathered.result.servers:
+        group = figure7(gathered, server.name)
         for mark in group.marks if group else ():
             found.setdefault(mark, []).append(server.name)
     return found

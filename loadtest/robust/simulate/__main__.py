@@ -1,4 +1,4 @@
-"""`make simulate`: many seeds, and what they have found; or one again, with all that happened."""
+"""`make simulate`: run many seeds and show what they have found; or one, with all its events."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import click
 from loadtest.robust.simulate import mutants
 from loadtest.robust.simulate.server import Found, run_seed
 
-SHOWN: Final = 10
-"""Failing seeds after which there is no use in going on."""
+MAX_FAILURES: Final = 10
+"""Failing seeds after which the run stops."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--seeds", default=1000, show_default=True, help="How many to run.")
-@click.option("--from", "first", default=0, show_default=True, help="The first of them.")
-@click.option("--seed", type=int, help="Run this one alone, and print all that happens in it.")
-@click.option("--mutants", "planted", is_flag=True, help="Plant bugs instead, and look for each.")
+@click.option("--seeds", default=1000, show_default=True, help="Number of seeds.")
+@click.option("--from", "first", default=0, show_default=True, help="The first seed.")
+@click.option("--seed", type=int, help="Run only this seed, and print everything that happens.")
+@click.option("--mutants", "planted", is_flag=True, help="Plant bugs, and look for each.")
 def main(seeds: int, first: int, seed: int | None, planted: bool) -> None:
-    """Run a whole server under simulation, once for each seed; fail if anything was not right."""
+    """Simulate a whole server, once for each seed; fail if anything is wrong."""
     if planted:
         sys.exit(mutants.main(seeds))
     if seed is not None:
         found = run_seed(seed)
         print(*found.trace, sep="\n")
         print(f"{found.answers} answers to {found.requests} requests in {found.virtual:.1f} s")
-        sys.exit(say(found))
+        sys.exit(show(found))
     sys.exit(run(first, seeds))
 
 
@@ -38,10 +38,10 @@ def run(first: int, seeds: int) -> int:
     failed = 0
     for seed in range(first, first + seeds):
         found = run_seed(seed)
-        found.trace.clear()  # what a thousand seeds do is more than anybody keeps
+        found.trace.clear()  # a thousand traces need too much memory
         done.append(found)
-        failed += say(found)
-        if failed == SHOWN:
+        failed += show(found)
+        if failed == MAX_FAILURES:
             break
     seconds = perf_counter() - began
     virtual = sum(found.virtual for found in done)
@@ -56,12 +56,12 @@ def run(first: int, seeds: int) -> int:
     return int(failed > 0)
 
 
-def say(found: Found) -> int:
-    """Print what is wrong, and how to see it again; 1 if anything is."""
+def show(found: Found) -> int:
+    """Print what is wrong, and how to repeat it; 1 if anything is."""
     if not found.problems:
         return 0
     print(f"seed {found.seed}:", *found.problems[:5], sep="\n  ")
-    print(f"  again: python -m loadtest.robust.simulate --seed {found.seed}")
+    print(f"  to repeat: python -m loadtest.robust.simulate --seed {found.seed}")
     return 1
 
 

@@ -1,7 +1,7 @@
 """Clients of all kinds, as tamed functions: what each does, and what it must see.
 
-A `Visit` is one connection, which goes as its plan has it.  `write` and `read` do that, and `judge`
-says in the end whether the server may have done what it did.
+A `Visit` is one connection, which follows its plan.  `write` and `read` do that, and `judge`
+decides at the end whether the server was allowed to do what it did.
 """
 
 from __future__ import annotations
@@ -35,42 +35,41 @@ from tame import (
 from tame.testing.simulation import EPOCH, Simulation
 from tame.testing.streams import End, Listener
 
-PATIENCE: Final = 300.0
-"""Seconds after which a client takes the server for dead: longer than all that may take a while."""
+SERVER_TIMEOUT: Final = 300.0
+"""Seconds until a client considers the server dead: longer than anything may take."""
 
 MOMENT: Final = 1e-6
-"""Seconds by which times may differ, because they are sums of floating-point numbers."""
+"""Seconds by which times may differ: they are sums of floating-point numbers."""
 
 DISK: Final = 0.5
-"""Seconds that a job for a disk takes at most."""
+"""Seconds that a job of the disk takes at most."""
 
-ACCEPTED_WITHIN: Final = 2.0
-"""Seconds, though descriptors may be short now and then."""
+ACCEPT_TIMEOUT: Final = 2.0
+"""Seconds, though descriptors may run out for a while."""
 
 
 class Peers(list[Any]):
-    """The server's connections, in the order of their coming: that of a set would be another in
-    each process."""
+    """The server's connections, in order: that of a set would differ between processes."""
 
-    def __init__(self, world: Simulation, most: int) -> None:
+    def __init__(self, world: Simulation, limit: int) -> None:
         super().__init__()
         self.world = world
-        self.most = most
+        self.limit = limit
         self.admitted: set[str] = set()
         self.full: list[tuple[float, float]] = []
-        """From when until when there were as many as there may be."""
+        """The times, from and until, when there were as many as the limit."""
 
     def add(self, peer: Any) -> None:
         self.append(peer)
         self.admitted.add(self.world.end(peer.fd).name[:-1])
-        if len(self) > self.most:
-            self.world.complain(f"{len(self)} connections, of which {self.most} may be")
-        if len(self) == self.most:
+        if len(self) > self.limit:
+            self.world.complain(f"{len(self)} connections, more than {self.limit}")
+        if len(self) == self.limit:
             self.full.append((now(), inf))
 
     def discard(self, peer: Any) -> None:
         if peer in self:
-            if len(self) == self.most:
+            if len(self) == self.limit:
                 self.full[-1] = (self.full[-1][0], now())
             self.remove(peer)
 
@@ -80,20 +79,20 @@ class Peers(list[Any]):
 
 @dataclass
 class Crowd:
-    """What all the clients share."""
+    """What all clients share."""
 
     world: Simulation
     listener: Listener
     files: Files
     limits: Limits
     peers: Peers
-    told: float = inf
-    """When the server was told to stop."""
+    stop_at: float = inf
+    """When the server was asked to stop."""
     gently: bool = False
     cut: float = inf
-    """From when on it may cut what is under way."""
+    """When it was allowed to cut connections."""
     killed: bool = False
-    """Whether it was told a second time, and so has to go at once."""
+    """True if it was asked a second time, and so must end at once."""
     visits: list[Visit] = field(default_factory=list)
 
     @property
@@ -104,8 +103,8 @@ class Crowd:
 # -- one connection ------------------------------------------------------------------------------
 
 
-class Wrong(Exception):  # noqa: N818  (what has happened, not what it is)
-    """An answer that ought not to be."""
+class Wrong(Exception):  # noqa: N818  (a finding, not an error of this program)
+    """The server did what it must not do."""
 
 
 class Visit:
@@ -127,13 +126,13 @@ class Visit:
         self.answers: list[Answer] = []
         self.buffer = b""
         self.over = False
-        """Whether nothing more will come, or nothing more is wanted."""
+        """True if nothing more will come, or the client wants nothing more."""
         self.ended = ""
-        """What this client has seen of the end."""
+        """How the connection ended for the client."""
         self.closing = False
-        """Whether the last answer has said that it is the last."""
+        """True if the last answer had ``Connection: close``."""
         self.whole = 0
-        """Bytes of the buffer that there have to be for the next answer."""
+        """Bytes in the buffer when the next answer is complete."""
         self.half_closed = self.left = False
         self.complete: Event[()] = Event()
         if plan.ending == "deaf":
@@ -150,29 +149,58 @@ class Visit:
                 return
             self._check(answer)
         if len(self.answers) == len(self.asked):
-            self.go_on()
+            self.wake()
 
-    def go_on(self) -> None:
-        """Wake who waits for the answers to all that was asked."""
+    def when_answered(self, event: Event[()]) -> None:
+        """Trigger the event when every request has its answer."""
+        if len(self.answers) < len(self.asked):
+            self.complete = event
+        else:
+            event.trigger()
+
+    def wake(self) -> None:
+        """Trigger the event of `when_answered`."""
         complete, self.complete = self.complete, Event()
         complete.trigger()
 
+    def receive(self) -> bytes | None:
+        """What can be read now; None if there is nothing, b"" at the end."""
+        try:
+            data: bytes = self.world.os.read(self.peer.fd, self.plan.takes)
+        except BlockingIOError:
+            return None
+        return data
+
+    def is_lost(self) -> bool:
+        """After a long silence: true if the client has lost its network.  Else it is `Wrong`."""
+        if not self.end.lost:
+            raise Wrong(
+                f"nothing has come for long: {len(self.answers)} of {len(self.asked)} answers"
+            )
+        return True
+
+    def check_nothing_is_kept(self) -> None:
+        """A server must not keep bytes for a client that reads nothing."""
+        kept = self.server.closed and self.server.outbox and not self.end.lost
+        if kept and not self.world.disk_errors:
+            raise Wrong(f"{len(self.server.outbox)} bytes are kept that no one reads")
+
     def _parse(self) -> Answer | None:
-        """The next answer (RFC 9112, section 6.3), if all of it is there."""
+        """The next answer (RFC 9112, section 6.3), if it is complete."""
         before, separator, rest = self.buffer.partition(b"\r\n\r\n")
         if not separator:
             return None
         line, *lines = before.decode().split("\r\n")
         version, _, status = line.partition(" ")
         if version != "HTTP/1.1" or not status[:3].isdigit():
-            raise Wrong(f"{line!r} is no answer")
+            raise Wrong(f"{line!r} is not an answer")
         pairs = [entry.split(": ", 1) for entry in lines]
         fields = {name.lower(): value for name, value in pairs}
         if len(fields) != len(pairs):
-            raise Wrong(f"a field comes twice: {lines}")
+            raise Wrong(f"a field occurs twice: {lines}")
         number = int(status[:3])
         ask = self.asked[len(self.answers)] if len(self.answers) < len(self.asked) else Ask()
-        # Who is refused before the request was read gets all of the refusal.
+        # A refusal before the request was read has a body, even if the method was HEAD.
         unread = number == 408 or self.name not in self.crowd.peers.admitted
         bare = number in (204, 304) or (ask.method == "HEAD" and not unread)
         size = 0 if bare else int(fields["content-length"])
@@ -194,14 +222,14 @@ class Visit:
         if answer.status == 408 and self.plan.ending in ("dribble", "stuck"):
             return
         if answer.status == 408 and self.plan.piece < 1000:
-            return  # it has been slow
+            return  # the client was slow
         if answer.status == 503:
             if self.name not in self.crowd.peers.admitted:
                 return
             if number < len(self.asked) and self._disk_failed(self.asked[number].sent):
                 return
         if number >= len(self.asked):
-            raise Wrong(f"an answer, {answer.status}, to no request")
+            raise Wrong(f"an answer, {answer.status}, without a request")
         ask = self.asked[number]
         why = may_be(ask, answer, self.crowd.files)
         if why:
@@ -210,11 +238,11 @@ class Visit:
         if not int(ask.sent) <= seconds(date) - EPOCH <= int(now()):
             raise Wrong(f"the date is {date}")
         if not ask.keep and not says_close:
-            raise Wrong(f"{ask.method} {ask.target} was to be the last, and the answer is not")
+            raise Wrong(f"{ask.method} {ask.target} asked to close, and the answer does not")
         last = number + 1 >= self.crowd.limits.requests
         if last and not says_close:
             raise Wrong(f"answer {number + 1} does not end the connection")
-        if ask.keep and says_close and not last and now() < self.crowd.told:
+        if ask.keep and says_close and not last and now() < self.crowd.stop_at:
             raise Wrong(f"{ask.method} {ask.target}: the connection ends without a reason")
         if ask.old and not says_close and answer.fields.get("connection") != "keep-alive":
             raise Wrong("HTTP/1.0, and the answer does not say that the connection is kept")
@@ -225,21 +253,13 @@ class Visit:
     # The verdict
 
     def judge(self) -> None:
-        """Whether the connection may have ended as it has."""
+        """Raise `Wrong` unless the connection may have ended as it has."""
         server = self.server
         if server.waits_since is not None:
             seen_at = server.accepted_at or server.ended_at or now()
-            if seen_at - server.waits_since > ACCEPTED_WITHIN:
-                raise Wrong("the connection has waited for long to be accepted")
-        if self.left or server.disturbed or server.refused:
-            return
-        if server.accepted_at is None:
-            if self.crowd.told == inf:
-                raise Wrong("nobody has accepted the connection")
-            return
-        if self.name not in self.crowd.peers.admitted:
-            if not self.crowd.peers.were_full(server.accepted_at):
-                raise Wrong("it was turned away, though there was room")
+            if seen_at - server.waits_since > ACCEPT_TIMEOUT:
+                raise Wrong("the connection has waited too long to be accepted")
+        if self.left or server.disturbed or server.refused or not self._was_admitted():
             return
         if server.ended_at is None:
             raise Wrong("the server has left the connection open")
@@ -247,39 +267,60 @@ class Visit:
         if self.closing and not self.buffer and not late:
             stayed = server.ended_at - server.writes[-1][0]
             if stayed > MOMENT:
-                raise Wrong(f"it was to be closed after the answer, and was {stayed:.1f} s later")
-            return
+                raise Wrong(f"closed {stayed:.1f} s after the last answer, not at once")
+        elif not self._may_end_early(server.ended_at):
+            self._judge_time(server.ended_at)
+
+    def _was_admitted(self) -> bool:
+        """False if the server was right not to accept the connection, or to turn it away."""
+        accepted_at = self.server.accepted_at
+        if accepted_at is None:
+            if self.crowd.stop_at == inf:
+                raise Wrong("the connection was never accepted")
+            return False
+        if self.name not in self.crowd.peers.admitted:
+            if not self.crowd.peers.were_full(accepted_at):
+                raise Wrong("turned away, though the server was not full")
+            return False
+        return True
+
+    def _may_end_early(self, ended_at: float) -> bool:
+        """True if there is a reason other than a time-out."""
+        server, crowd = self.server, self.crowd
         missing = len(self.answers) < len(self.asked)
         if self.half_closed and not missing and not self.buffer:
-            return
-        if self._disk_failed(server.accepted_at) or (missing and self._is_torn()):
-            return
-        if self.crowd.told <= server.ended_at:
-            # What it sent after that has met a closed connection, and a reset overtakes answers.
+            return True
+        if self._disk_failed(server.accepted_at or 0.0) or (missing and self._is_torn()):
+            return True
+        if crowd.stop_at <= ended_at:
+            # Requests sent after that met a closed connection, and a reset overtakes answers.
             crossed = self.end.is_reset and self.sent > server.taken_in
-            waits = (self.buffer and not crossed) or (self.crowd.gently and missing)
+            waits = (self.buffer and not crossed) or (crowd.gently and missing)
             if not waits:
-                return
+                return True
         closed_at = server.closed_at or 0.0
-        if max(server.ended_at, closed_at) >= self.crowd.cut:
-            return
-        if closed_at - server.ended_at >= self.crowd.limits.linger - MOMENT:
-            return  # it went on sending for longer than anybody listens
+        # The last: it sent for longer than the server reads on.
+        return max(ended_at, closed_at) >= crowd.cut or (
+            closed_at - ended_at >= crowd.limits.linger - MOMENT
+        )
+
+    def _judge_time(self, ended_at: float) -> None:
+        """The server may end the connection only when a time-out is over, and must end it then."""
         due, limit = self._due()
-        if not due + limit - MOMENT <= server.ended_at <= due + ceil(limit) + SWEEP + MOMENT:
+        if not due + limit - MOMENT <= ended_at <= due + ceil(limit) + SWEEP + MOMENT:
             raise Wrong(
-                f"{self.plan.ending}: ended by the server at {server.ended_at:.6f}"
+                f"{self.plan.ending}: ended by the server at {ended_at:.6f}"
                 f" ({self.ended}), with {len(self.answers)} of {len(self.asked)} answers,"
-                f" last sign {due:.6f}, limit {limit}"
+                f" last activity {due:.6f}, limit {limit}"
             )
 
     def _is_torn(self) -> bool:
-        """Whether a file may have become shorter than an answer said; the reset that comes of it
-        overtakes the answers before."""
+        """True if a file may have become shorter than its answer announced; the reset that follows
+        overtakes earlier answers."""
         return any(ask.name == IN_PLACE for ask in self.asked[len(self.answers) :])
 
     def _due(self) -> tuple[float, float]:
-        """The last sign of life before the server ended the connection, and how long it waits."""
+        """The last activity before the server ended the connection, and the limit after that."""
         server, limits = self.server, self.crowd.limits
         assert server.ended_at is not None
         assert server.accepted_at is not None
@@ -305,7 +346,7 @@ class Visit:
 
 @tamed
 def visit(crowd: Crowd, name: str, done: Event[()]) -> None:
-    """Be one client."""
+    """One client, from its plan to the verdict."""
     it = Visit(crowd, name, new_plan(crowd.random, crowd.files))
     crowd.visits.append(it)
     try:
@@ -331,17 +372,17 @@ def abort(it: Visit, done: Event[()]) -> None:
 
 
 def leave(it: Visit, lingers: bool = True) -> None:
-    """This client has seen enough."""
+    """Go away."""
     if not it.over:
         it.over = it.left = True
         it.end.lingers = lingers
         it.peer.close()
-        it.go_on()
+        it.wake()
 
 
 @tamed
 def write(it: Visit, done: Event[()]) -> None:
-    """Ask what is to be asked."""
+    """Send the requests, then end as the plan says."""
     plan = it.plan
     for ask in plan.asks:
         if it.over or it.closing:
@@ -352,39 +393,47 @@ def write(it: Visit, done: Event[()]) -> None:
         ask.stop = it.sent + len(data)
         with twait:
             put(it, data, mkevent())
-        if not plan.pipelined and not it.over and len(it.answers) < len(it.asked):
+        if not plan.pipelined and not it.over:
             with twait:
-                it.complete = mkevent()
+                it.when_answered(mkevent())
         if plan.pause and not it.over:
             with twait:
                 timer(it.crowd.random.random() * plan.pause * 3, mkevent())
-    if plan.ending == "half-close" and not it.over:
+    if it.over:
+        pass
+    elif plan.ending == "half-close":
         it.half_closed = True
         with suppress(OSError):
             it.end.shutdown(socket.SHUT_WR)
-    elif plan.ending in ("stuck", "dribble") and not it.over and not it.closing:
-        if len(it.answers) < len(it.asked):
-            with twait:
-                it.complete = mkevent()
+    elif plan.ending in ("stuck", "dribble") and not it.closing:
         with twait:
-            put(it, b"GET /small.txt HTTP/1.1\r\nHost: a\r\n", mkevent())
-        while plan.ending == "dribble" and not it.over:
-            with twait:
-                timer(0.4, mkevent())
-            if not it.over:
-                with twait:
-                    put(it, b"X: y\r\n", mkevent())
-    elif plan.ending == "leave" and not it.over:
-        if len(it.answers) < len(it.asked):
-            with twait:
-                it.complete = mkevent()
+            send_endless_head(it, mkevent())
+    elif plan.ending == "leave":
+        with twait:
+            it.when_answered(mkevent())
         leave(it)
     done.trigger()
 
 
 @tamed
+def send_endless_head(it: Visit, done: Event[()]) -> None:
+    """Begin a request that never ends: stop within its head, or go on with it slowly."""
+    with twait:
+        it.when_answered(mkevent())
+    with twait:
+        put(it, b"GET /small.txt HTTP/1.1\r\nHost: a\r\n", mkevent())
+    while it.plan.ending == "dribble" and not it.over:
+        with twait:
+            timer(0.4, mkevent())
+        if not it.over:
+            with twait:
+                put(it, b"X: y\r\n", mkevent())
+    done.trigger()
+
+
+@tamed
 def put(it: Visit, data: bytes, done: Event[()]) -> None:
-    """Send all of it, in pieces as this client does."""
+    """Send all of it, in pieces of the size that the plan has."""
     plan, system = it.plan, it.world.os
     try:
         while data and not it.over:
@@ -408,39 +457,31 @@ def put(it: Visit, data: bytes, done: Event[()]) -> None:
 
 @tamed
 def read(it: Visit, done: Event[()]) -> None:
-    """Take the answers, as slowly as this client does, until there will be no more."""
+    """Read the answers, as slowly as the plan says, until there are no more."""
     with tvars:
         failure: Exception | None = None
-    plan, system = it.plan, it.world.os
     r = Rendezvous[str]()
-    timer(PATIENCE, mkevent(r, "late"))
+    timer(SERVER_TIMEOUT, mkevent(r, "late"))
     try:
-        if plan.ending == "deaf":
+        if it.plan.ending == "deaf":
             timer(it.crowd.limits.send + 6, mkevent(r, "enough"))
             twait(r)
-            kept = it.server.closed and it.server.outbox and not it.end.lost
-            if kept and not it.world.disk_errors:
-                raise Wrong(f"{len(it.server.outbox)} bytes stay where nobody takes them")
+            it.check_nothing_is_kept()
         while not it.over:
-            try:
-                data = system.read(it.peer.fd, plan.takes)
-            except BlockingIOError:
+            data = it.receive()
+            if data is None:
                 wait_on_fd(it.peer, READ, mkevent(r, "ready"))
                 news = twait(r)
-                if news == "late":
-                    if it.end.lost:
-                        break
-                    raise Wrong(
-                        f"nothing has come for long: {len(it.answers)} of {len(it.asked)} answers"
-                    ) from None
+                if news == "late" and it.is_lost():
+                    break
                 continue
             if not data:
                 it.ended = "the end"
                 break
             it.take(data)
-            if plan.rests:
+            if it.plan.rests:
                 with twait:
-                    timer(plan.rests, mkevent())
+                    timer(it.plan.rests, mkevent())
     except OSError as error:
         it.ended = errno.errorcode.get(error.errno or 0, "?")
     except Exception as error:
@@ -449,7 +490,7 @@ def read(it: Visit, done: Event[()]) -> None:
     r.cancel()
     it.over = True
     it.peer.close()
-    it.go_on()
+    it.wake()
     if failure is None:
         done.trigger()
     else:

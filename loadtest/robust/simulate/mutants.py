@@ -1,7 +1,7 @@
 """Bugs, planted into a copy of Knot one at a time: does the simulation find each?
 
-A bug is a piece of source and what stands there instead.  The piece has to be there exactly once,
-so that one that has changed is noticed.
+A bug is a piece of source and its replacement.  The piece must occur exactly once, so that a bug
+whose source has changed is noticed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from knot.process.spawn import python
 
 ROOT: Final = Path(__file__).parents[3]
 
-LONGEST: Final = 600
+BUG_TIMEOUT: Final = 600
 """Seconds for one bug."""
 
-WITHOUT: Final = 100
-"""Seeds that have to find nothing where there is no bug."""
+SEEDS_WITHOUT: Final = 100
+"""Seeds that must find nothing without a bug."""
 
 PROGRAM: Final = """
 import sys
@@ -51,7 +51,7 @@ class Bug:
 class Verdict:
     bug: Bug
     seeds: int | None
-    """How many it took; None if it was not found."""
+    """Seeds until it was found; None if it was not."""
     problem: str
 
 
@@ -67,7 +67,7 @@ BUGS: Final = [
         "[server.disk.fork(Event(), response.make), mkevent(made)]",
     ),
     Bug(
-        "idle connections have the time of unfinished requests",
+        "idle connections get the time-out of unfinished requests",
         CLOSING,
         "IDLE: ceil(limits.keep_alive / SWEEP)",
         "IDLE: ceil(limits.head / SWEEP)",
@@ -79,13 +79,13 @@ BUGS: Final = [
         "SENDING: ceil(limits.send / SWEEP) - 1",
     ),
     Bug(
-        "a short write is taken for a whole one",
+        "a short write is mistaken for a whole one",
         CONNECTION,
         "return None if sent == len(data) else deque((memoryview(data)[sent:],))",
         "return None",
     ),
     Bug(
-        "a file goes on where it would after a whole write",
+        "after a short write, a file continues as after a whole one",
         CONNECTION,
         "left = piece._replace(start=piece.start + sent)",
         "left = piece._replace(start=piece.start + count)",
@@ -110,7 +110,7 @@ BUGS: Final = [
         "min(number(last) if last else size, size)",
     ),
     Bug(
-        "the last answer does not say so",
+        "the last answer does not say that it is the last",
         "http/responder.py",
         """    (False, False): b"Connection: close\\r\\n",
 """,
@@ -118,13 +118,13 @@ BUGS: Final = [
 """,
     ),
     Bug(
-        "a connection stays that was to be closed",
+        "a connection stays open that should be closed",
         CONNECTION,
         "        if not response.keep_alive:\n",
         "        if not response.keep_alive and last:\n",
     ),
     Bug(
-        "a parser in the middle of a request is used for others, too",
+        "a parser in the middle of a request is used for others too",
         CONNECTION,
         """            peer.parser = parser
             server.parser = server.new_parser()
@@ -141,7 +141,7 @@ BUGS: Final = [
         "",
     ),
     Bug(
-        "a client that takes its answer counts as silent",
+        "a client that reads its answer counts as silent",
         CONNECTION,
         """        return
     peer.age = 0
@@ -162,7 +162,7 @@ BUGS: Final = [
 """,
     ),
     Bug(
-        "a client is cut that takes nothing, and its bytes are kept",
+        "a client that reads nothing is cut, and its bytes are kept",
         "models/peer.py",
         "end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)",
         "pass",
@@ -174,7 +174,7 @@ BUGS: Final = [
         "    asked = iter(requests[::-1]), time(), parser.said, parser.unread, server.front\n",
     ),
     Bug(
-        "the sending of an answer waits",
+        "sending an answer blocks",
         EVENTS,
         """        made: Any
     set_nonblocking(peer)
@@ -183,7 +183,7 @@ BUGS: Final = [
 """,
     ),
     Bug(
-        "a file that has become shorter is sent for ever",
+        "a file that has become shorter is sent forever",
         CONNECTION,
         """            if not sent:
                 raise EOFError
@@ -191,13 +191,13 @@ BUGS: Final = [
         "",
     ),
     Bug(
-        "a file that may change unseen has a strong tag",
+        "a file that may change unnoticed has a strong tag",
         "files/representation.py",
         "    if not settled:\n        return b'W/",
         "    if False:\n        return b'W/",
     ),
     Bug(
-        "a date is told while another version may have it, too",
+        "a date is sent while another version may still get it",
         "http/responder.py",
         "DATED: Final = 2",
         "DATED: Final = 1",
@@ -209,13 +209,13 @@ BUGS: Final = [
         "if found.second + 2 < second:",
     ),
     Bug(
-        "one connection too many is let in",
+        "one connection too many is accepted",
         CONNECTION,
         "if len(server.peers) >= server.limits.connections:",
         "if len(server.peers) > server.limits.connections:",
     ),
     Bug(
-        "out of descriptors, the door is left for good",
+        "out of descriptors, the server never accepts again",
         EVENTS,
         """                    timer(PAUSE, mkevent())
     except EventDroppedError:
@@ -232,7 +232,7 @@ BUGS: Final = [
         "            timer(grace + 0.5, mkevent(r, True))\n",
     ),
     Bug(
-        "told to finish, an idle client is cut that might ask once more",
+        "told to finish, the server cuts an idle client that might ask again",
         CLOSING,
         """    server.most_requests = 0
     if gently:
@@ -248,7 +248,7 @@ BUGS: Final = [
         "        return END  # it may",
     ),
     Bug(
-        "the line of an answer that took a while is missing in the log",
+        "an answer that took a while is missing in the log",
         CONNECTION,
         "on_sent(peer.address, pending.request, response, pending.asked, unsent or NOTHING)",
         "pass",
@@ -273,10 +273,10 @@ def look_for(bug: Bug, seeds: int) -> Verdict:
                 check=True,
                 capture_output=True,
                 text=True,
-                timeout=LONGEST,
+                timeout=BUG_TIMEOUT,
             )
         except subprocess.TimeoutExpired:
-            return Verdict(bug, None, f"no end after {LONGEST} s")
+            return Verdict(bug, None, f"no end after {BUG_TIMEOUT} s")
     if not ran.stdout:
         return Verdict(bug, None, "")
     seed, _, problem = ran.stdout.strip().partition(" ")
@@ -284,22 +284,24 @@ def look_for(bug: Bug, seeds: int) -> Verdict:
 
 
 def plant(bug: Bug, directory: Path) -> None:
-    """Put a Knot there that has it.  Raises `ValueError` if it does not fit the source."""
+    """Copy Knot there, with the bug.  Raises `ValueError` if it does not fit the source."""
     shutil.copytree(ROOT / "knot", directory / "knot", ignore=shutil.ignore_patterns("__pycache__"))
     file = directory / "knot" / bug.file
     source = file.read_text()
     if source.count(bug.right) != 1:
-        raise ValueError(f"{bug.what}: knot/{bug.file} has {source.count(bug.right)} of its places")
+        raise ValueError(
+            f"{bug.what}: knot/{bug.file} has its source {source.count(bug.right)} times, not once"
+        )
     file.write_text(source.replace(bug.right, bug.wrong))
 
 
 NONE: Final = Bug("no bug", "models/peer.py", "SENDING: Final = 2", "SENDING: Final = 2")
-"""To see that what is found is the bug."""
+"""To check that nothing else is found."""
 
 
 def main(seeds: int) -> int:
-    """Look for all of them; 1 if one was not found."""
-    verdict = look_for(NONE, min(seeds, WITHOUT))
+    """Look for every bug; 1 if one was not found."""
+    verdict = look_for(NONE, min(seeds, SEEDS_WITHOUT))
     if verdict.seeds is not None:
         print(f"seed {verdict.seeds - 1} fails without a bug: {verdict.problem}", file=sys.stderr)
         return 1
@@ -312,7 +314,7 @@ def main(seeds: int) -> int:
         [entry.bug.what, entry.seeds or f"not in {seeds:,}", shortened(entry.problem)]
         for entry in verdicts
     ]
-    print(tabulate(rows, ["bug", "seeds", "what was seen"], tablefmt="pipe"))
+    print(tabulate(rows, ["bug", "seeds", "found by"], tablefmt="pipe"))
     return int(any(entry.seeds is None for entry in verdicts))
 
 

@@ -1,4 +1,4 @@
-"""What a client is going to do: which requests it sends, how, and how its visit ends."""
+"""What a client will do: the requests it sends, how it sends them, and how its visit ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from loadtest.robust.simulate.truth import IN_PLACE, SIZES, Ask, Files
 
 BAD: Final = [
-    # What is sent, the statuses that are right, and whether the connection may go on.
+    # What is sent, the right statuses, and whether the connection stays open.
     (b"GET / HTTP/1.1\r\n\r\n", (400,), False),
     (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", (400,), False),
     (b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", (501, 400), False),
@@ -32,24 +32,24 @@ ENDINGS: Final = (
     "leave", "leave", "close", "close", "close", "half-close", "half-close", "idle", "idle",
     "silent", "dribble", "stuck", "deaf", "deaf", "abort", "bad", "bad",
 )  # fmt: skip
-"""How visits end: the client goes, asks for the end, says that it will ask no more, says nothing
-more, has never said anything, never comes to the end of a head or stops within one, takes nothing
-of its answer, resets the connection, sends what is no request."""
+"""How visits end.  In this order: the client goes away; sends ``Connection: close``; shuts down its
+sending; stays silent; has never sent anything; sends a head that never ends; stops within a head;
+reads nothing of its answer; resets the connection; sends a bad request."""
 
 
 @dataclass
 class Plan:
-    """What a client is going to do."""
+    """What a client will do."""
 
     asks: list[Ask]
     ending: str
     pipelined: bool
     piece: int
-    """Bytes that it sends at once, at most."""
+    """Bytes that it sends at a time, at most."""
     pause: float
-    """Seconds between two pieces."""
+    """Mean seconds between two requests, by chance up to three times as many."""
     takes: int
-    """Bytes that it reads at once, at most."""
+    """Bytes that it reads at a time, at most."""
     rests: float
     """Seconds between two reads."""
 
@@ -98,7 +98,7 @@ def packed(random: Random, files: Files, name: str) -> Ask:
 
 
 def known(random: Random, files: Files, name: str) -> tuple[str, str]:
-    """A tag and a date that a client may have from before."""
+    """A tag and a date that a client may have from an earlier visit."""
     versions = files.versions[name][-3:]
     if not versions:
         return '"none"', "Tue, 14 Nov 2023 22:00:00 GMT"
@@ -124,7 +124,7 @@ def conditional(random: Random, files: Files, name: str) -> Ask:
 def part(random: Random, files: Files, name: str) -> Ask:
     size = SIZES[name]
     first = random.randrange(size + 1)
-    last = 20 if size > 200 else None  # or the two parts would be near enough to be one
+    last = 20 if size > 200 else None  # otherwise two parts could overlap into one
     ranges: list[tuple[int | None, int | None]] = random.choice(
         [
             [(first, None)],

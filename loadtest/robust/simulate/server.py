@@ -1,7 +1,7 @@
-"""One seed: a server, the clients that come to it, and what happens to both, until it has stopped.
+"""One seed: a server, its clients, and what happens to both, until the server has stopped.
 
-Knot runs as it is.  Replaced, for the length of the run, are the system that its modules call, the
-threads that wait for its disk, and some sizes, so that short files do for what long ones do.
+Knot itself is not changed.  During the run, the system that its modules call is replaced, and the
+threads that wait for its disk, and some sizes, so that short files have the effect of long ones.
 """
 
 from __future__ import annotations
@@ -46,30 +46,30 @@ SIZES: Final = {
     (connections, "FIRST_SEND"): 4_000,
     (connections, "SLICE"): 16_000,
 }
-"""Bytes and numbers that are smaller than in use."""
+"""Sizes and numbers, smaller than the real ones."""
 
 CLIENTS: Final = (6, 16)
 LASTS: Final = (2.0, 14.0)
-"""Virtual seconds until the server is told to stop."""
+"""Virtual seconds until the server is asked to stop."""
 
 FINISHED_WITHIN: Final = 400.0
-"""Virtual seconds in which all clients have had their last answers, however slow they are."""
+"""Virtual seconds until even slow clients have had their last answers."""
 
 EXPECTED: Final = {"sweep", "crowd_around", "come_and_go", "Server.flush_later"}
-"""Closures that may be there when all is over: they live as long as the loop."""
+"""Closures that may remain at the end: they live as long as the loop."""
 
 
 Job = tuple[Callable[[], Any], Event[Any]]
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """With the virtual time that the file has from `Files`, and nothing of the real inode."""
+    """The stamp with the virtual time that `Files` gave the file, and without the real inode."""
     return stamps.stamp_of(status)._replace(inode=0, changed=status.st_mtime_ns)
 
 
 @dataclass
 class Found:
-    """What one seed has brought."""
+    """What one seed has found."""
 
     seed: int
     problems: list[str]
@@ -77,12 +77,12 @@ class Found:
     requests: int
     answers: int
     virtual: float
-    """Seconds that have passed in it."""
+    """Simulated seconds."""
     real: float
 
 
 class Disk:
-    """In place of a pool of threads: jobs are done by and by, some at once, in any order."""
+    """Replaces a pool of threads: jobs take a while, and end in any order."""
 
     def __init__(self, world: Simulation) -> None:
         self.world = world
@@ -101,7 +101,7 @@ class Disk:
 
     def _end(self) -> None:
         if not self.under_way:
-            return  # closed
+            return  # it was closed
         job, done = self.under_way.pop(self.world.random.randrange(len(self.under_way)))
         self._begin()
         try:
@@ -117,7 +117,7 @@ class Disk:
 
 
 class Log:
-    """In place of an access log: what would stand in it."""
+    """Replaces an access log, and keeps its records."""
 
     wants_more = True
 
@@ -134,7 +134,7 @@ class Log:
 
 
 class Complaints(logging.Handler):
-    """What the server says of errors."""
+    """Turns the errors that the server logs into complaints."""
 
     def __init__(self, world: Simulation) -> None:
         super().__init__(logging.ERROR)
@@ -151,17 +151,17 @@ class Complaints(logging.Handler):
 
 
 def run_seed(seed: int) -> Found:
-    """Simulate it.  The same seed finds the same in each process."""
+    """Run one seed.  The same seed has the same result in each process."""
     began = perf_counter()
     world = Simulation(seed, new_faults(seed))
     descriptors = open_descriptors()
     with tempfile.TemporaryDirectory(prefix="knot") as directory, simulated(world):
         crowd = serve(world, Path(directory))
     if open_descriptors() > descriptors:
-        gc.collect()  # a server, which lasts as long as its process, is a cycle
+        gc.collect()  # a server is a reference cycle
     left = open_descriptors() - descriptors
     if left:
-        world.complain(f"{left} descriptors of files are left open")
+        world.complain(f"{left} file descriptors are left open")
     return Found(
         seed,
         world.complaints,
@@ -178,7 +178,7 @@ def open_descriptors() -> int:
 
 
 def new_faults(seed: int) -> Faults:
-    """What may go wrong: something else in each four seeds, nothing but the usual in some."""
+    """What may fail: different things by seed, and in some seeds nothing unusual."""
     return Faults(
         broken=0.2 if seed % 4 == 1 else 0.0,
         lost=0.2 if seed % 4 == 2 else 0.0,
@@ -189,7 +189,7 @@ def new_faults(seed: int) -> Faults:
 
 @contextmanager
 def simulated(world: Simulation) -> Iterator[None]:
-    """Let Knot live in that world."""
+    """Run Knot in that world during the block."""
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("knot.")]
     collects = gc.isenabled()
     log = logging.getLogger("knot")
@@ -211,7 +211,7 @@ def simulated(world: Simulation) -> Iterator[None]:
         log.addHandler(handler)
         stack.callback(log.removeHandler, handler)
         log.propagate = False
-        gc.disable()  # when it runs depends on what this process did before
+        gc.disable()  # its timing depends on what this process did before
         try:
             yield
         finally:
@@ -243,7 +243,7 @@ def new_limits(world: Simulation) -> Limits:
 
 
 def serve(world: Simulation, root: Path) -> Crowd:
-    """The server and its clients, from its beginning until nothing is left of it."""
+    """Run the server and its clients until nothing is left of them."""
     random = world.random
     files = Files(root, random, world.clock)
     site = Site(root, cache_size=random.choice((0, 20_000, 1_000_000)), listing=True)
@@ -289,7 +289,7 @@ def serve(world: Simulation, root: Path) -> Crowd:
 
 @tamed
 def crowd_around(crowd: Crowd, signals: Signals, grace: float) -> None:
-    """All that happens beside the server; it is over at once if the server is told so twice."""
+    """Everything besides the server; ends at once if the server is asked twice to stop."""
     r = Rendezvous[None]()
     come_and_go(crowd, signals, grace, mkevent(r), mkevent(r))
     twait(r)
@@ -300,7 +300,7 @@ def crowd_around(crowd: Crowd, signals: Signals, grace: float) -> None:
 def come_and_go(
     crowd: Crowd, signals: Signals, grace: float, done: Event[()], killed: Event[()]
 ) -> None:
-    """Have clients come, files change, and the server told to stop; look at what is left."""
+    """Start clients, change files, stop the server; then check what is left."""
     random = crowd.random
     clients = random.randint(*CLIENTS)
     lasts = random.uniform(*LASTS)
@@ -326,8 +326,8 @@ def come(crowd: Crowd, name: str, delay: float, done: Event[()]) -> None:
 
 @tamed
 def change(crowd: Crowd, done: Event[()]) -> None:
-    """Files, until shortly before the end."""
-    while crowd.told > now():
+    """Change files until shortly before the end."""
+    while crowd.stop_at > now():
         with twait:
             timer(crowd.random.expovariate(2.0), mkevent())
         crowd.files.change()
@@ -343,11 +343,11 @@ def stop(
     killed: Event[()],
     done: Event[()],
 ) -> None:
-    """Tell the server to, and see that it does in time."""
+    """Tell the server to stop, and check that it does in time."""
     random = crowd.random
     with twait:
         timer(lasts, mkevent())
-    crowd.told = now()
+    crowd.stop_at = now()
     crowd.gently = random.random() < 0.4
     if crowd.gently:
         tell(crowd, signals, signal.SIGQUIT)
@@ -377,17 +377,17 @@ def stop(
 
 
 def tell(crowd: Crowd, signals: Signals, number: int) -> None:
-    crowd.world.note(f"the server is told {signal.Signals(number).name}")
+    crowd.world.note(f"the server gets {signal.Signals(number).name}")
     signals.tell(number)
 
 
 @tamed
-def serve_on(crowd: Crowd, most: float, done: Event[()]) -> None:
-    """Wait until it has stopped, which is to take so many seconds at most."""
-    end = now() + most + MOMENT
+def serve_on(crowd: Crowd, limit: float, done: Event[()]) -> None:
+    """Wait until the server has stopped, which may take this many seconds."""
+    end = now() + limit + MOMENT
     while serves():
         if now() > end:
-            crowd.world.complain(f"the server has not stopped after {most:.1f} s")
+            crowd.world.complain(f"the server has not stopped after {limit:.1f} s")
             break
         with twait:
             timer(min(0.1, max(end - now(), 0.0)) + MOMENT, mkevent())
@@ -399,7 +399,7 @@ def serves() -> bool:
 
 
 def look_around(crowd: Crowd) -> None:
-    """Nothing is to be left, though the loop still runs: no closure, no connection, no byte."""
+    """Check that nothing is left while the loop still runs: no closure, connection or byte."""
     world = crowd.world
     for closure in closures.alive:
         if closure.code.co_qualname not in EXPECTED:
@@ -408,14 +408,14 @@ def look_around(crowd: Crowd) -> None:
         world.complain(f"{len(crowd.peers)} connections and {len(world.descriptors)} descriptors")
     for end in world.ends:
         if end.outbox and not end.disturbed:
-            world.complain(f"{len(end.outbox)} bytes of {end.name} have never left")
+            world.complain(f"{len(end.outbox)} bytes of {end.name} were never sent")
         lingered = (end.closed_at or 0.0) - (end.ended_at or 0.0)
         if end.name.endswith("<") and lingered > crowd.limits.linger + DISK + MOMENT:
-            world.complain(f"{end.name} was ended, and closed {lingered:.1f} s after that")
+            world.complain(f"{end.name} was ended, and closed {lingered:.1f} s later")
 
 
 def check_log(crowd: Crowd, log: Log) -> None:
-    """A line for each answer, in their order."""
+    """Check that the log has a line for each answer, in order."""
     log.flush()
     for it in crowd.visits:
         records = [record for record in log.records if record.client == it.server.name]

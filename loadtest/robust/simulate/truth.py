@@ -1,6 +1,6 @@
 """What the files were at each moment, and so what the answer to a request may be.
 
-Written from the specification and not from Knot: what both have wrong, neither finds.
+Written from the specification, without Knot's code: a shared mistake would not be found.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ SIZES: Final = {
     "huge.bin": 40_000,
     "folder/index.html": 700,
 }
-"""Of files that are replaced under way, by names; bytes, about."""
+"""Approximate sizes, by name, of the files that are replaced during a run."""
 
 IN_PLACE: Final = "unstable.bin"
-"""A file that is written in place, so that who is being sent it may get some of each."""
+"""A file that is written in place, so that an answer may mix two versions."""
 
 TYPES: Final = {
     "txt": "text/plain; charset=utf-8",
@@ -43,13 +43,13 @@ TYPES: Final = {
 }
 
 LISTED: Final = {"one.txt": b"1", "two.txt": b"22", "ten.bin": b"0123456789"}
-"""A directory without an index, which stays as it is."""
+"""A directory without an index, which does not change."""
 
 LARGE: Final = 8_000
-"""Bytes from which on the tag of a file is made of what the file system says of it."""
+"""Size in bytes from which the tag of a file is made from its metadata."""
 
 YOUNG: Final = 2.1
-"""Virtual seconds in which such a file may still change unseen, and so has a weak tag."""
+"""Virtual seconds in which such a file may change unnoticed, and so has a weak tag."""
 
 EARLY: Final = formatdate(0, usegmt=True)
 LATE: Final = formatdate(2**32, usegmt=True)
@@ -57,13 +57,13 @@ LATE: Final = formatdate(2**32, usegmt=True)
 
 @dataclass
 class Version:
-    """A file for as long as it was so."""
+    """The state of a file, and how long it lasted."""
 
     content: bytes
     time: int
     """When it was written, in ns since the epoch."""
     since: float
-    """In virtual seconds."""
+    """Virtual seconds."""
     until: float = inf
 
     @property
@@ -75,8 +75,8 @@ class Version:
         return len(self.content) > LARGE
 
     def tag(self, coding: str = "") -> str:
-        """Of its bytes, or of a large file's inode, size and times: the simulation knows no inodes,
-        and has one time."""
+        """Made from its bytes or, for a large file, from inode, size and times: in the simulation
+        the inode is 0 and both times are the same."""
         data = self.content
         if self.is_large:
             data = repr((0, len(data), self.time, self.time)).encode()
@@ -85,7 +85,7 @@ class Version:
         return f'"{blake2b(data, digest_size=16).hexdigest()}{coding and "-" + coding}"'
 
     def may_be_weak(self, since: float) -> bool:
-        """Whether it can have been young at any moment from `since` on, or in that second."""
+        """True if it may have been young at any time after `since`, or in that second."""
         return self.is_large and since - self.since < YOUNG + 1
 
     def may_be_strong(self, now: float) -> bool:
@@ -97,7 +97,7 @@ class Version:
 
 
 class Files:
-    """A directory whose files change, and all that they were."""
+    """A directory whose files change, and all their versions."""
 
     def __init__(self, root: Path, random: Random, clock: Callable[[], float]) -> None:
         self.root = root
@@ -113,7 +113,7 @@ class Files:
             self.replace(name)
 
     def replace(self, name: str) -> None:
-        """A new version, put in its place whole."""
+        """Put a new version in place, whole."""
         self.remove(name)
         version = self._new(name)
         self._put(self.root / ".new", version.content, version.time)
@@ -121,7 +121,7 @@ class Files:
         self.versions[name].append(version)
 
     def rewrite(self, name: str) -> None:
-        """A new version in the same file; whoever is reading it gets some of both."""
+        """Write a new version into the same file; a reader may get parts of both."""
         self.remove(name, unlink=False)
         version = self._new(name)
         self._put(self.root / name, version.content, version.time)
@@ -135,7 +135,7 @@ class Files:
                 os.unlink(self.root / name)
 
     def change(self) -> None:
-        """Something, as the seed has it."""
+        """Change something at random."""
         if self.random.random() < 0.3:
             self.rewrite(IN_PLACE)
             return
@@ -155,7 +155,7 @@ class Files:
             size += self.count % 89
         head = f"{name} {self.count} ".encode()
         content = (head + shake_128(head).hexdigest(size // 2 + 1).encode())[:size]
-        # Two versions of a file never have the same time, which is ns as the system has it.
+        # Two versions of a file never have the same time, which is in ns.
         return Version(content, EPOCH * 10**9 + int(now * 10**6) * 1000 + self.count, now)
 
     def _put(self, path: Path, content: bytes, time: int) -> None:
@@ -163,7 +163,7 @@ class Files:
         os.utime(path, ns=(time, time))
 
     def current(self, name: str, since: float) -> Iterator[Version | None]:
-        """What the file was at any moment from `since` until now; None where there was none."""
+        """The versions at any moment from `since` until now; None if there was no file."""
         before = 0.0
         for version in self.versions[name]:
             if version.since > before and version.since >= since:
@@ -180,24 +180,24 @@ class Files:
 
 @dataclass
 class Ask:
-    """A request that a client sends, and what it wants by it."""
+    """A request of a client, and what it asks for."""
 
     method: str = "GET"
     target: str = "/"
     name: str | None = None
-    """Of the file, if it is one that changes."""
+    """The file, if it is one that changes."""
     fields: dict[str, str] = field(default_factory=dict)
     ranges: list[tuple[int | None, int | None]] = field(default_factory=list)
-    """First and last byte; (None, n) are the last n."""
+    """First and last byte; (None, n) means the last n."""
     old: bool = False
     """HTTP/1.0"""
     keep: bool = True
-    """Whether the connection may go on."""
+    """True if the connection is to stay open."""
     statuses: tuple[int, ...] = ()
-    """What the answer must be whatever the files are."""
+    """The possible statuses, if they do not depend on the files."""
     raw: bytes | None = None
-    """What is sent instead of a proper request."""
-    # Where it stands in what the client sends, and when that began
+    """Bytes to send instead of a proper request."""
+    # Its position in what the client sends, and when it was begun.
     start: int = 0
     stop: float = inf
     sent: float = 0.0
@@ -224,7 +224,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client has got."""
+    """What a client has received."""
 
     status: int
     fields: dict[str, str]
@@ -233,7 +233,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an answer must be if the file was in a certain state."""
+    """The right answer if the file was in a certain state."""
 
     status: int
     tag: str | None = None
@@ -241,11 +241,11 @@ class Outcome:
     range: str | None = None
     version: Version | None = None
     date: str | None = None
-    """When it was modified, as far as the answer says so."""
+    """The value of Last-Modified, if the answer has one."""
 
 
 def may_be(ask: Ask, answer: Answer, files: Files) -> str:
-    """Why `answer` cannot be the one to `ask`; empty if it can."""
+    """Why `answer` cannot be the answer to `ask`; empty if it can."""
     if ask.statuses:
         if answer.status not in ask.statuses:
             return f"status {answer.status}, not {ask.statuses}"
@@ -255,10 +255,10 @@ def may_be(ask: Ask, answer: Answer, files: Files) -> str:
         return "" if answer.status in (200, 206, 304, 404, 416) else f"status {answer.status}"
     coding = answer.fields.get("content-encoding", "")
     if coding and coding not in ask.fields.get("Accept-Encoding", ""):
-        return f"coding {coding}, which was not asked for"
+        return f"coding {coding}, which was not accepted"
     named = "If-Range" in ask.fields or "If-Match" in ask.fields
     if coding and answer.status == 206 and not named:
-        return f"a part in the coding {coding}, which the range does not name"
+        return f"a part in the coding {coding}, without a condition that names it"
     codings = {coding, "gzip"} if "Accept-Encoding" in ask.fields else {coding}
     second = seconds(answer.fields["date"])
     possible = [
@@ -274,42 +274,29 @@ def may_be(ask: Ask, answer: Answer, files: Files) -> str:
 
 
 WEAK: Final = "weak"
-"""A tag that no client can have from elsewhere."""
+"""Represents any weak tag."""
 
 
 def outcome(
     ask: Ask, version: Version | None, coding: str, second: int, weak: bool = False
 ) -> Outcome:
-    """RFC 9110, sections 13.2.2 and 14.2, for a file in that state, and an answer of that
-    second."""
+    """The answer for a file in that state, in that second (RFC 9110, 13.2.2 and 14.2)."""
     if version is None:
         return Outcome(404)
-    tag, fields = WEAK if weak else version.tag(coding), ask.fields
-    # Another version may yet have the same date until that second has been over for one.
+    tag = WEAK if weak else version.tag(coding)
+    # Until the second after the change is over, another version may have the same date.
     modified = version.modified if version.modified + 2 <= second else None
     date = None if modified is None else version.date
-    if "If-Match" in fields:
-        if fields["If-Match"] not in ("*", tag):
-            return Outcome(412)
-    elif modified is not None and modified > seconds(fields.get("If-Unmodified-Since", LATE)):
-        return Outcome(412)
-    if "If-None-Match" in fields:
-        if tag in fields["If-None-Match"] or fields["If-None-Match"] == "*":
-            return Outcome(304, tag)
-    elif modified is not None and modified <= seconds(fields.get("If-Modified-Since", EARLY)):
-        return Outcome(304, tag)
+    status = precondition(ask.fields, tag, modified)
+    if status is not None:
+        return Outcome(status, tag if status == 304 else None)
     whole = Outcome(200, tag, version.content, version=version, date=date)
     size = len(version.content)
     if not ask.ranges or ask.method != "GET" or not size:
         return whole
-    if "If-Range" in fields and fields["If-Range"] not in ("" if weak else tag, date):
+    if "If-Range" in ask.fields and ask.fields["If-Range"] not in ("" if weak else tag, date):
         return whole
-    spans = []
-    for first, last in ask.ranges:
-        start = max(0, size - (last or 0)) if first is None else first
-        stop = size if last is None or first is None else min(last + 1, size)
-        if start < stop:
-            spans.append((start, stop))
+    spans = spans_of(ask.ranges, size)
     if sum(stop - start for start, stop in spans) > size:
         return whole
     if not spans:
@@ -326,8 +313,34 @@ def outcome(
     return Outcome(206, tag, b"|".join(parts), "several", version, date)
 
 
+def precondition(fields: dict[str, str], tag: str, modified: int | None) -> int | None:
+    """412 or 304 if a condition decides the answer (RFC 9110, section 13.2.2)."""
+    if "If-Match" in fields:
+        if fields["If-Match"] not in ("*", tag):
+            return 412
+    elif modified is not None and modified > seconds(fields.get("If-Unmodified-Since", LATE)):
+        return 412
+    if "If-None-Match" in fields:
+        if tag in fields["If-None-Match"] or fields["If-None-Match"] == "*":
+            return 304
+    elif modified is not None and modified <= seconds(fields.get("If-Modified-Since", EARLY)):
+        return 304
+    return None
+
+
+def spans_of(ranges: list[tuple[int | None, int | None]], size: int) -> list[tuple[int, int]]:
+    """The ranges that can be satisfied, each with its start and stop (RFC 9110, section 14.1.2)."""
+    spans = []
+    for first, last in ranges:
+        start = max(0, size - (last or 0)) if first is None else first
+        stop = size if last is None or first is None else min(last + 1, size)
+        if start < stop:
+            spans.append((start, stop))
+    return spans
+
+
 def differs(ask: Ask, answer: Answer, expected: Outcome) -> str:
-    """In what `answer` is another than `expected`; empty if it is not."""
+    """How `answer` differs from `expected`; empty if it does not."""
     fields = answer.fields
     if answer.status != expected.status:
         return f"status {answer.status}, not {expected.status}"
@@ -341,7 +354,7 @@ def differs(ask: Ask, answer: Answer, expected: Outcome) -> str:
     if version is None:
         return ""
     if ("content-encoding" in fields) != ('-gzip"' in (expected.tag or "")):
-        return "the tag is that of another coding"
+        return "the tag belongs to another coding"
     if fields.get("last-modified") != expected.date:
         return f"modified {fields.get('last-modified')}, not {expected.date}"
     assert ask.name is not None
@@ -357,11 +370,11 @@ def differs(ask: Ask, answer: Answer, expected: Outcome) -> str:
         body = gzip.decompress(body)
     elif several:
         body = parts_of(answer)
-    return "" if body == expected.body else f"{len(body)} bytes that are not those of the version"
+    return "" if body == expected.body else f"{len(body)} bytes, not those of the version"
 
 
 def parts_of(answer: Answer) -> bytes:
-    """The parts of a multipart/byteranges as `outcome` has them, if they are well put together."""
+    """The parts of a multipart/byteranges in the form of `outcome`, if it is well-formed."""
     boundary = re.search(r"boundary=(\w+)", answer.fields["content-type"])
     assert boundary is not None
     line = b"--" + boundary[1].encode()

@@ -1,7 +1,7 @@
-"""The other static-file servers of Python, as `bench_knot` starts them.
+"""The other static-file servers of Python, as benchmarks and the experiment start them.
 
-``python -m loadtest.micro.peers NAME DIR PORT`` serves DIR with the peer of that name.  They come
-with ``pip install 'knot[peers]'``, and so they are imported only where one of them runs.
+``python -m loadtest.peers NAME DIR PORT`` serves DIR with the peer of that name.  They come
+with ``pip install 'knot[peers]'``, so each is imported only when it runs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def starlette(directory: str, port: int) -> None:
 
 
 def granian_application(*_: Any) -> None:
-    """Granian needs an application; its static files come before, so that nothing calls it."""
+    """Granian needs an application but never calls it: the static files come first."""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The fastest server there can be in plain Python: what a generator can do at most, and no more.
+"""The fastest possible server in plain Python, to see how much load a generator can make.
 
-It understands nothing.  A request ends at an empty line, whatever it says; the answers stand ready,
-one for all, or one for each path.  A generator's result against it tells how far the generator can
-be trusted: a real server that comes near is bounded by the generator.
+It does not parse HTTP: a request ends at an empty line, whatever it contains, and the answers are
+prepared, one for everything or one for each path.  A real server that comes near its throughput is
+limited by the generator.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import click
 
 READ_SIZE: Final = 64 * 1024
 BATCH: Final = 64
-"""Connections that are accepted before those that are open get their turn."""
+"""Connections accepted before the open ones are served again."""
 
 
 Pair = tuple[bytes, bytes]
-"""An answer, and the same as the last one of a connection."""
+"""An answer, and the same answer as the last one of a connection."""
 
 
 def canned(body: bytes, status: bytes = b"200 OK") -> Pair:
@@ -30,9 +30,9 @@ def canned(body: bytes, status: bytes = b"200 OK") -> Pair:
 
 
 class Answers(dict[bytes, bytes]):
-    """Answers by path, each read from its file below `root` when it is first asked for, and kept.
+    """Answers by path, each read from its file below `root` when it is first needed, and kept.
 
-    `last` has those that are the last of their connections.
+    `last` prepares them as the last ones of their connections.
     """
 
     def __init__(self, root: Path, last: bool) -> None:
@@ -51,7 +51,7 @@ class Answers(dict[bytes, bytes]):
 
 
 class NullServer:
-    """Answers `answer` to everything, or each path with its file below `root`."""
+    """Gives `answer` to every request, or the file of its path below `root`."""
 
     def __init__(self, listener: socket.socket, answer: Pair, root: Path | None = None) -> None:
         self.listener = listener
@@ -59,16 +59,16 @@ class NullServer:
         self.answers = (Answers(root, False), Answers(root, True)) if root else None
         self.poll = select.epoll()
         self.begun: dict[int, bytes] = {}
-        """What there is of requests that are not whole."""
+        """What has come of incomplete requests."""
         self.unsent: dict[int, bytes] = {}
         self.last: set[int] = set()
-        """Connections that end when nothing is left to send."""
+        """Connections to close when everything is sent."""
 
     def serve(self) -> None:
-        """For ever."""
+        """Serve until the process ends."""
         listener, poll, read = self.listener, self.poll.poll, self.read
         listener.setblocking(False)
-        # With the request comes the connection: accepting it before would cost another turn.
+        # Accept a connection when its request has come: otherwise it would cost a turn more.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
         door = listener.fileno()
         self.poll.register(door, select.EPOLLIN)
@@ -77,7 +77,7 @@ class NullServer:
                 if fd == door:
                     self.accept()
                 elif mask & select.EPOLLOUT:
-                    self.send(fd, self.unsent.pop(fd))
+                    self.send_rest(fd)
                 else:
                     read(fd)
 
@@ -130,8 +130,10 @@ class NullServer:
             self.poll.modify(fd, select.EPOLLOUT)
         elif fd in self.last:
             self.close(fd)
-        elif len(reply) > READ_SIZE:  # it may have been waited for
-            self.poll.modify(fd, select.EPOLLIN)
+
+    def send_rest(self, fd: int) -> None:
+        self.poll.modify(fd, select.EPOLLIN)  # `send` waits again if there is still too little room
+        self.send(fd, self.unsent.pop(fd))
 
     def close(self, fd: int) -> None:
         self.begun.pop(fd, None)
@@ -142,14 +144,14 @@ class NullServer:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=0, show_default=True, help="0 takes one that is free.")
-@click.option("--bytes", "size", default=1024, show_default=True, help="Of each answer's body.")
+@click.option("--port", default=0, show_default=True, help="0 chooses a free one.")
+@click.option("--bytes", "size", default=1024, show_default=True, help="Size of the bodies.")
 @click.option("--file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Answer with the bytes of this file instead.")  # fmt: skip
 @click.option("--root", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Answer each path with the file of that name in this directory.")  # fmt: skip
 def main(host: str, port: int, size: int, file: Path | None, root: Path | None) -> None:
-    """Answer every request with bytes that stand ready, as fast as plain Python can."""
+    """Answer every request with prepared bytes, as fast as plain Python can."""
     with socket.create_server((host, port), backlog=4096) as listener:
         click.echo("http://{}:{}".format(*listener.getsockname()))
         body = file.read_bytes() if file else b"x" * size
