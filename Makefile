@@ -7,6 +7,9 @@ BIN := .venv/bin
 serve: .venv/made
 	$(BIN)/knot serve ./www
 
+# Hundreds of servers are started: none of them shall have to compile its modules.
+test test-%: export PYTHONDONTWRITEBYTECODE =
+
 # In three parts, two at once.
 test: .venv/made
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-knot test-reports test-others
