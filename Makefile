@@ -35,11 +35,11 @@ format: .venv/made
 	$(BIN)/ruff format
 
 bench-tame: .venv/made
-	$(BIN)/python -P -m loadtest.bench_tame
+	$(BIN)/python -P -m loadtest.micro.bench_tame
 
 # A short run: make bench-knot ARGS="--rounds 1 --seconds 1 --only 304"
 bench-knot: .venv/made
-	$(BIN)/python -P -m loadtest.bench_knot $(ARGS)
+	$(BIN)/python -P -m loadtest.micro.bench_knot $(ARGS)
 
 # The experiment, about 5 minutes; the long one: make loadtest LOAD=full
 # Single parts: make loadtest ARGS="--only figure7 --only memory"
@@ -48,33 +48,33 @@ loadtest: .venv/made
 
 # Knot for ten minutes while all that can happen to it happens: make soak ARGS="--minutes 60"
 soak: .venv/made
-	$(BIN)/python -P -m loadtest.soak $(ARGS)
+	$(BIN)/python -P -m loadtest.robust.soak $(ARGS)
 
 # A whole server in virtual time, on a network and a disk in memory, once for each seed.
 # One again: make simulate ARGS="--seed 7"
 simulate: .venv/made
-	$(BIN)/python -P -m loadtest.simulate --seeds $(or $(SEEDS),1000) $(ARGS)
+	$(BIN)/python -P -m loadtest.robust.simulate --seeds $(or $(SEEDS),1000) $(ARGS)
 
 # Does the simulation find bugs that were planted?
 simulate-mutants: .venv/made
-	$(BIN)/python -P -m loadtest.simulate --mutants --seeds $(or $(SEEDS),1000)
+	$(BIN)/python -P -m loadtest.robust.simulate --mutants --seeds $(or $(SEEDS),1000)
 
 # Looks for bytes that break the core: make fuzz SECONDS=600 TARGET=requests
 fuzz: .venv/made
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
-	$(BIN)/python -P -m loadtest.fuzz $(TARGET) --seconds $(or $(SECONDS),60)
+	$(BIN)/python -P -m loadtest.robust.fuzz $(TARGET) --seconds $(or $(SECONDS),60)
 
 # What live traffic keeps beside each attack: make attack ARGS="--only slow"
 attack: .venv/made
-	$(BIN)/python -P -m loadtest.attack $(ARGS)
+	$(BIN)/python -P -m loadtest.robust.attack $(ARGS)
 
 # locust, a master and two workers against Knot: make loadtest-distributed ARGS="--workers 4"
 loadtest-distributed: .venv/made
-	$(BIN)/python -P -m loadtest.distributed run $(ARGS)
+	$(BIN)/python -P -m loadtest.experiment.distributed run $(ARGS)
 
 # Knot, and locust's page to put loads on it and watch them.
 loadtest-watch: .venv/made
-	$(BIN)/python -P -m loadtest.distributed watch $(ARGS)
+	$(BIN)/python -P -m loadtest.experiment.distributed watch $(ARGS)
 
 .venv/made: pyproject.toml
 	$(PYTHON) -m venv .venv

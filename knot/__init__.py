@@ -12,19 +12,19 @@ The command line, ``knot serve ./www``, does the same.
 TYPE_CHECKING = False  # the one of `typing` takes as long to import as all else that a start needs
 
 if TYPE_CHECKING:
+    from knot.files.site import Site
+    from knot.http.responder import FieldRules, Responder
     from knot.limits import Limits
-    from knot.log import AccessLog
-    from knot.respond import FieldRules, Responder
-    from knot.site import Site
+    from knot.monitor.access_log import AccessLog
 
 __all__ = ["AccessLog", "FieldRules", "Limits", "Responder", "Site"]
 
 MODULES = {
-    "AccessLog": "log",
-    "FieldRules": "respond",
+    "AccessLog": "monitor.access_log",
+    "FieldRules": "http.responder",
     "Limits": "limits",
-    "Responder": "respond",
-    "Site": "site",
+    "Responder": "http.responder",
+    "Site": "files.site",
 }
 
 

@@ -6,13 +6,13 @@ to SIGTERM until then, and anywhere else it would be ended by it with a status t
 
 import sys
 
-from knot import starting
+from knot.process import starting
 
 
 def main() -> None:
     if sys.argv[1:2] == ["serve"]:
         starting.handle_signals()
-        from knot import diagnostics
+        from knot.process import diagnostics
 
         diagnostics.install()
     from knot.cli import main as command

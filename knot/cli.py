@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from knot import service, sockets, spawn, starting, workers
+from knot.build import Sites, guard, open_sites
 from knot.config import (
     Address,
     Config,
@@ -43,19 +43,20 @@ from knot.config import (
     doubts,
     load_config,
 )
+from knot.files.paths import grants
 from knot.limits import Limits
-from knot.log import FORMATS, AccessLog
 from knot.models import MODELS
-from knot.models.connection import Server
-from knot.paths import grants
+from knot.models.server import Server
+from knot.monitor.access_log import FORMATS, AccessLog
+from knot.process import listeners as sockets
+from knot.process import sandbox, spawn, starting, worker
+from knot.process.listeners import Listeners
+from knot.process.safe_paths import open_to_append, place_to_append
+from knot.process.signals import Signals
 from knot.reload import Reload, Served, Settings, speaks_tls
-from knot.safe_paths import open_to_append, place_to_append
-from knot.signals import Signals
-from knot.sites import Sites, guard, open_sites
-from knot.sockets import Listeners
 
 if TYPE_CHECKING:
-    from knot.stats import Counter
+    from knot.monitor.metrics import Counter
     from knot.tls import Certificates
 
 OWN_FILES: Final = 1024
@@ -382,12 +383,12 @@ def serve(directory: str, config: Config, **options: Any) -> None:
     served = (own["directory"] for own in config.hosts.values() if "directory" in own)
     spawn.clean_import_path(directory, *served)
     check(options)
-    post = workers.post()
+    post = worker.post()
     check_open_files(options, config, post)
     if post is None:
         warn_of_environment()
     else:
-        service.end_with_parent(signal.SIGTERM)
+        sandbox.end_with_parent(signal.SIGTERM)
     if options["workers"] is not None and post is None:
         look_after_workers(directory, options)
     else:
@@ -406,7 +407,7 @@ def serve(directory: str, config: Config, **options: Any) -> None:
 def top(address: str, interval: float, once: bool) -> None:
     """Show what the server with that --admin address does, until q or Ctrl-C."""
     try:
-        from knot import top as screen
+        from knot.monitor import top as screen
     except ImportError as error:
         if error.name is not None and error.name.partition(".")[0] == "knot":
             raise
@@ -496,7 +497,7 @@ def check_clients_of_path(options: dict[str, Any]) -> None:
 
 def look_after_workers(directory: str, options: dict[str, Any]) -> None:
     """Be the supervisor: the workers read the options themselves, again after SIGHUP."""
-    from knot.supervisor import supervise
+    from knot.process.supervisor import supervise
 
     if options["tls_self_signed"]:
         make_certificate(options)  # once, and not in every worker
@@ -526,7 +527,7 @@ def look_after_workers(directory: str, options: dict[str, Any]) -> None:
         sys.exit(1)
 
 
-def serve_here(settings: Settings, post: workers.Post | None) -> None:
+def serve_here(settings: Settings, post: worker.WorkerHandoff | None) -> None:
     """Serve in this process: the only one, or one of the workers."""
     directory, _, options = settings
     interactive = sys.stdout is not None and sys.stdout.isatty()
@@ -633,13 +634,13 @@ def set_out(
     admin: Sequence[socket],
     reload: Reload,
     user: struct_passwd | None,
-    post: workers.Post | None,
+    post: worker.WorkerHandoff | None,
 ) -> None:
     """Clients are served from now on: give up what that does not need, and say so."""
     served = reload.served
     options, config, sites = served.settings.options, served.settings.config, served.sites
     if user is not None:
-        service.become(user)
+        sandbox.become(user)
     if options["open"] and post is None:
         open_browser(sockets.shown(listeners[0], scheme(options)))
     if post is not None:
@@ -649,8 +650,8 @@ def set_out(
     if options["sandbox"] and not any(place.site.follow_symlinks for place in sites.values()):
         places: dict[str | bytes, int] = {}
         for path, place_of, right in (
-            (options["log_file"], place_to_append, service.WRITE),
-            (options["unix"], directory_of, service.REMOVE),
+            (options["log_file"], place_to_append, sandbox.WRITE),
+            (options["unix"], directory_of, sandbox.REMOVE),
         ):
             writable = None if path is None else place_of(path)
             if writable is not None:
@@ -661,52 +662,52 @@ def set_out(
             followed.append(config.file)  # to be read again
         for path in followed:
             for where in grants(path):
-                places[where] = places.get(where, 0) | service.READ
-        if service.confine(places):
-            reload.confined_to = [where for where, right in places.items() if right & service.READ]
+                places[where] = places.get(where, 0) | sandbox.READ
+        if sandbox.confine(places):
+            reload.confined_to = [where for where, right in places.items() if right & sandbox.READ]
     if post is None:
         say_so(directory, listeners, options, admin)
-        if service.is_watched():
-            reload.server.on_sweep = partial(service.notify, service.ALIVE)
-        service.notify("READY=1")
+        if sandbox.is_watched():
+            reload.server.on_sweep = partial(sandbox.notify, sandbox.ALIVE)
+        sandbox.notify("READY=1")
     else:
         post.is_ready()
 
 
 def count(server: Server, sites: Sites, admin: Sequence[socket]) -> Counter:
     """Count what the server does, for its admin address."""
-    from knot.admin import Alone, Answers, attend
-    from knot.stats import Counter
+    from knot.monitor.admin import AdminApp, SingleProcess, serve_admin
+    from knot.monitor.metrics import Counter
 
     counter = Counter(server, [place.site for place in sites.values()])
-    answers = Answers(Alone(server, counter))
+    answers = AdminApp(SingleProcess(server, counter))
     for listener in admin:
-        attend(listener, answers)
+        serve_admin(listener, answers)
     return counter
 
 
-def answer_supervisor(server: Server, sites: Sites, post: workers.Post) -> None:
+def answer_supervisor(server: Server, sites: Sites, post: worker.WorkerHandoff) -> None:
     """Show it that the loop turns, and tell it what it wants to know for its admin address."""
-    from knot import asking
+    from knot.process import control
 
-    answers: dict[bytes, Callable[[], str]] = {asking.BEAT: str}
+    answers: dict[bytes, Callable[[], str]] = {control.BEAT: str}
     if post.counts >= 0:
-        from knot import stats, waiting
+        from knot.monitor import blocked, metrics
 
-        counter = stats.Counter(server, [place.site for place in sites.values()])
-        shared = stats.Shared(post.counts)
+        counter = metrics.Counter(server, [place.site for place in sites.values()])
+        shared = metrics.Shared(post.counts)
 
         def write() -> str:
             shared.write(counter.read())
             return ""
 
-        stats.report(counter, shared)
+        metrics.report(counter, shared)
         server.ended = write
         for place in sites.values():
             place.site.changed.append(write)
-        answers[asking.COUNT] = write
-        answers[asking.WAITING] = partial(waiting.listing, f"worker {os.getpid()}")
-    asking.attend(post.supervisor, answers)
+        answers[control.COUNT] = write
+        answers[control.WAITING] = partial(blocked.listing, f"worker {os.getpid()}")
+    control.serve_control(post.supervisor, answers)
 
 
 def say_so(
@@ -792,7 +793,7 @@ def load_model(name: str) -> Any:
 
 def account(options: dict[str, Any]) -> struct_passwd | None:
     """The user that this process is to become.  Raises `ValueError`."""
-    return None if options["user"] is None else service.account(options["user"])
+    return None if options["user"] is None else sandbox.account(options["user"])
 
 
 def directory_of(path: str) -> str:
@@ -831,7 +832,9 @@ def open_files() -> int:
     return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 
-def check_open_files(options: dict[str, Any], config: Config, post: workers.Post | None) -> None:
+def check_open_files(
+    options: dict[str, Any], config: Config, post: worker.WorkerHandoff | None
+) -> None:
     """What is missing later is not always said: a module that cannot be opened seems not to be
     there."""
     least = LEAST_FILES + len(config.hosts)
@@ -845,7 +848,7 @@ def check_open_files(options: dict[str, Any], config: Config, post: workers.Post
         )
 
 
-def is_first(post: workers.Post | None) -> bool:
+def is_first(post: worker.WorkerHandoff | None) -> bool:
     """Whether this process says what is true of all workers."""
     return post is None or post.number == 0
 

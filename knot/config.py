@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from knot import cpus, sockets
+from knot.process import cpus
+from knot.process import listeners as sockets
 
 FILE: Final = "knot.toml"
 
@@ -154,7 +155,7 @@ class Network(click.ParamType):  # type: ignore[type-arg]
     name = "network"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from knot.networks import network
+        from knot.access.networks import network
 
         try:
             return network(str(value))
@@ -229,7 +230,7 @@ class Config(NamedTuple):
     file: Path | None
     """That was read; None if there is none."""
     hosts: Mapping[str, Mapping[str, Any]]
-    """By `knot.hosts.pattern`, the options that a host has of its own."""
+    """By `knot.access.virtual_hosts.pattern`, the options that a host has of its own."""
 
 
 def load_config(ctx: click.Context, param: click.Parameter, path: str | None) -> Config:
@@ -263,7 +264,7 @@ def load_hosts(
     ctx: click.Context, table: object, options: Mapping[str, click.Parameter], file: Path
 ) -> dict[str, dict[str, Any]]:
     """The options of each host, from tables as ``[hosts."example.org"]``."""
-    from knot.hosts import pattern
+    from knot.access.virtual_hosts import pattern
 
     if not isinstance(table, dict):
         raise click.UsageError(f'{file}: {HOSTS} has tables, as [{HOSTS}."example.org"]')

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
+from knot.build import Sites
 from knot.config import Config
 from knot.limits import Limits
-from knot.log import AccessLog
-from knot.models.connection import Server
-from knot.service import notify
-from knot.sites import Sites
+from knot.models.server import Server
+from knot.monitor.access_log import AccessLog
+from knot.process.sandbox import notify
 
 if TYPE_CHECKING:
-    from knot.stats import Counter
+    from knot.monitor.metrics import Counter
     from knot.tls import Certificates
 
 FIXED: Final = (

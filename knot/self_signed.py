@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final
 
-from knot.safe_paths import refuse_strangers
-from knot.sockets import EVERY_4, EVERY_6
+from knot.process.listeners import EVERY_4, EVERY_6
+from knot.process.safe_paths import refuse_strangers
 
 LONGEST: Final = 200
 """Bytes of a file's name, whose end is not part of it."""

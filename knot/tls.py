@@ -24,8 +24,8 @@ from math import inf
 from time import gmtime, monotonic, strftime, time
 from typing import Any, Final
 
-from knot.paths import absolute, reason
-from knot.stamps import Stamp, stamp_of
+from knot.files.paths import absolute, reason
+from knot.files.stamps import Stamp, stamp_of
 
 RECORD: Final = 16 * 1024
 """Bytes of content in a record at most (RFC 8446, section 5.1)."""

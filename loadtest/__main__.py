@@ -13,11 +13,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loadtest.compare import compare_command
-from loadtest.experiment import Experiment, Settings
+from loadtest.experiment.compare import compare_command
+from loadtest.experiment.report import show, write
+from loadtest.experiment.run import Experiment, Settings
 from loadtest.fileset import FileSet, FileSetError, cache_of
-from loadtest.knot_load import raise_descriptors
-from loadtest.report import show, write
+from loadtest.micro.knot_load import raise_descriptors
 
 PARTS: Final = ("figure7", "memory", "curve", "latency", "mix", "browsers", "slow", "peers")
 

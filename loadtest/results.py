@@ -112,7 +112,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts | None = None
     """None where nothing could count, and in all rounds but one."""
     marks: tuple[str, ...] = ()
-    """What bounded it, or is wrong with it; see `loadtest.marks`."""
+    """What bounded it, or is wrong with it; see `loadtest.experiment.marks`."""
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):

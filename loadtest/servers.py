@@ -25,10 +25,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from knot.spawn import python
+from knot.process.spawn import python
 from loadtest.generators import pinned
-from loadtest.knot_cases import Case, mix_sizes
 from loadtest.measure import family
+from loadtest.micro.knot_cases import Case, mix_sizes
 
 PATIENCE: Final = 15
 """Seconds for a server to start, and to end."""
@@ -164,7 +164,7 @@ def http_server(place: Place) -> list[str]:
 
 def of_module(name: str) -> Callable[[Place], list[str]]:
     """One of the programs in `peers`."""
-    module = python("-m", "loadtest.peers", name)
+    module = python("-m", "loadtest.micro.peers", name)
     return lambda place: [*module, str(place.root), str(place.port)]
 
 
@@ -174,7 +174,7 @@ GRANIAN: Final = "--interface asginl --loop uvloop --http 1 --no-ws --backlog 40
 def granian(place: Place) -> list[str]:
     serve = python("-m", "granian", *GRANIAN.split(), "--port", str(place.port))
     static = ["--static-path-mount", str(place.root)]
-    return [*serve, *static, "loadtest.peers:granian_application"]
+    return [*serve, *static, "loadtest.micro.peers:granian_application"]
 
 
 PEERS: Final = {
@@ -189,7 +189,7 @@ def null(root: Path | None = None) -> Server:
     """Canned bytes, or those of the files below `root`."""
 
     def command(place: Place) -> list[str]:
-        serve = python("-m", "loadtest.null_server", "--port", str(place.port))
+        serve = python("-m", "loadtest.experiment.null_server", "--port", str(place.port))
         return [*serve, *(["--root", str(root)] if root else ["--file", str(place.file)])]
 
     return Server("null", command, version("knot"))

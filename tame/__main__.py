@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tame.plain import translate_module
+from tame.tools.plain import translate_module
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,7 +53,7 @@ def doctor(files: tuple[Path, ...]) -> None:
 
     A directory stands for the modules below it.  The status is 1 if anything is found.
     """
-    from tame.doctor import examine
+    from tame.tools.doctor import examine
 
     number = 0
     for file in files:

@@ -297,7 +297,7 @@ def make_driver(
     if name == "asyncio":
         return _asyncio_driver(on_turn, on_alarm)
     if name == "virtual":
-        from tame.virtual import VirtualDriver
+        from tame.testing.virtual import VirtualDriver
 
         return VirtualDriver(on_turn, on_alarm)
     if name not in (None, "uvloop"):

@@ -309,7 +309,7 @@ def run(f: Callable[..., None], *args: Any, driver: str | MakeDriver | None = No
 
     `driver` is ``"uvloop"``, ``"asyncio"`` or ``"epoll"``; by default the environment's
     ``TAME_DRIVER``, else uvloop, else asyncio where uvloop is not installed.  With ``"virtual"``
-    nobody waits for timers (`tame.virtual`); it may also be a function that makes a driver.
+    nobody waits for timers (`tame.testing.virtual`); it may also be a function that makes a driver.
     """
     asyncio = sys.modules.get("asyncio")
     if active is None and asyncio is not None and asyncio._get_running_loop() is not None:
@@ -339,7 +339,7 @@ def running(
     turn: Callable[[], bool] = this_run.turn
     watched: AbstractContextManager[object] = nullcontext()
     if os.environ.get("TAME_DEBUG") == "1":
-        from tame.seeing import Watchdog
+        from tame.tools.seeing import Watchdog
 
         watched = watchdog = Watchdog()
         turn = watchdog.turn(turn)

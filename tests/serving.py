@@ -22,9 +22,9 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 from knot import AccessLog, FieldRules, Limits, Responder, Site
-from knot.signals import Signals
-from knot.sockets import listen
-from knot.spawn import python
+from knot.process.listeners import listen
+from knot.process.signals import Signals
+from knot.process.spawn import python
 from tame.drivers import DRIVERS
 
 T = TypeVar("T")

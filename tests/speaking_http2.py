@@ -88,11 +88,11 @@ class Client:
                 found.parse_body(memoryview(data)[start + 9 : end])
                 self.farewell = found
             else:
-                self._hear(data[start:end])
+                self._handle_event(data[start:end])
             start = end
         self._torn = data[start:]
 
-    def _hear(self, frame: bytes) -> None:
+    def _handle_event(self, frame: bytes) -> None:
         for event in self.h2.receive_data(frame):
             if isinstance(event, ResponseReceived):
                 assert event.stream_id is not None

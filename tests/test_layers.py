@@ -17,8 +17,9 @@ LAYERS = ["loadtest", "knot", "tame"]
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
 CORE = [
-    "knot/accept.py", "knot/conditions.py", "knot/http2.py", "knot/media_types.py",
-    "knot/ranges.py", "knot/request.py", "knot/respond.py",
+    "knot/files/media_types.py", "knot/http/accept.py", "knot/http/conditions.py",
+    "knot/http/content_coding.py", "knot/http/http2.py", "knot/http/ranges.py",
+    "knot/http/request.py", "knot/http/responder.py",
 ]  # fmt: skip
 IO = {"asyncio", "io", "os", "pathlib", "select", "socket", "tame", "threading", "uvloop"}
 
@@ -52,12 +53,12 @@ def test_only_the_concurrency_models_and_what_surrounds_them_touch_the_network()
     }
     models = {f"models/{name}.py" for name in MODELS}
     assert users == {
-        "admin.py",
-        "asking.py",
+        "monitor/admin.py",
+        "process/control.py",
         "cli.py",
-        "service.py",
-        "sockets.py",
-        "supervisor.py",
+        "process/sandbox.py",
+        "process/listeners.py",
+        "process/supervisor.py",
         "models/connection.py",
         *models,
     }

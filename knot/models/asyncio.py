@@ -19,44 +19,49 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from knot.files.representation import Slice
+from knot.http.responder import Deferred, Responder
 from knot.limits import Limits
-from knot.log import AccessLog
-from knot.models import connection as common
+from knot.models.closing import (
+    PARTING,
+    SWEEP,
+    cut_all,
+    expire_idle,
+    half_close,
+    start_drain,
+)
 from knot.models.connection import (
     DISK_THREADS,
     END,
     LINGER,
     LOG_DELAY,
     OUT_OF_DESCRIPTORS,
-    PARTING,
     PAUSE,
-    SWEEP,
-    TAKING,
-    Obstacle,
-    Unsent,
+    Pending,
     accept_batch,
     accept_rest,
     answer,
-    cut_all,
-    exchange,
-    forget,
-    go_on,
-    half_close,
+    close_connection,
     is_cold,
-    is_gone,
-    look,
     parse,
-    receive,
+    read_and_answer,
     report,
+    resume,
     send,
     send_some,
-    settle,
     warm,
-    wind_up,
 )
-from knot.respond import Later, Responder
-from knot.signals import Signals
-from knot.site import Slice
+from knot.models.peer import (
+    SENDING,
+    FdConnection,
+    is_gone,
+    receive,
+    set_nonblocking,
+)
+from knot.models.server import Server as CommonServer
+from knot.models.server import Unsent
+from knot.monitor.access_log import AccessLog
+from knot.process.signals import Signals
 
 __all__ = ["Server", "run"]
 
@@ -65,7 +70,7 @@ T = TypeVar("T")
 log = logging.getLogger("knot")
 
 
-class Client(common.Client):
+class PlainConnection(FdConnection):
     """A connection, and the future that its task waits for."""
 
     __slots__ = ("_data", "_loop", "_watched")
@@ -174,7 +179,7 @@ def if_awaited(done: asyncio.Future[T], tell: Callable[[], object]) -> None:
         tell()
 
 
-class Server(common.Server):
+class Server(CommonServer):
     """What all the connections share."""
 
     def __init__(
@@ -201,7 +206,7 @@ async def serve(listener: socket.socket, server: Server) -> None:
         while True:
             await ready.wait()
             ready.clear()
-            error = accept_batch(listener, server, partial(admit, server, loop))
+            error = accept_batch(listener, server, partial(start_task, server, loop))
             if error is not None and error.errno in OUT_OF_DESCRIPTORS:
                 log.warning("cannot accept a connection: %s", error.strerror)
                 loop.remove_reader(listener.fileno())  # it stays ready all the while
@@ -211,51 +216,51 @@ async def serve(listener: socket.socket, server: Server) -> None:
         loop.remove_reader(listener.fileno())
 
 
-def admit(server: Server, loop: asyncio.AbstractEventLoop, fd: int, name: str) -> None:
-    peer = Client(fd, name, loop)
+def start_task(server: Server, loop: asyncio.AbstractEventLoop, fd: int, name: str) -> None:
+    peer = PlainConnection(fd, name, loop)
     server.peers.add(peer)
     task = loop.create_task(connection(peer, server))
     server.tasks.add(task)  # the loop's own reference is a weak one
     task.add_done_callback(server.tasks.discard)
 
 
-async def connection(peer: Client, server: Server) -> None:
+async def connection(peer: PlainConnection, server: Server) -> None:
     """One client: read, answer, wait for more, until either side has enough."""
     try:
-        obstacle = exchange(peer, server)
+        pending = read_and_answer(peer, server)
         while True:
-            while obstacle is not None:
-                if obstacle is END:
+            while pending is not None:
+                if pending is END:
                     return
-                if obstacle is LINGER:
+                if pending is LINGER:
                     await hang_up(peer, server.limits.linger)
                     return
-                obstacle = await overcome(peer, server, obstacle)
-            settle(peer)
+                pending = await wait_out(peer, server, pending)
+            set_nonblocking(peer)
             data = await peer.receive()
-            obstacle = answer(peer, server, parse(peer, server, data)) if data else END
+            pending = answer(peer, server, parse(peer, server, data)) if data else END
     except Exception as error:
         report(error)
     finally:
-        forget(peer, server)
+        close_connection(peer, server)
 
 
-async def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle | None:
+async def wait_out(peer: PlainConnection, server: Server, pending: Pending) -> Pending | None:
     """Wait for what has to be waited for, and go on until the next obstacle."""
-    settle(peer)
-    peer.waits_for = TAKING
-    unsent: Unsent | None = obstacle.unsent
-    response = obstacle.response
-    if isinstance(response, Later):
-        while isinstance(response, Later):
+    set_nonblocking(peer)
+    peer.waits_for = SENDING
+    unsent: Unsent | None = pending.unsent
+    response = pending.response
+    if isinstance(response, Deferred):
+        while isinstance(response, Deferred):
             response = response.then(await server.disk.do(response.make))
         unsent = send(peer, response)
     if unsent:
         await send_rest(peer, server, unsent)
-    return go_on(peer, server, obstacle, response, unsent)
+    return resume(peer, server, pending, response, unsent)
 
 
-async def send_rest(peer: Client, server: Server, unsent: Unsent) -> None:
+async def send_rest(peer: PlainConnection, server: Server, unsent: Unsent) -> None:
     """Send it as fast as the client takes it.
 
     Something stays unsent if the client has gone, or if the file has become shorter: then the
@@ -275,7 +280,7 @@ async def send_rest(peer: Client, server: Server, unsent: Unsent) -> None:
             raise
 
 
-async def hang_up(peer: Client, linger: float) -> None:
+async def hang_up(peer: PlainConnection, linger: float) -> None:
     """End a connection whose client may still be sending (see `LINGER`)."""
     half_close(peer)
     with suppress(TimeoutError):
@@ -287,7 +292,7 @@ async def hang_up(peer: Client, linger: float) -> None:
 async def sweep(server: Server) -> None:
     while True:
         await asyncio.sleep(SWEEP)
-        look(server)
+        expire_idle(server)
 
 
 # -- the end -------------------------------------------------------------------------------------
@@ -307,9 +312,9 @@ async def main(
         await stop_told(signals, heard)
         for task in serving:
             await ended(task)
-        wind_up(server, gently=grace > 0)
+        start_drain(server, gently=grace > 0)
         for listener in listeners:
-            accept_rest(partial(accept_batch, listener, server, partial(admit, server, loop)))
+            accept_rest(partial(accept_batch, listener, server, partial(start_task, server, loop)))
             listener.close()
         return await stop(server, signals, heard, grace)
     finally:
@@ -336,7 +341,7 @@ async def stop(server: Server, signals: Signals, heard: asyncio.Event, grace: fl
         gone = asyncio.create_task(deserted.wait())
         for patience in (min(grace, PARTING), max(grace - PARTING, 0)):
             await asyncio.wait((gone, told), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            wind_up(server)
+            start_drain(server)
         await ended(gone)
     again = told.done()
     await ended(told)

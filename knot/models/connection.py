@@ -1,7 +1,7 @@
 """What every concurrency model does with a connection between two waits.
 
-Nothing here waits: what cannot be done at once is an `Obstacle`, and each model has its own way to
-overcome it.  So whatever differs between two models is how they wait, and nothing else.
+Nothing here waits: what cannot be done at once is a `Pending`, and each model has its own way to
+wait for it.  So two models differ in how they wait, and in nothing else.
 """
 
 from __future__ import annotations
@@ -10,43 +10,50 @@ import errno
 import logging
 import os
 import socket
-import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from math import ceil
 from time import time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Final
 
-from knot.limits import Limits
-from knot.log import AccessLog, Record
-from knot.request import (
-    NO_NAMES,
-    AttentiveParser,
+from knot.files.representation import (
+    BUSY,
+    Bytes,
+    Slice,
+    read_now,
+)
+from knot.http.request import (
     BadRequest,
     Request,
     RequestParser,
-    TalkativeParser,
 )
-from knot.respond import Later, Responder, Response, length_of
-from knot.site import BUSY, Bytes, Slice, read_now
-from knot.sockets import BACKLOG, MAPPED
+from knot.http.responder import Deferred, Response, length_of
+from knot.models.peer import (
+    HEAD,
+    IDLE,
+    Connection,
+    FdConnection,
+    is_gone,
+    name_of,
+    receive,
+    set_nonblocking,
+)
+from knot.models.server import (
+    NOTHING,
+    Asked,
+    Server,
+    Unsent,
+)
+from knot.process.listeners import BACKLOG
 
-if TYPE_CHECKING:
-    from knot.rates import Crowd
-    from knot.tls import Channel  # it brings OpenSSL, 3.7 MiB, which others do without
-
-READ_SIZE: Final = 16 * 1024
-"""Bytes read at once; the requests of a browser have 2 KiB."""
-
-WHOLE: Final = 64 * 1024
+FIRST_SEND: Final = 64 * 1024
 """Bytes of a file that go out in one call with the head."""
 
 SLICE: Final = 2 * 1024 * 1024
 """Bytes of a large file that are sent before the others get their turn."""
 
-SECRET_SLICE: Final = 256 * 1024
+TLS_SLICE: Final = 256 * 1024
 """The same where they have to be encrypted, which takes as long."""
 
 DISK_THREADS: Final = 4
@@ -57,279 +64,25 @@ BATCH: Final = 64
 """Connections accepted before those that are open get their turn again."""
 
 OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
 PAUSE: Final = 0.1
 """Seconds without accepting when the process has no descriptor left."""
-
-GONE: Final = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN}
-
-SWEEP: Final = 1.0
-"""Seconds between two looks at how long each client has been silent."""
-
-PARTING: Final = 0.25
-"""Seconds at the end in which a client without a request under way is still answered once: it may
-have sent one before it could know."""
 
 LOG_DELAY: Final = 0.2
 """Seconds after which a line stands in the access log."""
 
-RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER with no time: what the client has not taken yet is thrown away."""
-
-# What a connection waits for
-HEAD: Final = 0
-IDLE: Final = 1
-TAKING: Final = 2
-
 log = logging.getLogger("knot")
 
-
-STATE: Final = ("address", "age", "answered", "parser", "settled", "waits_for")
-"""What a `Peer` has beside its descriptor."""
-
-NO_SLOTS: Final[tuple[str, ...]] = ()
-
-
-class Peer:
-    """A client's connection: its descriptor, and what is known of it between two requests."""
-
-    __slots__ = NO_SLOTS  # those are in each model's class
-
-    fd: int
-    """-1 once it is closed."""
-    address: str
-    age: int
-    """How many sweeps ago something came from the client, or was taken by it."""
-    answered: int
-    """Requests; counted upwards, because Python has the small numbers already."""
-    parser: RequestParser | None
-    """Its own while a request is incomplete."""
-    waits_for: int
-    settled: bool
-    """Whether the descriptor is non-blocking.  One that is closed after its first answer never
-    needs to be, which spares a system call: that answer goes with a flag for this one call."""
-    tls: Channel | None = None
-    """What encrypts it, in a class that has a place for that: a plain connection has none."""
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-
-class Client(Peer):
-    """For the models that have no descriptors of their own."""
-
-    __slots__ = ("fd", *STATE)
-
-    def __init__(self, fd: int, address: str) -> None:
-        self.fd = fd
-        begin(self, address)
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
-
-
-def begin(peer: Peer, address: str) -> None:
-    peer.address = address
-    peer.age = 0
-    peer.answered = 0
-    peer.parser = None
-    peer.waits_for = HEAD
-    peer.settled = False
-
-
-def settle(peer: Peer) -> None:
-    if not peer.settled:
-        os.set_blocking(peer.fd, False)
-        peer.settled = True
-
-
-Gate = Callable[[Peer, Request | BadRequest, float], Response | Later]
-"""What answers where it matters who asks: it refuses, or passes the request on to a responder."""
-
-Who = Callable[[str, Request | BadRequest], tuple[str, bytes]]
-"""From the address of a connection, and a request that comes by it, to the client's address and the
-name of its user, for the log."""
-
-Respond = Callable[[Request | BadRequest, float], Response | Later]
-
-Front = tuple[Gate | None, Respond]
-"""What answers requests: the gate if there is one, else the responder.  It is replaced as a whole
-when the configuration changes, and a request is answered by the one that it was read for."""
-
-Asked = tuple[Iterator[Request | BadRequest], float, deque[tuple[bytes, bytes]], bool, Front]
-"""What one read has brought: the requests that have no answer yet, when that was, what the client
-says of itself with each, whether it sends something that nobody will look at, and what answers."""
-
-Unsent = deque[memoryview | Slice]
-"""What of a response has not been sent yet."""
-
-NOTHING: Final[Unsent] = deque()
-
-
-class Note(Protocol):
-    def __call__(
-        self,
-        address: str,
-        request: Request | BadRequest,
-        response: Response,
-        asked: Asked,
-        unsent: Unsent = NOTHING,
-        version: bytes = b"HTTP/1.1",
-        /,
-    ) -> None: ...
-
-
-class Server:
-    """What all the connections share; each model adds what it needs."""
-
-    def __init__(
-        self,
-        responder: Responder,
-        limits: Limits | None = None,
-        access_log: AccessLog | None = None,
-    ) -> None:
-        self.responder = responder
-        self.respond = self.respond_by(responder)
-        self.limits = limits or Limits()
-        self.log = access_log
-        self.gate: Gate | None = None
-        self.front: Front = None, self.respond
-        self.wanted = NO_NAMES
-        self.who: Who | None = None
-        self.crowd: Crowd | None = None
-        self.proxies: Callable[[str], bool] | None = None
-        """Whether a client at that address begins with a PROXY header, which says who it is."""
-        self.on_sent: Note | None = self.note if access_log is not None else None
-        """Called with each answer that has gone out, or as much of it as the client took; None if
-        nobody wants to know."""
-        self.turned_away = 0
-        """Clients that were too many."""
-        self.on_sweep: Callable[[], object] = bool
-        """Called once every `SWEEP` seconds, by what serves the clients."""
-        self.peers: set[Peer] = set()
-        self.parser = self.new_parser()
-        """For every client whose requests have come whole."""
-        self.stopping = False
-        self.gently = False
-        """Whether, although it stops, a client whose connection stays gets one more answer."""
-        self.most_requests = self.limits.requests
-        """On one connection; 0 when the server stops."""
-        self.began: Callable[[], object] = bool
-        """Called when clients are served, on the main thread."""
-        self.ended: Callable[[], object] = bool
-        """Called when nobody is served any more."""
-        self.when_deserted: list[Callable[[], object]] = []
-        """Called when the last client has gone."""
-        self.watched: list[Callable[[], object]] = []
-        """Called every `SWEEP` seconds."""
-        self.has_all: Callable[[], bool] = lambda: True
-        """Whether all that is to be served is there."""
-
-    def new_parser(self) -> RequestParser:
-        if self.log is not None and self.log.wants_more:
-            return TalkativeParser(self.wanted)
-        return AttentiveParser(self.wanted) if self.wanted else RequestParser()
-
-    def guard(self, gate: Gate, wanted: frozenset[bytes] = NO_NAMES) -> None:
-        """Have `gate` asked in place of the responder, and the fields that it has `wanted`, by
-        their names in lower case, among those of each request.  Before anybody is served."""
-        self.gate, self.wanted = gate, wanted
-        self.front = gate, self.respond
-        self.parser = self.new_parser()
-
-    def respond_by(self, responder: Responder) -> Respond:
-        return responder.respond
-
-    def adopt(self, other: Server) -> None:
-        """Serve from now on as `other` would, which nobody has asked anything yet.
-
-        Requests that were read before are answered as before.
-        """
-        parses_alike = (type(other.parser), other.wanted) == (type(self.parser), self.wanted)
-        self.responder, self.respond = other.responder, self.respond_by(other.responder)
-        self.limits, self.log, self.who = other.limits, other.log, other.who
-        self.crowd, self.proxies = other.crowd, other.proxies
-        self.watched, self.has_all = other.watched, other.has_all
-        if other.gate is None:
-            self.gate, self.wanted = None, NO_NAMES
-            self.front = None, self.respond
-            self.parser = self.new_parser()
-        else:
-            self.guard(other.gate, other.wanted)
-        if not self.stopping:
-            self.most_requests = self.limits.requests
-        self.on_sent = self.note if self.log is not None else None
-        for peer in list(self.peers):
-            if self.wants_addresses and not peer.address:
-                peer.address = find_address(peer)
-            if self.crowd is not None:
-                self.crowd.count(peer.address)
-            if peer.parser is not None and not parses_alike:
-                read_again(peer, self)
-
-    @property
-    def wants_addresses(self) -> bool:
-        """Whether it matters which client it is."""
-        return any(user is not None for user in (self.log, self.gate, self.crowd, self.proxies))
-
-    def note(
-        self,
-        address: str,
-        request: Request | BadRequest,
-        response: Response,
-        asked: Asked,
-        unsent: Unsent = NOTHING,
-        version: bytes = b"HTTP/1.1",
-    ) -> None:
-        """Put a line into the access log; it is written a little later, together with others.
-
-        `unsent` is what the client did not take.
-        """
-        if self.log is None:  # which another thread may have switched off meanwhile
-            return
-        now = time()
-        method = b""
-        if isinstance(request, Request):
-            method = request.method
-            version = b"HTTP/1.0" if request.http_1_0 else version
-        if not self.log.pending:
-            self.flush_later()
-        client, user = (address, b"") if self.who is None else self.who(address, request)
-        _, when, said, _, _ = asked
-        referer, agent = said.popleft() if said else (b"", b"")
-        size = max(0, response.length - sum(map(length_of, unsent)))
-        self.log.add(
-            Record(
-                now, client, method, request.target, version, response.status, size, referer,
-                agent, max(0.0, now - when), user,  # the clock may have been set back
-            )
-        )  # fmt: skip
-
-    def flush_later(self) -> None:
-        """A first line is pending: the log is to be flushed after `LOG_DELAY` seconds."""
-        raise NotImplementedError
-
-
-def name_of(address: tuple[Any, ...] | str) -> str:
-    """Of a client; one that comes by a path of the file system has no address of its own."""
-    if not isinstance(address, tuple):
-        return "unix:"
-    host: str = address[0]
-    if len(address) > 2 and "." in host:  # of IPv4, but the socket is of IPv6
-        return host.removeprefix(MAPPED)
-    return host
-
-
 FULL: Final = "there are too many clients"
+
 CROWDED: Final = "you have too many connections open"
 
 
-def too_many(address: str, server: Server) -> str:
+def admit(address: str, server: Server) -> str:
     """Why no client at that address can be served now; empty if one can, and it has entered."""
     if len(server.peers) >= server.limits.connections:
         return FULL
-    if server.crowd is not None and not server.crowd.enter(address):
+    if server.connection_limit is not None and not server.connection_limit.enter(address):
         return CROWDED
     return ""
 
@@ -337,11 +90,11 @@ def too_many(address: str, server: Server) -> str:
 def accept_batch(
     listener: socket.socket,
     server: Server,
-    admit: Callable[[int, str], object],
+    start: Callable[[int, str], object],
     *,
     plain: bool = True,
 ) -> OSError | None:
-    """Accept a batch of the clients that wait at the listener, and `admit` each by its descriptor
+    """Accept a batch of the clients that wait at the listener, and `start` each by its descriptor
     and its address; why there are not more.
 
     One too many gets an answer only if the port speaks `plain` HTTP.
@@ -353,9 +106,9 @@ def accept_batch(
         except OSError as error:
             return error
         name = name_of(address) if server.wants_addresses else ""
-        why = too_many(name, server)
+        why = admit(name, server)
         if not why:
-            admit(fd, name)
+            start(fd, name)
         elif plain:
             turn_away(fd, name, server, why)
         else:
@@ -372,7 +125,7 @@ def accept_rest(accept: Callable[[], OSError | None]) -> None:
             break
 
 
-class Obstacle:
+class Pending:
     """What has to be waited for before the answers to what one read has brought can go on."""
 
     __slots__ = ("asked", "request", "response", "unsent")
@@ -381,7 +134,7 @@ class Obstacle:
         self,
         asked: Asked,
         request: Request | BadRequest,
-        response: Response | Later,
+        response: Response | Deferred,
         unsent: Unsent | None,
     ) -> None:
         self.asked = asked
@@ -390,16 +143,16 @@ class Obstacle:
         self.unsent = unsent
 
 
-END: Final = Obstacle.__new__(Obstacle)
+END: Final = Pending.__new__(Pending)
 """No answer will follow, and nothing more need be read."""
 
-LINGER: Final = Obstacle.__new__(Obstacle)
+LINGER: Final = Pending.__new__(Pending)
 """No answer will follow, but the client may still be sending: what it sends and nobody reads would
 make the kernel reset the connection, and a reset overtakes the answer (RFC 9112, section 9.6).  So
 say that nothing more will come, and read on for a while."""
 
 
-def exchange(peer: Peer, server: Server) -> Obstacle | None:
+def read_and_answer(peer: Connection, server: Server) -> Pending | None:
     """Read what the client asks, and answer what can be answered at once."""
     data = receive(peer)
     if not data:
@@ -410,7 +163,7 @@ def exchange(peer: Peer, server: Server) -> Obstacle | None:
     return following
 
 
-def parse(peer: Peer, server: Server, data: bytes | bytearray) -> Asked:
+def parse(peer: Connection, server: Server, data: bytes | bytearray) -> Asked:
     """Find the requests in what the client has sent."""
     parser = peer.parser or server.parser
     try:
@@ -427,7 +180,7 @@ def parse(peer: Peer, server: Server, data: bytes | bytearray) -> Asked:
     return asked
 
 
-def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
+def answer(peer: Connection, server: Server, asked: Asked) -> Pending | None:
     """Answer, in their order, as many requests as can be answered at once."""
     requests, when, _, unread, (gate, respond) = asked
     if gate is not None:
@@ -438,13 +191,13 @@ def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
         if last:
             request = request._replace(keep_alive=False)
         response = respond(request, when)
-        if isinstance(response, Later):
-            return Obstacle(asked, request, response, None)
+        if isinstance(response, Deferred):
+            return Pending(asked, request, response, None)
         unsent = send(peer, response)
         if unsent is not None:
-            return Obstacle(asked, request, response, unsent)
+            return Pending(asked, request, response, unsent)
         if not response.keep_alive and (last or unread):
-            return Obstacle(asked, request, response, None)
+            return Pending(asked, request, response, None)
         on_sent = server.on_sent
         if on_sent is not None:
             on_sent(peer.address, request, response, asked)
@@ -453,17 +206,17 @@ def answer(peer: Peer, server: Server, asked: Asked) -> Obstacle | None:
     return None
 
 
-def go_on(
-    peer: Peer, server: Server, obstacle: Obstacle, response: Response, unsent: Unsent | None
-) -> Obstacle | None:
+def resume(
+    peer: Connection, server: Server, pending: Pending, response: Response, unsent: Unsent | None
+) -> Pending | None:
     """After an obstacle: what comes next, until another stands in the way.
 
     `unsent` is what the client did not take; None if there was nothing to wait for.
     """
-    requests, _, said, unread, front = obstacle.asked
+    requests, _, said, unread, front = pending.asked
     on_sent = server.on_sent
     if on_sent is not None:
-        on_sent(peer.address, obstacle.request, response, obstacle.asked, unsent or NOTHING)
+        on_sent(peer.address, pending.request, response, pending.asked, unsent or NOTHING)
     if unsent:
         return END
     if response.keep_alive and (server.gently or not server.stopping):
@@ -477,34 +230,8 @@ def go_on(
     return END
 
 
-def receive(peer: Peer) -> bytes | bytearray | None:
-    """What the client has sent: b"" if nothing will come any more, None if nothing is there yet."""
-    try:
-        if peer.settled:
-            return os.read(peer.fd, READ_SIZE) if peer.tls is None else peer.tls.read()
-        return _buffer[: os.preadv(peer.fd, _buffers, -1, os.RWF_NOWAIT)]
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise
-        settle(peer)  # a kernel before 5.12
-        return receive(peer)
-
-
-def peek(peer: Peer, size: int) -> bytes:
-    """What the client has sent, up to `size` bytes, which will be read all the same; b"" if nothing
-    will come any more.  Raises `BlockingIOError` if nothing is there yet."""
-    with socket_of(peer) as end:
-        return end.recv(size, socket.MSG_PEEK)
-
-
-_buffer = bytearray(READ_SIZE)
-_buffers = [_buffer]
-
-
 def keep_parser(
-    peer: Peer, server: Server, parser: RequestParser, data: bytes | bytearray, begun: bool
+    peer: Connection, server: Server, parser: RequestParser, data: bytes | bytearray, begun: bool
 ) -> None:
     """In the middle of a request a parser belongs to that client, until the request is whole.
 
@@ -536,35 +263,6 @@ def end_of_heads(data: bytes | bytearray) -> int:
     )
 
 
-def read_again(peer: Peer, server: Server) -> None:
-    """Have the head that is unfinished read by another parser: the gates that are there now may
-    want fields which the one that has begun it does not take."""
-    assert peer.parser is not None
-    torn = peer.parser.torn
-    peer.parser = server.new_parser()
-    if peer.parser.feed(torn) or peer.parser.ended or not peer.parser.unfinished:
-        peer.parser.ended = True  # a line ends where nobody takes it for an end
-        cut(peer)
-    peer.parser.torn = torn
-
-
-def find_address(peer: Peer) -> str:
-    """Of a client that was accepted when addresses did not matter."""
-    try:
-        with socket_of(peer) as end:
-            return name_of(end.getpeername())
-    except OSError:  # it has gone
-        cut(peer)
-        return ""
-
-
-def is_gone(error: Exception) -> bool:
-    """Whether a system call has failed because there is no client any more."""
-    if isinstance(error, ConnectionError | TimeoutError):
-        return True
-    return isinstance(error, OSError) and error.errno in GONE
-
-
 def report(error: Exception) -> None:
     """Say that it has ended a connection, unless that is the client's doing."""
     if is_gone(error):
@@ -575,21 +273,18 @@ def report(error: Exception) -> None:
         log.exception("a connection ended with an error that is Knot's own")
 
 
-def forget(peer: Peer, server: Server) -> None:
+def close_connection(peer: Connection, server: Server) -> None:
     """The connection has ended."""
     peer.close()
     server.peers.discard(peer)
-    if server.crowd is not None:
-        server.crowd.leave(peer.address)
+    if server.connection_limit is not None:
+        server.connection_limit.leave(peer.address)
     if not server.peers:
         while server.when_deserted:
             server.when_deserted.pop()()
 
 
-# -- sending -------------------------------------------------------------------------------------
-
-
-def send(peer: Peer, response: Response) -> Unsent | None:
+def send(peer: Connection, response: Response) -> Unsent | None:
     """Send what goes out in one call; what is left, or None if that was all."""
     data = response.data
     if response.rest:
@@ -598,10 +293,10 @@ def send(peer: Peer, response: Response) -> Unsent | None:
     return None if sent == len(data) else deque((memoryview(data)[sent:],))
 
 
-def send_now(peer: Peer, buffers: Sequence[Bytes]) -> int:
+def send_now(peer: Connection, buffers: Sequence[Bytes]) -> int:
     """How many bytes the client takes at once; through TLS there is one buffer."""
     try:
-        if peer.settled:
+        if peer.nonblocking:
             if peer.tls is None:
                 return os.writev(peer.fd, buffers)
             return peer.tls.write(buffers[0])
@@ -610,13 +305,13 @@ def send_now(peer: Peer, buffers: Sequence[Bytes]) -> int:
         return 0
 
 
-def send_several(peer: Peer, head: bytes, rest: tuple[Bytes | Slice, ...]) -> Unsent | None:
+def send_several(peer: Connection, head: bytes, rest: tuple[Bytes | Slice, ...]) -> Unsent | None:
     """The head goes out with what follows it in memory, and with the first bytes of a file."""
     buffers: list[Bytes] = [head]
     later: Unsent = deque()
     for place, piece in enumerate(rest):
         if isinstance(piece, Slice):
-            first = read_now(piece.file.fd, min(WHOLE, piece.stop - piece.start), piece.start)
+            first = read_now(piece.file.fd, min(FIRST_SEND, piece.stop - piece.start), piece.start)
             buffers.append(first)
             left = piece._replace(start=piece.start + len(first))
             later.extend([left] if left.start < left.stop else [])
@@ -638,7 +333,7 @@ def as_unsent(piece: Bytes | Slice) -> memoryview | Slice:
     return piece if isinstance(piece, Slice) else memoryview(piece)
 
 
-def send_some(peer: Peer, unsent: Unsent) -> None:
+def send_some(peer: Connection, unsent: Unsent) -> None:
     """Send what the client takes at once, and of a file no more than others can wait for.
 
     Raises `EOFError` if a file ends before its slice does.
@@ -651,7 +346,7 @@ def send_some(peer: Peer, unsent: Unsent) -> None:
             if tls is None:
                 sent = os.sendfile(peer.fd, piece.file.fd, piece.start, count)
             else:
-                sent = tls.write(os.pread(piece.file.fd, min(count, SECRET_SLICE), piece.start))
+                sent = tls.write(os.pread(piece.file.fd, min(count, TLS_SLICE), piece.start))
             if not sent:
                 raise EOFError
             left = piece._replace(start=piece.start + sent)
@@ -679,39 +374,18 @@ def warm(piece: Slice) -> None:
     os.pread(piece.file.fd, min(SLICE, piece.stop - piece.start), piece.start)
 
 
-# -- the end of a connection -----------------------------------------------------------------------
-
-
-def half_close(peer: Peer) -> None:
-    """Tell the client that no more answers will come."""
-    if peer.tls is not None:
-        peer.tls.end()
-    with socket_of(peer) as end:
-        end.shutdown(socket.SHUT_WR)
-
-
-@contextmanager
-def socket_of(peer: Peer) -> Iterator[socket.socket]:
-    """The connection as a socket object, which has calls that descriptors lack."""
-    end = socket.socket(fileno=peer.fd)
-    try:
-        yield end
-    finally:
-        end.detach()
-
-
 def turn_away(fd: int, address: str, server: Server, why: str) -> None:
     """One client too many: read what it asks for, or the refusal would be lost, and refuse."""
     server.turned_away += 1
-    peer = Client(fd, address)
+    peer = FdConnection(fd, address)
     with suppress(OSError):
-        settle(peer)
+        set_nonblocking(peer)
         refuse(peer, server, BadRequest(503, why))
         receive(peer)
     peer.close()
 
 
-def refuse(peer: Peer, server: Server, request: BadRequest) -> None:
+def refuse(peer: Connection, server: Server, request: BadRequest) -> None:
     """An answer to a client that is not listened to any more."""
     now = time()
     response = server.respond(request, now)
@@ -720,65 +394,3 @@ def refuse(peer: Peer, server: Server, request: BadRequest) -> None:
     on_sent = server.on_sent
     if on_sent is not None:
         on_sent(peer.address, request, response, (iter(()), now, deque(), False, server.front))
-
-
-def look(server: Server) -> None:
-    """Once every `SWEEP` seconds: end the connections that have been silent for too long.
-
-    One look at each of them is all that timeouts cost; a request costs an assignment.
-    """
-    for call in server.watched:
-        call()
-    limits = server.limits
-    most = {
-        HEAD: ceil(limits.head / SWEEP),
-        IDLE: ceil(limits.keep_alive / SWEEP),
-        TAKING: ceil(limits.send / SWEEP),
-    }
-    for peer in list(server.peers):
-        peer.age += 1
-        if peer.age > most[peer.waits_for]:
-            if peer.waits_for == HEAD and peer.parser is not None:
-                late = BadRequest(408, "the request took too long")
-                with suppress(OSError):
-                    settle(peer)
-                    refuse(peer, server, late)
-            cut(peer)
-    server.on_sweep()
-
-
-def wind_up(server: Server, gently: bool = False) -> None:
-    """Nobody gets another answer than the one under way; who waits for none is cut off.
-
-    Done `gently`, each client gets one more, and who asks for none has the time that idle clients
-    have: one that is about to ask must not meet a closed connection.  Each model does so at first,
-    and once more `PARTING` seconds later to end what is idle.
-    """
-    server.stopping = True
-    server.gently = gently
-    server.most_requests = 0
-    if gently:
-        return
-    for peer in list(server.peers):
-        if peer.waits_for == IDLE or (peer.waits_for == HEAD and peer.parser is None):
-            cut(peer)
-
-
-def cut_all(server: Server) -> int:
-    """The end: how many connections had to be cut."""
-    left = list(server.peers)
-    for peer in left:
-        peer.waits_for = TAKING
-        cut(peer)
-    return len(left)
-
-
-def cut(peer: Peer) -> None:
-    """End it from outside: its closure sees the end of what the client sends, or a broken pipe.
-
-    One that is idle may still take leave, as TLS and HTTP/2 do.
-    """
-    with suppress(OSError), socket_of(peer) as end:
-        if peer.waits_for == TAKING:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        end.shutdown(socket.SHUT_RD if peer.waits_for == IDLE else socket.SHUT_RDWR)

@@ -17,44 +17,48 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from knot.files.representation import Slice
+from knot.http.responder import Deferred, Responder
 from knot.limits import Limits
-from knot.log import AccessLog
-from knot.models import connection as common
-from knot.models.arrival import Client, SecureClient, greet, introduce
+from knot.models.closing import (
+    PARTING,
+    SWEEP,
+    cut_all,
+    expire_idle,
+    half_close,
+    start_drain,
+)
 from knot.models.connection import (
     DISK_THREADS,
     END,
     LINGER,
     LOG_DELAY,
     OUT_OF_DESCRIPTORS,
-    PARTING,
     PAUSE,
-    SWEEP,
-    TAKING,
-    Obstacle,
-    Unsent,
+    Pending,
     accept_batch,
     accept_rest,
-    cut_all,
-    exchange,
-    forget,
-    go_on,
-    half_close,
+    close_connection,
     is_cold,
-    is_gone,
-    look,
-    receive,
+    read_and_answer,
     report,
+    resume,
     send,
     send_some,
-    settle,
     warm,
-    wind_up,
 )
-from knot.respond import Later, Responder
-from knot.signals import Signals
-from knot.site import Slice
-from knot.sockets import listen
+from knot.models.handshake import PlainConnection, TlsConnection, accept_proxied, tls_handshake
+from knot.models.peer import (
+    SENDING,
+    is_gone,
+    receive,
+    set_nonblocking,
+)
+from knot.models.server import Server as CommonServer
+from knot.models.server import Unsent
+from knot.monitor.access_log import AccessLog
+from knot.process.listeners import listen
+from knot.process.signals import Signals
 from tame import (
     READ,
     WRITE,
@@ -82,7 +86,7 @@ __all__ = ["Server", "listen", "run", "serve", "stop"]
 log = logging.getLogger("knot")
 
 
-class Server(common.Server):
+class Server(CommonServer):
     """What all the connections share."""
 
     def __init__(
@@ -130,21 +134,21 @@ def serve(
         renew(certificates)
         connections = connections_of(certificates.protocols)
 
-    def admit(fd: int, name: str) -> None:
+    def start(fd: int, name: str) -> None:
         if certificates is None:
-            peer = Client(fd, name)
+            peer = PlainConnection(fd, name)
             server.peers.add(peer)
             if server.proxies is not None and server.proxies(name):
-                introduce(peer, server, connection)
+                accept_proxied(peer, server, connection)
             else:
                 connection(peer, server)
         else:
-            secure = SecureClient(fd, name)
+            secure = TlsConnection(fd, name)
             server.peers.add(secure)
-            greet(secure, server, certificates, connections)
+            tls_handshake(secure, server, certificates, connections)
 
     door = Door(
-        listener, partial(accept_batch, listener, server, admit, plain=certificates is None)
+        listener, partial(accept_batch, listener, server, start, plain=certificates is None)
     )
     server.doors.append(door)
     try:
@@ -162,11 +166,15 @@ def serve(
         door.close()
 
 
-def connections_of(protocols: Sequence[str]) -> dict[str, Callable[[Client, Server], None]]:
+def connections_of(
+    protocols: Sequence[str],
+) -> dict[str, Callable[[PlainConnection, Server], None]]:
     """How each of `protocols` is spoken; those who do not speak HTTP/2 do without its library."""
     from knot.tls import HTTP_2
 
-    found: dict[str, Callable[[Client, Server], None]] = dict.fromkeys(protocols, connection)
+    found: dict[str, Callable[[PlainConnection, Server], None]] = dict.fromkeys(
+        protocols, connection
+    )
     if HTTP_2 in found:
         from knot.models import http2
 
@@ -175,49 +183,49 @@ def connections_of(protocols: Sequence[str]) -> dict[str, Callable[[Client, Serv
 
 
 @tamed
-def connection(peer: Client, server: Server) -> None:
+def connection(peer: PlainConnection, server: Server) -> None:
     """One client: read, answer, wait for more, until either side has enough.
 
     What is read and written at once happens in functions of its own, whose variables are gone
     when they return: an idle connection holds on to no request and to no answer.
     """
     with tvars:
-        obstacle: Obstacle | None
+        pending: Pending | None
     try:
         while True:
-            obstacle = exchange(peer, server)
-            while obstacle is not None:
-                if obstacle is END:
+            pending = read_and_answer(peer, server)
+            while pending is not None:
+                if pending is END:
                     return
-                if obstacle is LINGER:
+                if pending is LINGER:
                     with twait:
                         hang_up(peer, server.limits.linger, mkevent())
                     return
                 with twait:
-                    overcome(peer, server, obstacle, mkevent(obstacle))
-            settle(peer)
+                    wait_out(peer, server, pending, mkevent(pending))
+            set_nonblocking(peer)
             with twait:
                 wait_on_fd(peer, READ, mkevent())
     except Exception as error:
         report(error)
     finally:
-        forget(peer, server)
+        close_connection(peer, server)
 
 
 @tamed
-def overcome(
-    peer: Client, server: Server, obstacle: Obstacle, done: Event[Obstacle | None]
+def wait_out(
+    peer: PlainConnection, server: Server, pending: Pending, done: Event[Pending | None]
 ) -> None:
     """Wait for what has to be waited for, and go on until the next obstacle."""
     with tvars:
         made: Any
-    settle(peer)
-    peer.waits_for = TAKING
-    unsent: Unsent | None = obstacle.unsent
-    response = obstacle.response
+    set_nonblocking(peer)
+    peer.waits_for = SENDING
+    unsent: Unsent | None = pending.unsent
+    response = pending.response
     try:
-        if isinstance(response, Later):
-            while isinstance(response, Later):
+        if isinstance(response, Deferred):
+            while isinstance(response, Deferred):
                 with twait:
                     server.disk.fork(mkevent(made), response.make)
                 response = response.then(made)
@@ -225,13 +233,13 @@ def overcome(
         if unsent:
             with twait:
                 send_rest(peer, server, unsent, mkevent())
-        done.trigger(go_on(peer, server, obstacle, response, unsent))
+        done.trigger(resume(peer, server, pending, response, unsent))
     except Exception as error:
         done.fail(error)
 
 
 @tamed
-def send_rest(peer: Client, server: Server, unsent: Unsent, done: Event[()]) -> None:
+def send_rest(peer: PlainConnection, server: Server, unsent: Unsent, done: Event[()]) -> None:
     """Send it as fast as the client takes it.
 
     Something stays unsent if the client has gone, or if the file has become shorter: then the
@@ -258,7 +266,7 @@ def send_rest(peer: Client, server: Server, unsent: Unsent, done: Event[()]) -> 
 
 
 @tamed
-def hang_up(peer: Client, linger: float, done: Event[()]) -> None:
+def hang_up(peer: PlainConnection, linger: float, done: Event[()]) -> None:
     """End a connection whose client may still be sending (see `LINGER`)."""
     with tvars:
         enough: bool
@@ -282,7 +290,7 @@ def sweep(server: Server) -> None:
     while True:
         with twait:
             timer(SWEEP, mkevent())
-        look(server)
+        expire_idle(server)
 
 
 @tamed
@@ -306,7 +314,7 @@ def stop(server: Server, grace: float | None, done: Event[int]) -> None:
     """
     with tvars:
         over: bool
-    wind_up(server, gently=grace is None or grace > 0)
+    start_drain(server, gently=grace is None or grace > 0)
     for door in server.doors:
         if door.fd >= 0:
             accept_rest(door.accept)
@@ -319,7 +327,7 @@ def stop(server: Server, grace: float | None, done: Event[int]) -> None:
             timer(grace, mkevent(r, True))
         over = twait(r)
         if not over:
-            wind_up(server)
+            start_drain(server)
             if server.peers:
                 twait(r)
     r.cancel()

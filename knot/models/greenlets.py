@@ -20,42 +20,47 @@ import gevent.event
 from gevent.hub import get_hub
 from gevent.pool import Group
 
+from knot.files.representation import Slice
+from knot.http.responder import Deferred, Responder
 from knot.limits import Limits
-from knot.log import AccessLog
-from knot.models import connection as common
+from knot.models.closing import (
+    PARTING,
+    SWEEP,
+    cut_all,
+    expire_idle,
+    half_close,
+    start_drain,
+)
 from knot.models.connection import (
     DISK_THREADS,
     END,
     LINGER,
     LOG_DELAY,
     OUT_OF_DESCRIPTORS,
-    PARTING,
     PAUSE,
-    SWEEP,
-    TAKING,
-    Obstacle,
-    Unsent,
+    Pending,
     accept_batch,
     accept_rest,
-    cut_all,
-    exchange,
-    forget,
-    go_on,
-    half_close,
+    close_connection,
     is_cold,
-    is_gone,
-    look,
-    receive,
+    read_and_answer,
     report,
+    resume,
     send,
     send_some,
-    settle,
     warm,
-    wind_up,
 )
-from knot.respond import Later, Responder
-from knot.signals import Signals
-from knot.site import Slice
+from knot.models.peer import (
+    SENDING,
+    FdConnection,
+    is_gone,
+    receive,
+    set_nonblocking,
+)
+from knot.models.server import Server as CommonServer
+from knot.models.server import Unsent
+from knot.monitor.access_log import AccessLog
+from knot.process.signals import Signals
 
 __all__ = ["Server", "run"]
 
@@ -71,7 +76,7 @@ T = TypeVar("T")
 log = logging.getLogger("knot")
 
 
-class Client(common.Client):
+class PlainConnection(FdConnection):
     """A connection, and libev's watcher of it."""
 
     __slots__ = ("_reader",)
@@ -103,7 +108,7 @@ def wait(fd: int, events: int) -> None:
         watcher.close()
 
 
-class Server(common.Server):
+class Server(CommonServer):
     """What all the connections share."""
 
     def __init__(
@@ -136,53 +141,53 @@ def serve(listener: socket.socket, server: Server) -> None:
     """Accept connections until it is killed."""
     while True:
         wait(listener.fileno(), READ)
-        error = accept_batch(listener, server, partial(admit, server))
+        error = accept_batch(listener, server, partial(start_greenlet, server))
         if error is not None and error.errno in OUT_OF_DESCRIPTORS:
             log.warning("cannot accept a connection: %s", error.strerror)
             gevent.sleep(PAUSE)
 
 
-def admit(server: Server, fd: int, name: str) -> None:
-    peer = Client(fd, name)
+def start_greenlet(server: Server, fd: int, name: str) -> None:
+    peer = PlainConnection(fd, name)
     server.peers.add(peer)
     server.connections.spawn(connection, peer, server)
 
 
-def connection(peer: Client, server: Server) -> None:
+def connection(peer: PlainConnection, server: Server) -> None:
     """One client: read, answer, wait for more, until either side has enough."""
     try:
         while True:
-            obstacle = exchange(peer, server)
-            while obstacle is not None:
-                if obstacle is END:
+            pending = read_and_answer(peer, server)
+            while pending is not None:
+                if pending is END:
                     return
-                if obstacle is LINGER:
+                if pending is LINGER:
                     return hang_up(peer, server.limits.linger)
-                obstacle = overcome(peer, server, obstacle)
-            settle(peer)
+                pending = wait_out(peer, server, pending)
+            set_nonblocking(peer)
             peer.readable()
     except Exception as error:
         report(error)
     finally:
-        forget(peer, server)
+        close_connection(peer, server)
 
 
-def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle | None:
+def wait_out(peer: PlainConnection, server: Server, pending: Pending) -> Pending | None:
     """Wait for what has to be waited for, and go on until the next obstacle."""
-    settle(peer)
-    peer.waits_for = TAKING
-    unsent: Unsent | None = obstacle.unsent
-    response = obstacle.response
-    if isinstance(response, Later):
-        while isinstance(response, Later):
+    set_nonblocking(peer)
+    peer.waits_for = SENDING
+    unsent: Unsent | None = pending.unsent
+    response = pending.response
+    if isinstance(response, Deferred):
+        while isinstance(response, Deferred):
             response = response.then(server.on_disk(response.make))
         unsent = send(peer, response)
     if unsent:
         send_rest(peer, server, unsent)
-    return go_on(peer, server, obstacle, response, unsent)
+    return resume(peer, server, pending, response, unsent)
 
 
-def send_rest(peer: Client, server: Server, unsent: Unsent) -> None:
+def send_rest(peer: PlainConnection, server: Server, unsent: Unsent) -> None:
     """Send it as fast as the client takes it.
 
     Something stays unsent if the client has gone, or if the file has become shorter: then the
@@ -202,7 +207,7 @@ def send_rest(peer: Client, server: Server, unsent: Unsent) -> None:
             raise
 
 
-def hang_up(peer: Client, linger: float) -> None:
+def hang_up(peer: PlainConnection, linger: float) -> None:
     """End a connection whose client may still be sending (see `LINGER`)."""
     half_close(peer)
     with gevent.Timeout(linger, False):
@@ -213,7 +218,7 @@ def hang_up(peer: Client, linger: float) -> None:
 def sweep(server: Server) -> None:
     while True:
         gevent.sleep(SWEEP)
-        look(server)
+        expire_idle(server)
 
 
 # -- the end -------------------------------------------------------------------------------------
@@ -229,9 +234,9 @@ def run(
     server.began()
     wait_for_stop(fd, signals)
     gevent.killall(serving)
-    wind_up(server, gently=grace > 0)
+    start_drain(server, gently=grace > 0)
     for listener in listeners:
-        accept_rest(partial(accept_batch, listener, server, partial(admit, server)))
+        accept_rest(partial(accept_batch, listener, server, partial(start_greenlet, server)))
         listener.close()
     again = gevent.spawn(wait_for_stop, fd, signals)
     if server.peers:
@@ -239,7 +244,7 @@ def run(
         server.when_deserted.append(deserted.set)
         for patience in (min(grace, PARTING), max(grace - PARTING, 0)):
             gevent.wait([again, deserted], timeout=patience, count=1)
-            wind_up(server)
+            start_drain(server)
     cut = None if again.ready() else len(server.peers)
     gevent.killall([again, sweeping])
     cut_all(server)

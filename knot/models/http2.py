@@ -12,23 +12,25 @@ from functools import partial
 from time import time
 from typing import Any, Final
 
-from knot.http2 import Stream, Streams
-from knot.models.arrival import Client
+from knot.files.representation import Bytes, Slice, read_now
+from knot.http.http2 import Stream, Streams
+from knot.http.responder import Deferred, Response, length_of
 from knot.models.connection import (
-    HEAD,
-    IDLE,
-    TAKING,
-    Unsent,
-    forget,
-    receive,
+    close_connection,
     report,
     send_some,
-    settle,
     warm,
 )
 from knot.models.events import Server, hang_up
-from knot.respond import Later, Response, length_of
-from knot.site import Bytes, Slice, read_now
+from knot.models.handshake import PlainConnection
+from knot.models.peer import (
+    HEAD,
+    IDLE,
+    SENDING,
+    receive,
+    set_nonblocking,
+)
+from knot.models.server import Unsent
 from tame import READ, WRITE, Event, Rendezvous, mkevent, tamed, timer, tvars, twait, wait_on_fd
 
 AT_ONCE: Final = 128 * 1024
@@ -48,11 +50,11 @@ VERSION: Final = b"HTTP/2.0"
 """As nginx and Apache have it in their logs."""
 
 
-Job = tuple[Stream, Later | Slice]
+Job = tuple[Stream, Deferred | Slice]
 """What a stream needs of a disk before it can go on."""
 
 
-class Talk:
+class Http2State:
     """What is known of a connection from one wait to the next."""
 
     __slots__ = ("answers", "closed", "jobs", "streams", "unsent", "untaken")
@@ -81,24 +83,24 @@ class Talk:
 
 
 @tamed
-def connection(peer: Client, server: Server) -> None:
+def connection(peer: PlainConnection, server: Server) -> None:
     """One client: read, answer, wait for whatever comes first, until either side has enough."""
     with tvars:
         what: int
     r = Rendezvous[int]()
-    talk = Talk(server.limits.linger)
+    state = Http2State(server.limits.linger)
     waited_for = 0
     what = READ  # the first of it may have come with the last of the handshake
     try:
-        settle(peer)
+        set_nonblocking(peer)
         while True:
-            jobs = step(peer, server, talk, what)
+            jobs = step(peer, server, state, what)
             while jobs:
-                wait_for_disk(server, talk, *jobs.pop(0), mkevent(r, DISK))
-            wants = talk.wants
-            if talk.streams.over and not talk.unsent:
+                wait_for_disk(server, state, *jobs.pop(0), mkevent(r, DISK))
+            wants = state.wants
+            if state.streams.over and not state.unsent:
                 break
-            if talk.closed and not wants & ~TIME and not talk.jobs:
+            if state.closed and not wants & ~TIME and not state.jobs:
                 return
             if wants & READ & ~waited_for:
                 wait_on_fd(peer, READ, mkevent(r, READ))
@@ -109,7 +111,7 @@ def connection(peer: Client, server: Server) -> None:
             waited_for |= wants
             what = twait(r)
             waited_for &= ~what
-        if not talk.closed:
+        if not state.closed:
             r.cancel()
             with twait:
                 hang_up(peer, server.limits.linger, mkevent())
@@ -117,34 +119,38 @@ def connection(peer: Client, server: Server) -> None:
         report(error)
     finally:
         r.cancel()
-        talk.streams.drop()
-        note(peer, server, talk)
-        forget(peer, server)
+        state.streams.drop()
+        note(peer, server, state)
+        close_connection(peer, server)
 
 
 @tamed
 def wait_for_disk(
-    server: Server, talk: Talk, stream: Stream, task: Response | Later | Slice, done: Event[()]
+    server: Server,
+    state: Http2State,
+    stream: Stream,
+    task: Response | Deferred | Slice,
+    done: Event[()],
 ) -> None:
     """Wait for what is on a disk, and let the stream go on."""
     with tvars:
         made: Any
-    talk.jobs += 1
+    state.jobs += 1
     try:
         if isinstance(task, Slice):
             with twait:
                 server.disk.fork(mkevent(made), reach, task)
             if made:
-                talk.streams.resume(stream)
+                state.streams.resume(stream)
             else:
-                talk.streams.abandon(stream)  # the file has become shorter
+                state.streams.abandon(stream)  # the file has become shorter
         else:
-            while isinstance(task, Later):
+            while isinstance(task, Deferred):
                 with twait:
                     server.disk.fork(mkevent(made), task.make)
                 task = task.then(made)
-            talk.streams.answer(stream, task)
-        talk.jobs -= 1
+            state.streams.answer(stream, task)
+        state.jobs -= 1
         done.trigger()
     except Exception as error:
         done.fail(error)
@@ -156,43 +162,43 @@ def reach(piece: Slice) -> bool:
     return bool(os.pread(piece.file.fd, 1, piece.start))
 
 
-def step(peer: Client, server: Server, talk: Talk, what: int) -> list[Job]:
+def step(peer: PlainConnection, server: Server, state: Http2State, what: int) -> list[Job]:
     """Do all that can be done at once, after `what` was waited for."""
     jobs: list[Job] = []
     if what == READ:
-        listen(peer, server, talk)
+        read_frames(peer, server, state)
     elif what == TIME:
-        talk.streams.feed(b"", time())
-    answer(peer, server, talk, jobs)
-    if server.stopping or talk.closed:
-        talk.streams.leave()
-    make_frames(talk, jobs)
-    speak(peer, talk)
-    note(peer, server, talk)
-    look(peer, talk)
+        state.streams.feed(b"", time())
+    answer(peer, server, state, jobs)
+    if server.stopping or state.closed:
+        state.streams.leave()
+    make_frames(state, jobs)
+    write_frames(peer, state)
+    note(peer, server, state)
+    set_state(peer, state)
     return jobs
 
 
-def listen(peer: Client, server: Server, talk: Talk) -> None:
+def read_frames(peer: PlainConnection, server: Server, state: Http2State) -> None:
     data = receive(peer)
     if data:
-        streams = talk.streams
+        streams = state.streams
         streams.wanted, streams.front = server.wanted, server.front
         streams.feed(data, time())
         streams.front = None  # an idle connection holds on to no site that is served no more
     if data == b"" or (peer.tls is not None and peer.tls.over):
-        talk.closed = True
+        state.closed = True
 
 
-def answer(peer: Client, server: Server, talk: Talk, jobs: list[Job]) -> None:
+def answer(peer: PlainConnection, server: Server, state: Http2State, jobs: list[Job]) -> None:
     """Answer what was asked, or find that it takes a while."""
-    streams = talk.streams
-    while streams.can_begin and talk.jobs + len(jobs) < MOST_JOBS:
+    streams = state.streams
+    while streams.can_begin and state.jobs + len(jobs) < MOST_JOBS:
         stream = streams.begin()
         peer.answered += 1
         gate, respond = stream.front
         response = (respond if gate is None else partial(gate, peer))(stream.request, stream.when)
-        if isinstance(response, Later):
+        if isinstance(response, Deferred):
             jobs.append((stream, response))
         else:
             streams.answer(stream, response)
@@ -200,10 +206,10 @@ def answer(peer: Client, server: Server, talk: Talk, jobs: list[Job]) -> None:
             streams.leave()
 
 
-def make_frames(talk: Talk, jobs: list[Job]) -> None:
+def make_frames(state: Http2State, jobs: list[Job]) -> None:
     """Of the answers, as much as the client should take before the others get their turn."""
-    streams = talk.streams
-    room = AT_ONCE - talk.untaken
+    streams = state.streams
+    room = AT_ONCE - state.untaken
     while room > 0 and (turn := streams.turn()) is not None:
         stream, size = turn
         piece = stream.unsent[0]
@@ -220,43 +226,43 @@ def make_frames(talk: Talk, jobs: list[Job]) -> None:
             streams.pause(stream)
             jobs.append((stream, piece))
     if streams.moved:
-        streams.moved, talk.answers = False, True
+        streams.moved, state.answers = False, True
     frames = streams.take()
     if frames:
-        talk.unsent.append(memoryview(frames))
-        talk.untaken += len(frames)
+        state.unsent.append(memoryview(frames))
+        state.untaken += len(frames)
 
 
-def speak(peer: Client, talk: Talk) -> None:
+def write_frames(peer: PlainConnection, state: Http2State) -> None:
     """Send what the client takes at once."""
-    unsent, age = talk.unsent, peer.age
+    unsent, age = state.unsent, peer.age
     while unsent:
         pieces, size = len(unsent), length_of(unsent[0])
         send_some(peer, unsent)
         left = length_of(unsent[0]) if len(unsent) == pieces else 0
         if left == size:
             break
-        talk.untaken -= size - left
-    if not talk.answers:
+        state.untaken -= size - left
+    if not state.answers:
         peer.age = age
     if not unsent:
-        talk.answers = False
+        state.answers = False
 
 
-def look(peer: Client, talk: Talk) -> None:
+def set_state(peer: PlainConnection, state: Http2State) -> None:
     """See which of the limits the client is to keep to."""
-    if talk.streams.open or talk.unsent:
-        waits_for = TAKING
+    if state.streams.open or state.unsent:
+        waits_for = SENDING
     else:
-        waits_for = HEAD if talk.streams.unfinished or not peer.answered else IDLE
+        waits_for = HEAD if state.streams.unfinished or not peer.answered else IDLE
     if peer.waits_for != waits_for:
         peer.waits_for = waits_for
         peer.age = 0
 
 
-def note(peer: Client, server: Server, talk: Talk) -> None:
+def note(peer: PlainConnection, server: Server, state: Http2State) -> None:
     """Tell the log of what has ended."""
-    ended = talk.streams.ended
+    ended = state.streams.ended
     on_sent = server.on_sent
     if on_sent is not None:
         for stream in ended:

@@ -21,50 +21,51 @@ from itertools import count
 from time import monotonic, sleep
 from typing import Final
 
+from knot.access.gate import Client, Gate, Respond
+from knot.http.request import NO_NAMES, BadRequest, Request
+from knot.http.responder import Deferred, Responder, Response
 from knot.limits import Limits
-from knot.log import AccessLog
 from knot.models import connection as common
+from knot.models.closing import (
+    PARTING,
+    SWEEP,
+    cut_all,
+    expire_idle,
+    half_close,
+    start_drain,
+)
 from knot.models.connection import (
     END,
     FULL,
-    HEAD,
     LINGER,
     LOG_DELAY,
-    NOTHING,
     OUT_OF_DESCRIPTORS,
-    PARTING,
     PAUSE,
-    READ_SIZE,
-    SWEEP,
-    TAKING,
-    Asked,
-    Client,
-    Gate,
-    Obstacle,
-    Peer,
-    Respond,
-    Unsent,
+    Pending,
+    admit,
     answer,
-    cut_all,
-    go_on,
-    half_close,
-    is_gone,
-    look,
-    name_of,
     parse,
-    receive,
     report,
+    resume,
     send,
     send_some,
-    settle,
-    too_many,
     turn_away,
-    wind_up,
 )
-from knot.request import NO_NAMES, BadRequest, Request
-from knot.respond import Later, Responder, Response
-from knot.signals import Signals
-from knot.sockets import BACKLOG
+from knot.models.peer import (
+    HEAD,
+    READ_SIZE,
+    SENDING,
+    FdConnection,
+    is_gone,
+    name_of,
+    receive,
+    set_nonblocking,
+)
+from knot.models.server import NOTHING, Asked, Unsent
+from knot.models.server import Server as CommonServer
+from knot.monitor.access_log import AccessLog
+from knot.process.listeners import BACKLOG
+from knot.process.signals import Signals
 
 __all__ = ["Server", "run"]
 
@@ -74,7 +75,7 @@ PATIENCE: Final = 1.0
 log = logging.getLogger("knot")
 
 
-class Server(common.Server):
+class Server(CommonServer):
     """What all the connections share, and the lock for it."""
 
     def __init__(
@@ -88,24 +89,24 @@ class Server(common.Server):
         self.lock = threading.RLock()
         super().__init__(responder, limits, access_log)
         self.pool = pool
-        self.last: deque[Client] = deque()
+        self.last: deque[FdConnection] = deque()
         """Clients that were accepted at the stop, for threads to take."""
         self.over = False
         """Whether `run` has returned: what threads fail at that go on is the end of their files."""
 
     def respond_by(self, responder: Responder) -> Respond:
-        def respond(request: Request | BadRequest, now: float) -> Response | Later:
+        def respond(request: Request | BadRequest, now: float) -> Response | Deferred:
             with self.lock:
                 return responder.respond(request, now)
 
         return respond
 
-    def adopt(self, other: common.Server) -> None:
+    def adopt(self, other: CommonServer) -> None:
         with self.lock:
             super().adopt(other)
 
     def guard(self, gate: Gate, wanted: frozenset[bytes] = NO_NAMES) -> None:
-        def locked(peer: Peer, request: Request | BadRequest, now: float) -> Response | Later:
+        def locked(peer: Client, request: Request | BadRequest, now: float) -> Response | Deferred:
             with self.lock:
                 return gate(peer, request, now)
 
@@ -136,7 +137,7 @@ def accept_for_each(listeners: Sequence[socket.socket], server: Server) -> None:
             log.warning("cannot start a thread for a connection: %s", error)
             with server.lock:  # which the sweep has, too, while it looks at each of them
                 fd, peer.fd = peer.fd, -1
-                common.forget(peer, server)
+                common.close_connection(peer, server)
             turn_away(fd, peer.address, server, FULL)
 
 
@@ -146,7 +147,7 @@ def accept_in_turn(listeners: Sequence[socket.socket], server: Server) -> None:
         connection(peer, server)
 
 
-def accept(listeners: Sequence[socket.socket], server: Server) -> Client | None:
+def accept(listeners: Sequence[socket.socket], server: Server) -> FdConnection | None:
     """Wait for the next connection; None when there will be none."""
     listener = listeners[0]
     while not server.stopping:
@@ -169,15 +170,15 @@ def accept(listeners: Sequence[socket.socket], server: Server) -> Client | None:
     return peer
 
 
-def accept_one(listener: socket.socket, server: Server) -> Client | None:
+def accept_one(listener: socket.socket, server: Server) -> FdConnection | None:
     """None if it was one too many.  Raises `OSError`."""
     # What `accept` does first; its socket object would cost a getsockname(), too.
     fd, address = listener._accept()  # type: ignore[attr-defined]
     with server.lock:
         name = name_of(address) if server.wants_addresses else ""
-        why = too_many(name, server)
+        why = admit(name, server)
         if not why:
-            peer = Client(fd, name)
+            peer = FdConnection(fd, name)
             server.peers.add(peer)
             return peer
     turn_away(fd, name, server, why)
@@ -191,7 +192,7 @@ def accept_rest(listener: socket.socket, server: Server) -> None:
         for _ in range(BACKLOG):
             peer = accept_one(listener, server)
             if peer is not None:
-                peer.waits_for = TAKING  # `wind_up` does not cut it off
+                peer.waits_for = SENDING  # `start_drain` does not cut it off
                 server.last.append(peer)
 
 
@@ -211,29 +212,29 @@ turns = count()
 """So that no listener is preferred."""
 
 
-def connection(peer: Client, server: Server) -> None:
+def connection(peer: FdConnection, server: Server) -> None:
     """One client: read, answer, wait for more, until either side has enough."""
     try:
         while True:
-            obstacle = exchange(peer, server)
-            while obstacle is not None:
-                if obstacle is END:
+            pending = read_and_answer(peer, server)
+            while pending is not None:
+                if pending is END:
                     return
-                if obstacle is LINGER:
+                if pending is LINGER:
                     return hang_up(peer, server.limits.linger)
-                obstacle = overcome(peer, server, obstacle)
+                pending = wait_out(peer, server, pending)
     except Exception as error:
         if not server.over:
             report(error)
     finally:
         with server.lock:  # else the sweep could cut what has got this descriptor's number since
-            common.forget(peer, server)
+            common.close_connection(peer, server)
 
 
-def exchange(peer: Client, server: Server) -> Obstacle | None:
+def read_and_answer(peer: FdConnection, server: Server) -> Pending | None:
     """Wait for what the client asks, and answer what can be answered without waiting again."""
-    if server.stopping and not server.gently and peer.waits_for != TAKING and peer.parser is None:
-        # It may have come, or become idle, after `wind_up` has looked.
+    if server.stopping and not server.gently and peer.waits_for != SENDING and peer.parser is None:
+        # It may have come, or become idle, after `start_drain` has looked.
         ready = select.poll()
         ready.register(peer.fd, select.POLLIN)
         if not ready.poll(0):
@@ -243,36 +244,36 @@ def exchange(peer: Client, server: Server) -> Obstacle | None:
         return END
     with server.lock:
         asked = parse(peer, server, data)
-        next_wait, peer.waits_for = peer.waits_for, TAKING  # the main thread does not cut that off
-    obstacle = answer(peer, server, asked)
-    if obstacle is None:
+        next_wait, peer.waits_for = peer.waits_for, SENDING  # the main thread does not cut that off
+    pending = answer(peer, server, asked)
+    if pending is None:
         peer.waits_for = next_wait
-    return obstacle
+    return pending
 
 
-def overcome(peer: Client, server: Server, obstacle: Obstacle) -> Obstacle | None:
+def wait_out(peer: FdConnection, server: Server, pending: Pending) -> Pending | None:
     """Do what takes a while, and go on until the next obstacle."""
-    peer.waits_for = TAKING
-    unsent: Unsent | None = obstacle.unsent
-    response = obstacle.response
-    if isinstance(response, Later):
-        while isinstance(response, Later):
+    peer.waits_for = SENDING
+    unsent: Unsent | None = pending.unsent
+    response = pending.response
+    if isinstance(response, Deferred):
+        while isinstance(response, Deferred):
             made = response.make()
             with server.lock:
                 response = response.then(made)
         unsent = send(peer, response)
     if unsent:
         send_rest(peer, unsent)
-    return go_on(peer, server, obstacle, response, unsent)
+    return resume(peer, server, pending, response, unsent)
 
 
-def send_rest(peer: Client, unsent: Unsent) -> None:
+def send_rest(peer: FdConnection, unsent: Unsent) -> None:
     """Send it as fast as the client takes it.
 
     A write that blocks would not say whether the client takes anything at all; so this one waits
     and writes what there is room for.
     """
-    settle(peer)
+    set_nonblocking(peer)
     ready = select.poll()
     ready.register(peer.fd, select.POLLOUT)
     try:
@@ -280,7 +281,7 @@ def send_rest(peer: Client, unsent: Unsent) -> None:
             ready.poll()
             send_some(peer, unsent)
         os.set_blocking(peer.fd, True)
-        peer.settled = False
+        peer.nonblocking = False
     except EOFError:
         pass
     except OSError as error:
@@ -288,9 +289,9 @@ def send_rest(peer: Client, unsent: Unsent) -> None:
             raise
 
 
-def hang_up(peer: Client, linger: float) -> None:
+def hang_up(peer: FdConnection, linger: float) -> None:
     """End a connection whose client may still be sending (see `LINGER`)."""
-    settle(peer)
+    set_nonblocking(peer)
     until = monotonic() + linger
     ready = select.poll()
     ready.register(peer.fd, select.POLLIN)
@@ -329,19 +330,19 @@ def run(
     for listener in listeners:
         accept_rest(listener, server)
     with server.lock:
-        wind_up(server, gently=grace > 0)
+        start_drain(server, gently=grace > 0)
     for listener in listeners:
         listener.shutdown(socket.SHUT_RDWR)  # whoever is in accept() there comes out of it
         listener.close()
     stopped = watch(server, signals, min(grace, PARTING))
     with server.lock:
-        wind_up(server)
+        start_drain(server)
     stopped = stopped and watch(server, signals, max(grace - PARTING, 0))
     with server.lock:
         cut = cut_all(server)
         with suppress(IndexError):
             while True:
-                common.forget(server.last.popleft(), server)
+                common.close_connection(server.last.popleft(), server)
     give_up = monotonic() + PATIENCE
     while server.peers and monotonic() < give_up:
         sleep(PATIENCE / 100)
@@ -369,5 +370,5 @@ def watch(server: Server, signals: Signals, grace: float | None) -> bool:
         if monotonic() - swept >= SWEEP:
             swept = monotonic()
             with server.lock:
-                look(server)
+                expire_idle(server)
     return True

@@ -1,4 +1,4 @@
-"""locust as a generator: the users of `loadtest/locustfile.py`, without its page.
+"""locust as a generator: the users of `loadtest/generators/locustfile.py`, without its page.
 
 One process, as fast as one core of Python is: some thousand requests a second, which a fast server
 outdoes.  `Load.busy` tells; above 0.9, where locust warns, it is the generator that was measured.
@@ -29,14 +29,14 @@ from typing import Final
 import msgspec
 from hdrh.histogram import HdrHistogram
 
-from knot.spawn import python
+from knot.process.spawn import python
 from loadtest.fileset import FileSet
 from loadtest.generators import GeneratorError, Target, pinned, take_descriptors
 from loadtest.generators.tally import DIGITS, HIGHEST
 from loadtest.results import Load
 from loadtest.scenario import SCENARIOS, Scenario
 
-LOCUSTFILE: Final = Path(__file__).parents[1] / "locustfile.py"
+LOCUSTFILE: Final = Path(__file__).with_name("locustfile.py")
 REMEDY: Final = "pip install 'knot[loadtest]'"
 
 OUTCOME: Final = "load.json"

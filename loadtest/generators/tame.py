@@ -29,7 +29,7 @@ from typing import Final
 
 import msgspec
 
-from knot.spawn import python
+from knot.process.spawn import python
 from loadtest.fileset import FileSet
 from loadtest.generators import GeneratorError, Target, pinned, take_descriptors
 from loadtest.generators.answer import Answer, Expected, Failed

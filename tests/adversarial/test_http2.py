@@ -31,7 +31,7 @@ from hyperframe.frame import (
 from serving import serving
 from speaking_http2 import Client, Connected
 
-from knot.http2 import (
+from knot.http.http2 import (
     FOR_AN_ANSWER,
     FRAME,
     MOST_STREAMS,
@@ -39,8 +39,8 @@ from knot.http2 import (
     RESET,
     Streams,
 )
-from knot.request import MAX_HEAD
-from knot.respond import Response
+from knot.http.request import MAX_HEAD
+from knot.http.responder import Response
 from loadtest.memory import private_bytes
 
 KIB, MIB = 1 << 10, 1 << 20

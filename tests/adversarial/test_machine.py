@@ -153,7 +153,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_file_cuts_the_connection(
 HANGING = """
 import os
 import threading
-from knot import listing
+from knot.files import listing
 from knot.cli import main
 
 def hang(*_):

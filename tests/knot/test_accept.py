@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.accept import MAX_ACCEPT, prefers_json
+from knot.http.accept import MAX_ACCEPT, prefers_json
 
 VALUES: list[tuple[bytes, bool]] = [
     (b"application/json", True),

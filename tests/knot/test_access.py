@@ -27,14 +27,14 @@ from serving import HOST, KNOT, Model, answers, serving, until_closed
 
 from knot import FieldRules, Responder
 from knot import Site as Files
-from knot.access import Doorkeeper, Entrance
+from knot.access.gates import BasicAuth, Doorkeeper
+from knot.access.networks import Networks
+from knot.access.passwords import Outcome
+from knot.build import HostedSite, Sites, guard, networks
 from knot.cli import check, main, serve
+from knot.http.request import BadRequest, Request
+from knot.http.responder import Deferred, Response
 from knot.models.events import Server
-from knot.networks import Networks
-from knot.passwords import Outcome
-from knot.request import BadRequest, Request
-from knot.respond import Later, Response
-from knot.sites import Place, Sites, guard, networks
 
 PATIENCE = 20.0
 """Seconds after which a test that waits has failed."""
@@ -239,7 +239,7 @@ class Busy:
 
 def test_one_check_too_many_is_refused_for_now(site: Path) -> None:
     files = Files(site)
-    entrance = Entrance(Responder(files), Busy())  # type: ignore[arg-type]
+    entrance = BasicAuth(Responder(files), Busy())  # type: ignore[arg-type]
     response = entrance(None, Request(b"GET", b"/"), 1.0)  # type: ignore[arg-type]
     assert isinstance(response, Response)
     assert response.status == 503
@@ -490,16 +490,16 @@ def test_only_what_was_asked_for_stands_in_front_of_the_site(site: Path) -> None
 
     def guarded(**options: object) -> Server:
         server = Server(responder)
-        guard(server, Sites({"": Place(files, responder, None)}), NOTHING | options, None)
+        guard(server, Sites({"": HostedSite(files, responder, None)}), NOTHING | options, None)
         return server
 
     bare = guarded()
-    assert bare.gate is bare.who is bare.crowd is bare.proxies is None
+    assert bare.gate is bare.who is bare.connection_limit is bare.proxies is None
     assert not bare.wants_addresses
     assert bare.wanted == frozenset()
     crowded = guarded(max_connections_per_client=1)
     assert crowded.gate is None
-    assert crowded.crowd is not None
+    assert crowded.connection_limit is not None
     assert crowded.wants_addresses
     rated = guarded(max_rate=1.0)
     assert isinstance(rated.gate, Doorkeeper)
@@ -517,15 +517,15 @@ def test_whatever_is_asked_a_doorkeeper_answers(site: Path) -> None:
     files = Files(site)
     responder = Responder(files)
 
-    def behind(peer: Any, request: Request | BadRequest, now: float) -> Response | Later:
+    def behind(peer: Any, request: Request | BadRequest, now: float) -> Response | Deferred:
         raise AssertionError("it is not to be asked")
 
-    class Peer:
+    class Connection:
         address = "192.0.2.1"
 
     keeper = Doorkeeper(responder, behind, denied=Networks(["192.0.2.0/24"]))
     for request in (Request(b"GET", b"*"), Request(b"X", b""), BadRequest(400, "bad")):
-        response = keeper(Peer(), request, 5.0)  # type: ignore[arg-type]
+        response = keeper(Connection(), request, 5.0)  # type: ignore[arg-type]
         assert isinstance(response, Response)
         assert response.status == 403
         assert response.keep_alive == request.keep_alive

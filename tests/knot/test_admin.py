@@ -20,15 +20,16 @@ from serving import administered, fetch, until_closed
 
 import knot.cli
 import tame
-from knot.admin import Alone, attend
-from knot.models.connection import PAUSE, Peer
+from knot.files.site import Site
+from knot.http.request import BadRequest, Request
+from knot.http.responder import Deferred, Responder, Response
+from knot.models.connection import PAUSE
 from knot.models.events import Server, run
-from knot.request import BadRequest, Request
-from knot.respond import Later, Responder, Response
-from knot.signals import Signals
-from knot.site import Site
-from knot.sockets import listen
-from knot.stats import PLAIN, Counter, Counts, Shared
+from knot.models.peer import Connection
+from knot.monitor.admin import SingleProcess, serve_admin
+from knot.monitor.metrics import PLAIN, Counter, Counts, Shared
+from knot.process.listeners import listen
+from knot.process.signals import Signals
 from tame import BlockedWarning, Event, Rendezvous, mkevent, tamed, twait
 
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
@@ -143,7 +144,7 @@ def test_a_process_alone_is_ready_while_all_that_it_serves_is_there(site: Path) 
     knot_site = Site(site)
     server = Server(Responder(knot_site))
     server.has_all = lambda: knot_site.is_there
-    alone = Alone(server, Counter(server, [knot_site]))
+    alone = SingleProcess(server, Counter(server, [knot_site]))
     assert alone.ready()
     site.rename(site.with_name("away"))
     knot_site.look()
@@ -162,7 +163,7 @@ def test_what_a_gate_answers_is_counted_and_what_has_to_be_made_first(site: Path
     knot_site = Site(site, listing=True)
     server = Server(Responder(knot_site))
 
-    def gate(_: Peer, request: Request | BadRequest, now: float) -> Response | Later:
+    def gate(_: Connection, request: Request | BadRequest, now: float) -> Response | Deferred:
         if isinstance(request, Request) and request.target == b"/secret":
             return server.responder.refuse(request, now, 403)
         return server.responder.respond(request, now)
@@ -378,11 +379,11 @@ def test_without_descriptors_it_rests_instead_of_asking_again_and_again(
         nonlocal enough
         r = Rendezvous[None]()
         enough = mkevent(r, None)
-        attend(door, None)  # type: ignore[arg-type]
+        serve_admin(door, None)  # type: ignore[arg-type]
         twait(r)
 
     enough: Event[()]
-    monkeypatch.setattr("knot.admin.timer", resting)
+    monkeypatch.setattr("knot.monitor.admin.timer", resting)
     with Door() as door:
         door.bind(("127.0.0.1", 0))
         door.listen()

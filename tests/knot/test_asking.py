@@ -8,8 +8,18 @@ import warnings
 
 import pytest
 
-from knot import asking
-from knot.asking import BEAT, COUNT, LONGEST, NUMBER, QUESTION, WAITING, Line, attend, pair
+from knot.process import control
+from knot.process.control import (
+    BEAT,
+    COUNT,
+    MAX_ANSWER,
+    NUMBER,
+    QUESTION,
+    WAITING,
+    ControlChannel,
+    pair,
+    serve_control,
+)
 from tame import BlockedWarning, mkevent, run, tamed, tvars, twait
 
 pytestmark = pytest.mark.usefixtures("driver")
@@ -23,9 +33,9 @@ def test_a_question_gets_its_answer() -> None:
     def main() -> None:
         with tvars:
             answers: list[str | None]
-        line = Line(worker[0].detach())
+        line = ControlChannel(worker[0].detach())
         line.listen()
-        attend(worker[1].detach(), {COUNT: lambda: "", WAITING: lambda: "for Gödel"})
+        serve_control(worker[1].detach(), {COUNT: lambda: "", WAITING: lambda: "for Gödel"})
         answers = [None, None, None]
         with twait:
             line.ask(WAITING, mkevent(answers[0]))
@@ -52,7 +62,7 @@ def test_who_asks_several_times_at_once_costs_the_worker_one_answer() -> None:
         own.send(QUESTION.pack(WAITING, number))
 
     own.shutdown(socket.SHUT_WR)
-    run(attend, other.detach(), {WAITING: make})
+    run(serve_control, other.detach(), {WAITING: make})
     with own:
         assert [own.recv(100) for _ in range(5)] == [NUMBER.pack(n) + b"x" for n in range(5)]
         assert own.recv(100) == b""
@@ -64,15 +74,15 @@ def test_a_long_answer_is_cut() -> None:
     own.send(QUESTION.pack(WAITING, 7))
     own.shutdown(socket.SHUT_WR)
 
-    run(attend, other.detach(), {WAITING: lambda: "ö" * LONGEST})
+    run(serve_control, other.detach(), {WAITING: lambda: "ö" * MAX_ANSWER})
     with own:
-        assert len(own.recv(2 * LONGEST)) == LONGEST
+        assert len(own.recv(2 * MAX_ANSWER)) == MAX_ANSWER
 
 
 def test_an_answer_that_comes_too_late_is_taken_for_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(asking, "PATIENCE", 0.01)
+    monkeypatch.setattr(control, "ANSWER_TIMEOUT", 0.01)
     own, worker = pair()
     said: list[str | None] = []
 
@@ -80,12 +90,12 @@ def test_an_answer_that_comes_too_late_is_taken_for_no_other(
     def main() -> None:
         with tvars:
             answer: str | None
-        line = Line(own.detach())
+        line = ControlChannel(own.detach())
         line.listen()
         with twait:
             line.ask(WAITING, mkevent(answer))
         said.append(answer)
-        monkeypatch.setattr(asking, "PATIENCE", 20)
+        monkeypatch.setattr(control, "ANSWER_TIMEOUT", 20)
         (first,) = [QUESTION.unpack(worker.recv(100))[1]]
         with twait:
             line.ask(WAITING, mkevent(answer))
@@ -109,7 +119,7 @@ def test_who_has_ended_answers_nothing_and_at_once() -> None:
         with tvars:
             answers: list[str | None]
         answers = ["", ""]
-        line = Line(own.detach())
+        line = ControlChannel(own.detach())
         line.listen()
         with twait:
             line.ask(WAITING, mkevent(answers[0]))
@@ -129,7 +139,7 @@ def test_a_supervisor_that_takes_no_answers_is_no_reason_to_stop() -> None:
         own.send(QUESTION.pack(WAITING, number))
     own.shutdown(socket.SHUT_WR)
 
-    run(attend, other.detach(), {WAITING: lambda: "x" * 500})
+    run(serve_control, other.detach(), {WAITING: lambda: "x" * 500})
     taken = []
     with own:
         while said := os.read(own.fileno(), 1000):
@@ -146,12 +156,12 @@ def test_a_beat_counts_until_the_worker_says_anything() -> None:
     def main() -> None:
         with tvars:
             said: str | None
-        line = Line(own.detach())
+        line = ControlChannel(own.detach())
         line.listen()
         for _ in range(3):
             line.beat()
         silent.append(line.silent)
-        attend(worker.detach(), {BEAT: str, WAITING: str})
+        serve_control(worker.detach(), {BEAT: str, WAITING: str})
         with twait:
             line.ask(WAITING, mkevent(said))
         silent.append(line.silent)

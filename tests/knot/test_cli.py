@@ -205,7 +205,7 @@ def test_the_terminal_shows_what_is_fetched_and_directories_are_listed(tmp_path:
 LOST = """
 import os, signal, sys
 from knot import cli
-from knot.site import File
+from knot.files.representation import File
 
 close = File.__del__
 

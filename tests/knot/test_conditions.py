@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.conditions import evaluate, parse_http_date, range_applies
+from knot.http.conditions import evaluate, parse_http_date, range_applies
 
 ETAG = b'"1a-5"'
 MODIFIED = 784111777

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from knot.cli import main, serve
 from knot.config import Config, Pair, Size, Text
-from knot.respond import OWN, FieldRules, field_line
+from knot.http.responder import RESERVED_FIELDS, FieldRules, field_line
 
 # -- values --------------------------------------------------------------------------------------
 
@@ -455,7 +455,7 @@ def test_any_text_is_one_line_or_none(text: str) -> None:
         assert re.match(rb"[^\s:]+: ", line)
 
 
-@pytest.mark.parametrize("name", sorted(OWN))
+@pytest.mark.parametrize("name", sorted(RESERVED_FIELDS))
 def test_what_knot_sets_is_not_set_by_others(name: str) -> None:
     for spelling in (name, name.title(), name.upper()):
         with pytest.raises(ValueError, match=f"{spelling} is a field that Knot sets itself"):

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from knot import FieldRules, Responder, Site
-from knot.request import Request, RequestParser
-from knot.respond import Later, Response
-from knot.site import Slice
+from knot.files.representation import Slice
+from knot.http.request import Request, RequestParser
+from knot.http.responder import Deferred, Response
 
 CONTENT = bytes(range(256)) * 4  # 1,024 bytes
 
@@ -42,7 +42,7 @@ def responder(tmp_path: Path) -> Iterator[Responder]:
 def received(responder: Responder, request: object) -> tuple[int, dict[bytes, bytes], bytes]:
     """Status, fields and content of an answer, as a client reads them."""
     response = responder.respond(request, NOW)  # type: ignore[arg-type]
-    if isinstance(response, Later):
+    if isinstance(response, Deferred):
         response = response.make()
     assert isinstance(response, Response)
     data = response.data + b"".join(map(bytes_of, response.rest))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from knot.cpus import available
+from knot.process.cpus import available
 
 V2 = "35 24 0:30 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (

@@ -9,7 +9,7 @@ from time import monotonic
 
 import pytest
 
-from knot.diagnostics import MAX_LINES, Stream
+from knot.process.diagnostics import MAX_LINES, Stream
 
 PATIENCE = 20.0
 
@@ -109,7 +109,7 @@ def test_without_a_thread_it_waits_for_the_next_message(
     reader, writer = pipe
     stream = Stream(writer)
     with monkeypatch.context() as patch:
-        patch.setattr("knot.diagnostics.start_new_thread", none_left)
+        patch.setattr("knot.process.diagnostics.start_new_thread", none_left)
         stream.write(b"one\n")
     stream.write(b"two\n")
     assert read(reader, b"two\n") == b"one\ntwo\n"

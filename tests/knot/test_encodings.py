@@ -16,20 +16,25 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from knot import encodings
-from knot import site as sites
-from knot.encodings import (
+from knot.files import compression
+from knot.files import site as sites
+from knot.files.compression import (
     LEAST,
     SUFFIXES,
-    acceptable,
     compress,
     compressible,
     may_have_copies,
-    refuses_identity,
 )
-from knot.request import Request
-from knot.respond import FieldRules, Responder, Response
-from knot.site import ENTRY, IN_MEMORY, Representation, Site, Slice
+from knot.files.representation import (
+    ENTRY,
+    IN_MEMORY,
+    Representation,
+    Slice,
+)
+from knot.files.site import Site
+from knot.http.content_coding import acceptable, refuses_identity
+from knot.http.request import Request
+from knot.http.responder import FieldRules, Responder, Response
 
 BR, ZSTD, GZIP = b"br", b"zstd", b"gzip"
 ALL = (BR, ZSTD, GZIP)
@@ -177,9 +182,9 @@ DECOMPRESS: dict[bytes, Callable[[bytes], bytes]] = {
 @pytest.fixture
 def forgetful() -> Iterator[None]:
     """Which libraries there are is asked once; here it is asked anew, before and after."""
-    encodings._compressor.cache_clear()
+    compression._compressor.cache_clear()
     yield
-    encodings._compressor.cache_clear()
+    compression._compressor.cache_clear()
 
 
 @pytest.mark.parametrize("coding", ALL)

@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 from serving import Model, answers, connect, get, serving, until_closed, with_server
 
-from knot import AccessLog, Limits, Site, listing
+from knot import AccessLog, Limits, Site
+from knot.files import listing
+from knot.http.responder import http_date
+from knot.models import closing
 from knot.models import connection as common
-from knot.respond import http_date
+from knot.models import server as servers
+from knot.models.peer import Connection
 
 pytestmark = pytest.mark.usefixtures("model")
 
@@ -105,19 +109,19 @@ def test_a_file_that_cannot_be_opened_now_is_there_later(
     root: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """It is not said to be missing: caches would remember that."""
-    from knot.beneath import Directory
+    from knot.files.open_beneath import RootDirectory
 
-    open_file = Directory.open
+    open_file = RootDirectory.open
     failures = 1
 
-    def fails(directory: Directory, name: bytes) -> int:
+    def fails(directory: RootDirectory, name: bytes) -> int:
         nonlocal failures
         if name == b"small" and failures:
             failures -= 1
             raise OSError(number, os.strerror(number))
         return open_file(directory, name)
 
-    monkeypatch.setattr(Directory, "open", fails)
+    monkeypatch.setattr(RootDirectory, "open", fails)
 
     def client(port: int) -> list[int]:
         return [status(ask(port, b"/small")) for _ in range(2)]
@@ -286,7 +290,7 @@ def test_a_thread_that_cannot_be_started_for_a_client_is_a_503(
         return  # no other needs a thread for a client
     from knot.models import threads
 
-    start, forget = threads.start_new_thread, common.forget
+    start, close_connection = threads.start_new_thread, common.close_connection
     failures = 1
     locked: list[bool] = []
 
@@ -295,12 +299,12 @@ def test_a_thread_that_cannot_be_started_for_a_client_is_a_503(
         failures -= 1
         return no_thread() if failures >= 0 else start(*arguments)  # type: ignore[return-value]
 
-    def watched(peer: common.Peer, server: Any) -> None:
+    def watched(peer: Connection, server: Any) -> None:
         locked.append(server.lock._is_owned())
-        forget(peer, server)
+        close_connection(peer, server)
 
     monkeypatch.setattr(threads, "start_new_thread", sometimes)
-    monkeypatch.setattr(common, "forget", watched)
+    monkeypatch.setattr(common, "close_connection", watched)
 
     def client(port: int) -> list[int]:
         return [status(ask(port)) for _ in range(2)]
@@ -321,18 +325,18 @@ def test_who_comes_at_the_moment_of_the_stop_and_is_silent_holds_up_no_end(
 
     theirs, ours = socket.socketpair()
 
-    def wind_up(server: Any, gently: bool = False) -> None:
-        common.wind_up(server, gently)
+    def start_drain(server: Any, gently: bool = False) -> None:
+        closing.start_drain(server, gently)
         if gently:
             return
-        late = threads.Client(ours.detach(), "")
+        late = threads.FdConnection(ours.detach(), "")
         server.peers.add(late)
         threads.start_new_thread(threads.connection, (late, server))
 
     left: list[int] = []
-    monkeypatch.setattr(threads, "wind_up", wind_up)
+    monkeypatch.setattr(threads, "start_drain", start_drain)
     monkeypatch.setattr(
-        threads, "cut_all", lambda server: left.append(len(server.peers)) or common.cut_all(server)
+        threads, "cut_all", lambda server: left.append(len(server.peers)) or closing.cut_all(server)
     )
     with theirs:
         with_server(root, ask, grace=5, limits=Limits(head=1000))
@@ -378,7 +382,8 @@ def test_a_clock_that_is_set_back_makes_no_negative_time_in_the_log(
         clock[0] -= 10
         return clock[0]
 
-    monkeypatch.setattr(common, "time", backwards)
+    for module in (common, servers):
+        monkeypatch.setattr(module, "time", backwards)
     path = tmp_path / "log"
     with open(path, "wb") as file:
         log = AccessLog("json", file.fileno())

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import Model, connect, serving, until_closed
 
-from knot.access import Inner
+from knot.access.gates import SiteGate
+from knot.access.virtual_hosts import REMEMBERED, VirtualHosts, pattern
 from knot.cli import main
-from knot.hosts import REMEMBERED, Hosts, pattern
-from knot.request import Request
+from knot.http.request import Request
 
 # -- which site ----------------------------------------------------------------------------------
 
@@ -33,12 +33,12 @@ class Named:
         self.name = name
 
 
-def hosts(names: list[str]) -> Hosts:
-    gates: dict[str, Inner] = {name: Named(name) for name in names}  # type: ignore[misc]
-    return Hosts(Named("DIR"), gates)  # type: ignore[arg-type]
+def hosts(names: list[str]) -> VirtualHosts:
+    gates: dict[str, SiteGate] = {name: Named(name) for name in names}  # type: ignore[misc]
+    return VirtualHosts(Named("DIR"), gates)  # type: ignore[arg-type]
 
 
-def found(table: Hosts, host: bytes | None, target: bytes = b"/") -> str:
+def found(table: VirtualHosts, host: bytes | None, target: bytes = b"/") -> str:
     fields = () if host is None else ((b"if-range", b"x"), (b"host", host))
     return table.site(Request(b"GET", target, fields=fields)).name  # type: ignore[attr-defined]
 

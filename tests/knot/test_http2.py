@@ -29,9 +29,11 @@ from hypothesis import strategies as st
 from serving import serving, with_server
 from speaking_http2 import Answer, Client, Connected
 
-from knot import AccessLog, Limits, Responder, Site, cli, listing
+from knot import AccessLog, Limits, Responder, Site, cli
 from knot.config import Config
-from knot.http2 import (
+from knot.files import listing
+from knot.files.representation import Slice, read_now
+from knot.http.http2 import (
     FRAME,
     LINGER,
     MOST_DISCARDED,
@@ -40,10 +42,7 @@ from knot.http2 import (
     encoded,
     find_request,
 )
-from knot.models import connection as common
-from knot.models import events
-from knot.models import http2 as model
-from knot.request import (
+from knot.http.request import (
     MAX_HEAD,
     MAX_TARGET,
     PREFERS_JSON,
@@ -52,8 +51,11 @@ from knot.request import (
     RequestParser,
     without,
 )
-from knot.respond import Later, Response
-from knot.site import Slice, read_now
+from knot.http.responder import Deferred, Response
+from knot.models import closing, events
+from knot.models import connection as common
+from knot.models import http2 as model
+from knot.models.peer import Connection
 from tame import WRITE, Event
 
 T = TypeVar("T")
@@ -90,7 +92,7 @@ def answer(streams: Streams, responder: Responder) -> None:
     while streams.can_begin:
         stream = streams.begin()
         found = responder.respond(stream.request, NOW)
-        while isinstance(found, Later):
+        while isinstance(found, Deferred):
             found = found.then(found.make())
         streams.answer(stream, found)
     while (turn := streams.turn()) is not None:
@@ -165,7 +167,7 @@ def test_an_answer_is_the_one_that_http_1_1_has(
     sent = b"%b %b HTTP/1.1\r\nHost: example.org\r\n%b\r\n" % (method, path, lines)
     (request,) = RequestParser().feed(sent)
     expected = responder.respond(request, NOW)
-    while isinstance(expected, Later):
+    while isinstance(expected, Deferred):
         expected = expected.then(expected.make())
     head, _, content = expected.data.partition(b"\r\n\r\n")
     for piece in expected.rest:
@@ -836,11 +838,11 @@ def test_a_server_that_stops_finishes_what_is_under_way(
 ) -> None:
     told = threading.Event()
 
-    def wind_up(server: events.Server, gently: bool) -> None:
-        common.wind_up(server, gently)
+    def start_drain(server: events.Server, gently: bool) -> None:
+        closing.start_drain(server, gently)
         told.set()
 
-    monkeypatch.setattr(events, "wind_up", wind_up)
+    monkeypatch.setattr(events, "start_drain", start_drain)
     others: list[threading.Thread] = []
 
     def finish(client: Connected, id: int) -> None:
@@ -995,7 +997,9 @@ def test_a_gate_is_asked_first_and_gets_what_it_wants(
     def guarded(self: events.Server, *arguments: Any) -> None:
         begin(self, *arguments)
 
-        def gate(peer: common.Peer, request: Request | BadRequest, now: float) -> Response | Later:
+        def gate(
+            peer: Connection, request: Request | BadRequest, now: float
+        ) -> Response | Deferred:
             seen.append((peer.address, request))
             assert isinstance(request, Request)
             return self.responder.respond(without(request, b"host"), now)

@@ -10,8 +10,8 @@ from h2.errors import ErrorCodes
 from hpack import Decoder
 from hyperframe.frame import Frame, GoAwayFrame, HeadersFrame, RstStreamFrame, WindowUpdateFrame
 
-from knot.http2 import FRAME, MOST_IGNORED, PATIENCE, Streams
-from knot.respond import Response
+from knot.http.http2 import FRAME, MOST_IGNORED, PATIENCE, Streams
+from knot.http.responder import Response
 
 NOW = 1_800_000_000.0
 

@@ -16,8 +16,11 @@ from typing import Any
 import pytest
 from serving import HOST, Model, answers, connect, get, until_closed, with_server
 
-from knot import AccessLog, Limits, listing
+from knot import AccessLog, Limits
+from knot.files import listing
+from knot.models import closing
 from knot.models import connection as connections
+from knot.models.peer import Connection, FdConnection
 
 pytestmark = pytest.mark.usefixtures("model")
 
@@ -45,7 +48,7 @@ def quick_sweeps(everywhere: Callable[[str, Any], None]) -> None:
 @pytest.fixture
 def gone(everywhere: Callable[[str, Any], None]) -> threading.Event:
     """Set when the server has let go of a connection."""
-    return told_of("forget", everywhere)
+    return told_of("close_connection", everywhere)
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def told_of(name: str, everywhere: Callable[[str, Any], None]) -> threading.Even
     happened = threading.Event()
     function = getattr(connections, name)
 
-    def noticed(peer: connections.Peer, other: Any) -> None:
+    def noticed(peer: Connection, other: Any) -> None:
         function(peer, other)
         happened.set()
 
@@ -168,16 +171,16 @@ def test_a_client_that_takes_nothing_is_cut_off(root: Path, gone: threading.Even
 def test_time_that_is_no_whole_number_of_seconds_is_given_in_full(
     monkeypatch: pytest.MonkeyPatch, seconds: float, looks: int
 ) -> None:
-    """Found by `loadtest.simulate`.  The first look may come as soon as the client has come, so
+    """Found by `make simulate`.  The first look may come as soon as the client has come, so
     the second is the first that can know that a part of a second has passed."""
-    ended: list[connections.Peer] = []
-    monkeypatch.setattr(connections, "cut", ended.append)
-    peers = {connections.Client(-1, "")}
+    ended: list[Connection] = []
+    monkeypatch.setattr(closing, "cut", ended.append)
+    peers = {FdConnection(-1, "")}
     server: Any = SimpleNamespace(
         limits=Limits(head=seconds), peers=peers, watched=[], on_sweep=bool
     )
     for number in range(1, looks + 1):
-        connections.look(server)
+        closing.expire_idle(server)
         assert bool(ended) == (number == looks)
 
 

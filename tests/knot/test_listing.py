@@ -16,10 +16,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from knot.listing import Entry, as_html, as_json, human, in_order, read_directory
-from knot.request import Request
-from knot.respond import Later, Responder, Response
-from knot.site import Scope, Site
+from knot.files.listing import Entry, as_html, as_json, human, in_order, read_directory
+from knot.files.site import Scope, Site
+from knot.http.request import Request
+from knot.http.responder import Deferred, Responder, Response
 
 # -- reading -------------------------------------------------------------------------------------
 
@@ -457,7 +457,7 @@ def test_json_is_plain() -> None:
 
 def answer(responder: Responder, path: bytes, *fields: tuple[bytes, bytes]) -> Response:
     found = responder.respond(Request(b"GET", path, fields=fields), 1)
-    return found.make() if isinstance(found, Later) else found
+    return found.make() if isinstance(found, Deferred) else found
 
 
 ODD = [b"<b>&amp;", b"a b", b"%2e%2e", b"?q", b"#f", b"\xff", b"new\nline", "ü\u202e".encode()]

@@ -21,9 +21,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from knot import log as module
-from knot.log import FORMATS, AccessLog, Record, local_date, short
-from knot.safe_paths import open_to_append
+from knot.monitor import access_log as module
+from knot.monitor.access_log import FORMATS, AccessLog, Record, local_date, short
+from knot.process.safe_paths import open_to_append
 
 PATIENCE = 20.0
 """Seconds after which a test that waits has failed."""

@@ -10,9 +10,10 @@ from subprocess import PIPE
 
 import pytest
 
-from knot.media_types import BY_NAME, BY_SUFFIX, CODINGS, TYPES
-from knot.site import Representation, Site
-from knot.sites import media_types
+from knot.build import media_types
+from knot.files.media_types import BY_NAME, BY_SUFFIX, CODINGS, TYPES
+from knot.files.representation import Representation
+from knot.files.site import Site
 
 CHANGED = {".js", ".markdown", ".md", ".mjs", ".rst", ".rtf", ".webp"}
 """What Python 3.12 and 3.13 have otherwise than 3.11."""
@@ -25,7 +26,9 @@ def test_a_site_is_the_same_with_every_python() -> None:
 
 def test_a_site_is_the_same_on_every_machine() -> None:
     """Whether or not the machine's own table was read before."""
-    program = "import mimetypes; {}import knot.media_types as m; print(sorted(m.TYPES.items()))"
+    program = (
+        "import mimetypes; {}import knot.files.media_types as m; print(sorted(m.TYPES.items()))"
+    )
     said = {
         subprocess.run(
             [sys.executable, "-c", program.format(first)], check=True, stdout=PIPE

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from knot.models.connection import name_of
-from knot.networks import REMEMBERED, UNIX, Networks, client_at, network
+from knot.access.networks import REMEMBERED, UNIX, Networks, client_at, network
+from knot.models.peer import name_of
 
 V4 = st.ip_addresses(v=4).map(str)
 V6 = st.ip_addresses(v=6).map(str)

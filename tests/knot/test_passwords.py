@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot import passwords as module
-from knot.passwords import LOOK, NOBODY, Passwords, parse, read_users
+from knot.access import passwords as module
+from knot.access.passwords import LOOK, NOBODY, Passwords, parse, read_users
 
 
 def hashed(password: bytes, prefix: bytes = b"2a", cost: int = 4) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from knot.paths import absolute, grants
+from knot.files.paths import absolute, grants
 
 
 @pytest.fixture

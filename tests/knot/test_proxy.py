@@ -9,8 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxy_headers import START, version_1, version_2
 
-from knot.networks import Networks
-from knot.proxy import FIXED, LONGEST_1, LONGEST_2, MOST_HOPS, Forwarded, Header, parse_header
+from knot.access.forwarded import (
+    FIXED,
+    LONGEST_1,
+    LONGEST_2,
+    MOST_HOPS,
+    Forwarded,
+    Header,
+    parse_header,
+)
+from knot.access.networks import Networks
 
 V4, V6 = st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str)
 PORTS = st.integers(0, 65535)

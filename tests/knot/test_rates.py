@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.rates import MOST_CLIENTS, SAVED, Crowd, Rates
+from knot.access.rates import MOST_CLIENTS, SAVED, ConnectionLimit, Rates
 
 RATES = st.sampled_from([0.05, 0.1, 1.0, 3.0, 20.0, 1000.0])
 STEPS = st.lists(st.floats(0, 30), min_size=1, max_size=300)
@@ -78,27 +78,27 @@ OPEN = st.lists(st.tuples(st.booleans(), st.sampled_from(["::1", "::2", "1:2::",
 
 @given(st.integers(1, 4), OPEN)
 def test_a_crowd_is_counted_by_client(most: int, steps: list[tuple[bool, str]]) -> None:
-    crowd = Crowd(most)
+    connection_limit = ConnectionLimit(most)
     inside: list[str] = []
     same = {"::1": "::", "::2": "::"}
     for comes, address in steps:
         client = same.get(address, address)
         if comes:
-            assert crowd.enter(address) == (inside.count(client) < most)
+            assert connection_limit.enter(address) == (inside.count(client) < most)
             if inside.count(client) < most:
                 inside.append(client)
         elif client in inside:
-            crowd.leave(address)
+            connection_limit.leave(address)
             inside.remove(client)
-    assert crowd._open == {client: inside.count(client) for client in inside}
+    assert connection_limit._open == {client: inside.count(client) for client in inside}
 
 
 def test_connections_of_trusted_proxies_do_not_count() -> None:
-    crowd = Crowd(1, {"192.0.2.1"}.__contains__)
+    connection_limit = ConnectionLimit(1, {"192.0.2.1"}.__contains__)
     for _ in range(5):
-        assert crowd.enter("192.0.2.1")
-    crowd.leave("192.0.2.1")
-    assert crowd.enter("192.0.2.2")
-    assert not crowd.enter("192.0.2.2")
-    crowd.leave("192.0.2.2")
-    assert crowd._open == {}
+        assert connection_limit.enter("192.0.2.1")
+    connection_limit.leave("192.0.2.1")
+    assert connection_limit.enter("192.0.2.2")
+    assert not connection_limit.enter("192.0.2.2")
+    connection_limit.leave("192.0.2.2")
+    assert connection_limit._open == {}

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.request import (
+from knot.http.request import (
     MAX_HEAD,
     MAX_SAID,
     MAX_TARGET,
     PREFERS_JSON,
-    AttentiveParser,
     BadRequest,
+    ExtraFieldsParser,
+    LoggingParser,
     Request,
     RequestParser,
-    TalkativeParser,
     joined,
     without,
 )
@@ -233,7 +233,7 @@ def test_any_bytes_give_requests_or_a_refusal(data: bytes, cuts: list[int]) -> N
 
 
 def test_what_a_log_needs_is_kept_apart_from_the_request() -> None:
-    parser = TalkativeParser()
+    parser = LoggingParser()
     said = b"user-agent: me\r\nReferer: there\r\n"
     first, second, bad = parser.feed(
         get(fields=HOST + said) + get() + get(fields=b"User-Agent: x\r\n")
@@ -251,10 +251,10 @@ def test_what_a_log_needs_is_kept_apart_from_the_request() -> None:
 WANTED = frozenset({b"host", b"authorization", b"x-forwarded-for"})
 
 
-@pytest.mark.parametrize("parser", [AttentiveParser, TalkativeParser])
+@pytest.mark.parametrize("parser", [ExtraFieldsParser, LoggingParser])
 @pytest.mark.parametrize("spell", [bytes.lower, bytes.title, bytes.upper, bytes.swapcase])
 def test_a_field_that_is_wanted_is_taken_once_however_it_is_spelt(
-    parser: type[AttentiveParser], spell: Callable[[bytes], bytes]
+    parser: type[ExtraFieldsParser], spell: Callable[[bytes], bytes]
 ) -> None:
     said = [(b"host", b"a"), (b"authorization", b"b"), (b"x-forwarded-for", b"c")]
     others = [(b"if-range", b"d"), (b"cookie", b"e"), (b"x-other", b"f"), (b"user-agent", b"g")]

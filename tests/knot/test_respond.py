@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from knot.request import BadRequest, Request
-from knot.respond import FieldRules, Later, Responder, Response, http_date, split_target
-from knot.site import Missing, Moved, Representation, Site
+from knot.files.representation import Representation
+from knot.files.site import NotServed, Redirect, Site
+from knot.http.request import BadRequest, Request
+from knot.http.responder import Deferred, FieldRules, Responder, Response, http_date, split_target
 
 NOW = 784111777.9  # RFC 9110's own example, section 5.6.7
 
@@ -20,12 +21,12 @@ NOW = 784111777.9  # RFC 9110's own example, section 5.6.7
 class Found:
     """A site on which every path leads to the same."""
 
-    def __init__(self, found: Representation | Moved | Missing) -> None:
+    def __init__(self, found: Representation | Redirect | NotServed) -> None:
         self.found = found
 
         self.changed: list[Callable[[], object]] = []
 
-    def find(self, path: bytes, second: int) -> Representation | Moved | Missing:
+    def find(self, path: bytes, second: int) -> Representation | Redirect | NotServed:
         return self.found
 
     def find_file(self, name: bytes, second: int) -> None:
@@ -47,7 +48,7 @@ class Found:
 
 def respond(request: Request | BadRequest, site: Found, now: float) -> Response:
     response = Responder(site).respond(request, now)
-    assert not isinstance(response, Later)
+    assert not isinstance(response, Deferred)
     return response
 
 
@@ -109,7 +110,7 @@ def test_the_answers_that_are_kept_have_a_bound(file: Representation) -> None:
 
 
 def test_head_has_the_head_of_get_and_no_content(file: Representation) -> None:
-    for found in (file, Missing(404), Moved("/x/")):
+    for found in (file, NotServed(404), Redirect("/x/")):
         get = respond(Request(b"GET", b"/", True), Found(found), NOW)
         head = respond(Request(b"HEAD", b"/", True), Found(found), NOW)
         assert head.data == get.data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
@@ -132,7 +133,7 @@ def test_a_condition_that_fails_is_an_answer_of_its_own(file: Representation) ->
     request = Request(b"GET", b"/a.txt", True, fields=((b"if-match", b'"other"'),))
     response = respond(request, Found(file), NOW)
     assert response.data.startswith(b"HTTP/1.1 412 Precondition Failed\r\n")
-    assert respond(request, Found(Missing(404)), NOW).data.startswith(b"HTTP/1.1 404 ")
+    assert respond(request, Found(NotServed(404)), NOW).data.startswith(b"HTTP/1.1 404 ")
 
 
 def test_options_says_what_may_be_done(file: Representation) -> None:
@@ -154,7 +155,7 @@ def test_options_says_what_may_be_done(file: Representation) -> None:
 def test_the_connection_field_says_what_happens(
     file: Representation, keep_alive: bool, http_1_0: bool, field: bytes
 ) -> None:
-    for found in (file, Missing(404)):
+    for found in (file, NotServed(404)):
         response = respond(Request(b"GET", b"/", keep_alive, http_1_0), Found(found), NOW)
         assert response.keep_alive == keep_alive
         head = response.data.partition(b"\r\n\r\n")[0] + b"\r\n"
@@ -163,18 +164,18 @@ def test_the_connection_field_says_what_happens(
 
 
 REFUSALS = [
-    (Request(b"GET", b"/", True), Missing(404), b"404 Not Found"),
-    (Request(b"GET", b"/", True), Missing(403), b"403 Forbidden"),
-    (Request(b"POST", b"/", True), Missing(404), b"405 Method Not Allowed"),
-    (BadRequest(400, "why"), Missing(404), b"400 Bad Request"),
-    (BadRequest(431, "why"), Missing(404), b"431 Request Header Fields Too Large"),
-    (BadRequest(505, "why"), Missing(404), b"505 HTTP Version Not Supported"),
+    (Request(b"GET", b"/", True), NotServed(404), b"404 Not Found"),
+    (Request(b"GET", b"/", True), NotServed(403), b"403 Forbidden"),
+    (Request(b"POST", b"/", True), NotServed(404), b"405 Method Not Allowed"),
+    (BadRequest(400, "why"), NotServed(404), b"400 Bad Request"),
+    (BadRequest(431, "why"), NotServed(404), b"431 Request Header Fields Too Large"),
+    (BadRequest(505, "why"), NotServed(404), b"505 HTTP Version Not Supported"),
 ]
 
 
 @pytest.mark.parametrize(("request_", "found", "status"), REFUSALS)
 def test_a_refusal_has_a_small_page(
-    request_: Request | BadRequest, found: Missing, status: bytes
+    request_: Request | BadRequest, found: NotServed, status: bytes
 ) -> None:
     response = respond(request_, Found(found), NOW)
     head, _, page = response.data.partition(b"\r\n\r\n")
@@ -187,7 +188,7 @@ def test_a_refusal_has_a_small_page(
 
 
 def test_a_directory_is_moved_to_its_slash_with_the_query() -> None:
-    response = respond(Request(b"GET", b"/a?b=c", True), Found(Moved("/a/")), NOW)
+    response = respond(Request(b"GET", b"/a?b=c", True), Found(Redirect("/a/")), NOW)
     assert response.data.startswith(b"HTTP/1.1 301 Moved Permanently\r\n")
     assert b"\r\nLocation: /a/?b=c\r\n" in response.data
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 from serving import KNOT, serving
 
-from knot import service
-from knot.service import account, become
+from knot.process import sandbox
+from knot.process.sandbox import account, become
 
 CONFINED = """
 import binascii, os, socket, subprocess, sys
-from knot.service import READ, REMOVE, WRITE, confine
+from knot.process.sandbox import READ, REMOVE, WRITE, confine
 root, log, run, port = sys.argv[1:]
 if not confine({root: READ, log: WRITE, run: REMOVE}):
     print("no Landlock"); sys.exit()
@@ -210,4 +210,4 @@ def test_a_manager_that_takes_nothing_is_not_waited_for(
             while True:
                 other.sendto(b"x", str(path))
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
-        service.notify("READY=1")
+        sandbox.notify("READY=1")

@@ -17,20 +17,22 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from knot import beneath
-from knot import site as sites
-from knot.beneath import Directory
-from knot.site import (
+from knot.files import open_beneath, representation
+from knot.files import site as sites
+from knot.files.open_beneath import RootDirectory
+from knot.files.representation import (
     IN_MEMORY,
-    OPEN_FILES,
-    Folder,
-    Missing,
-    Moved,
     Representation,
-    Site,
     Slice,
-    file_name,
     second_of,
+)
+from knot.files.site import (
+    OPEN_FILES,
+    DirectoryListing,
+    NotServed,
+    Redirect,
+    Site,
+    file_name,
 )
 
 
@@ -42,7 +44,7 @@ def resolver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(38, "Function not implemented")
 
     if request.param == "without":
-        monkeypatch.setattr(beneath, "_openat2", lambda: old_kernel)
+        monkeypatch.setattr(open_beneath, "_openat2", lambda: old_kernel)
     return str(request.param)
 
 
@@ -69,7 +71,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def find(root: Path, path: bytes) -> bytes | Moved | Missing:
+def find(root: Path, path: bytes) -> bytes | Redirect | NotServed:
     """The content, if it is a file."""
     site = Site(root)
     try:
@@ -87,8 +89,8 @@ FOUND = [
     (b"/", b"home"),
     (b"/index.html", b"home"),
     (b"/sub/", b"sub"),
-    (b"/sub", Moved("/sub/")),
-    (b"//sub", Moved("/sub/")),
+    (b"/sub", Redirect("/sub/")),
+    (b"//sub", Redirect("/sub/")),
     (b"/sub//index.html", b"sub"),
     (b"/sub/../index.html", b"home"),
     (b"/sub/..", b"home"),
@@ -98,36 +100,36 @@ FOUND = [
     (b"/a%2520b+%25C3%25BC%2525.txt", b"odder"),
     (b"/inside", b"sub"),
     (b"/absolute-inside", b"sub"),
-    (b"/empty", Moved("/empty/")),
-    (b"/empty/", Missing(404)),
-    (b"/nothing", Missing(404)),
-    (b"/index.html/", Missing(404)),
-    (b"/index.html/x", Missing(404)),
-    (b"/" + b"x" * 300, Missing(404)),
-    (b"/" + b"x/" * 3000, Missing(404)),
-    (b"/fifo", Missing(404)),
-    (b"/loop", Missing(404)),
+    (b"/empty", Redirect("/empty/")),
+    (b"/empty/", NotServed(404)),
+    (b"/nothing", NotServed(404)),
+    (b"/index.html/", NotServed(404)),
+    (b"/index.html/x", NotServed(404)),
+    (b"/" + b"x" * 300, NotServed(404)),
+    (b"/" + b"x/" * 3000, NotServed(404)),
+    (b"/fifo", NotServed(404)),
+    (b"/loop", NotServed(404)),
     # Nothing outside the root:
-    (b"/outside", Missing(404)),
-    (b"/absolute", Missing(404)),
-    (b"/others", Missing(404)),
-    (b"/others/page", Missing(404)),
-    (b"/../secret", Missing(400)),
-    (b"/..", Missing(400)),
-    (b"/sub/../../secret", Missing(400)),
-    (b"/%2e%2e/secret", Missing(400)),
-    (b"/..%2fsecret", Missing(400)),
-    (b"/%2E%2E%2Fsite-of-others/page", Missing(400)),
+    (b"/outside", NotServed(404)),
+    (b"/absolute", NotServed(404)),
+    (b"/others", NotServed(404)),
+    (b"/others/page", NotServed(404)),
+    (b"/../secret", NotServed(400)),
+    (b"/..", NotServed(400)),
+    (b"/sub/../../secret", NotServed(400)),
+    (b"/%2e%2e/secret", NotServed(400)),
+    (b"/..%2fsecret", NotServed(400)),
+    (b"/%2E%2E%2Fsite-of-others/page", NotServed(400)),
     # No path at all:
-    (b"", Missing(400)),
-    (b"*", Missing(400)),
-    (b"index.html", Missing(400)),
-    (b"/%", Missing(400)),
-    (b"/%zz", Missing(400)),
-    (b"/index.html%00", Missing(400)),
+    (b"", NotServed(400)),
+    (b"*", NotServed(400)),
+    (b"index.html", NotServed(400)),
+    (b"/%", NotServed(400)),
+    (b"/%zz", NotServed(400)),
+    (b"/index.html%00", NotServed(400)),
     # Decoded once and no more, and a backslash is an ordinary character:
-    (b"/%252e%252e/secret", Missing(404)),
-    (b"/..\\secret", Missing(404)),
+    (b"/%252e%252e/secret", NotServed(404)),
+    (b"/..\\secret", NotServed(404)),
 ]
 
 
@@ -147,12 +149,12 @@ def test_a_file_without_permission_is_forbidden(
             raise PermissionError(13, "Permission denied")
 
         site = Site(root)
-        monkeypatch.setattr(Directory, "open", denied)
-        assert site.find(b"/private", 0) == Missing(403)
+        monkeypatch.setattr(RootDirectory, "open", denied)
+        assert site.find(b"/private", 0) == NotServed(403)
         monkeypatch.undo()
         site.close()
     else:
-        assert find(root, b"/private") == Missing(403)
+        assert find(root, b"/private") == NotServed(403)
 
 
 def test_no_descriptor_left_is_no_missing_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +162,8 @@ def test_no_descriptor_left_is_no_missing_file(root: Path, monkeypatch: pytest.M
         raise OSError(24, "Too many open files")
 
     site = Site(root)
-    monkeypatch.setattr(Directory, "open", exhausted)
-    assert site.find(b"/", 0) == Missing(503)
+    monkeypatch.setattr(RootDirectory, "open", exhausted)
+    assert site.find(b"/", 0) == NotServed(503)
     monkeypatch.undo()
     site.close()
 
@@ -205,7 +207,7 @@ def test_hidden_names_are_served_if_that_is_wanted(root: Path) -> None:
     (root / ".well-known" / "a").write_text("known")
     (root / ".well-known" / ".b").write_text("hidden")
     for path in (b"/.git/config", b"/sub/.env", b"/%2egit/config", b"/.well-known/.b"):
-        assert found_with(root, path) == Missing(404)
+        assert found_with(root, path) == NotServed(404)
         assert found_with(root, path, hidden=True) == b"hidden"
     assert found_with(root, b"/.well-known/a") == b"known"
 
@@ -213,19 +215,19 @@ def test_hidden_names_are_served_if_that_is_wanted(root: Path) -> None:
 def test_links_lead_out_if_that_is_wanted(root: Path) -> None:
     assert found_with(root, b"/outside", follow_symlinks=True) == b"secret"
     assert found_with(root, b"/others/page", follow_symlinks=True) == b"not yours"
-    assert found_with(root, b"/fifo", follow_symlinks=True) == Missing(404)
+    assert found_with(root, b"/fifo", follow_symlinks=True) == NotServed(404)
     (root / "device").symlink_to("/dev/zero")
-    assert found_with(root, b"/device", follow_symlinks=True) == Missing(404)
+    assert found_with(root, b"/device", follow_symlinks=True) == NotServed(404)
 
 
 def test_clean_urls_lack_their_suffix(root: Path) -> None:
     (root / "about.html").write_text("about")
     (root / "sub.html").write_text("not this one")
-    assert found_with(root, b"/about") == Missing(404)
+    assert found_with(root, b"/about") == NotServed(404)
     assert found_with(root, b"/about", clean_urls=True) == b"about"
-    assert found_with(root, b"/about.html", clean_urls=True) == Moved("/about", 308)
-    assert found_with(root, b"/about/", clean_urls=True) == Moved("/about", 308)
-    assert found_with(root, b"/sub", clean_urls=True) == Moved("/sub/")
+    assert found_with(root, b"/about.html", clean_urls=True) == Redirect("/about", 308)
+    assert found_with(root, b"/about/", clean_urls=True) == Redirect("/about", 308)
+    assert found_with(root, b"/sub", clean_urls=True) == Redirect("/sub/")
     site = Site(root, clean_urls=True)
     assert content(site, b"/about", 1) == b"about"
     (root / "about").write_text("the file itself")
@@ -235,30 +237,30 @@ def test_clean_urls_lack_their_suffix(root: Path) -> None:
 
 CLEAN: list[tuple[list[str], bytes, object]] = [
     (["a.html", "a/x"], b"/a", b"a.html"),
-    (["a.html", "a/x"], b"/a/", Moved("/a", 308)),
-    (["a.html", "a/x"], b"/a/x/", Missing(404)),
+    (["a.html", "a/x"], b"/a/", Redirect("/a", 308)),
+    (["a.html", "a/x"], b"/a/x/", NotServed(404)),
     # A directory with an index, or a file, has the path; the page keeps its own.
-    (["a.html", "a/index.html"], b"/a", Moved("/a/")),
+    (["a.html", "a/index.html"], b"/a", Redirect("/a/")),
     (["a.html", "a/index.html"], b"/a.html", b"a.html"),
     (["a.html", "a"], b"/a", b"a"),
-    (["a.html", "a"], b"/a/", Missing(404)),
+    (["a.html", "a"], b"/a/", NotServed(404)),
     (["a.html", "a"], b"/a.html", b"a.html"),
-    (["a/index.html"], b"/a/index", Moved("/a/", 308)),
+    (["a/index.html"], b"/a/index", Redirect("/a/", 308)),
     (["a/index.html", "a/index"], b"/a/index", b"a/index"),
-    (["a/index.html", "a/index"], b"/a/index.html", Moved("/a/", 308)),
+    (["a/index.html", "a/index"], b"/a/index.html", Redirect("/a/", 308)),
     # Names that no path could be clean for
-    ([".html"], b"/", Missing(404)),
+    ([".html"], b"/", NotServed(404)),
     ([".html"], b"/.html", b".html"),
     (["...html", "a/...html"], b"/...html", b"...html"),
-    (["a/.html"], b"/a/", Missing(404)),
-    (["a.html/x"], b"/a", Missing(404)),
-    (["a.html/x"], b"/a.html", Moved("/a.html/")),
+    (["a/.html"], b"/a/", NotServed(404)),
+    (["a.html/x"], b"/a", NotServed(404)),
+    (["a.html/x"], b"/a.html", Redirect("/a.html/")),
     (["a.html.html"], b"/a.html", b"a.html.html"),
     (["a.html.html", "a.html"], b"/a.html.html", b"a.html.html"),
-    (["a.html.html", "a.html"], b"/a.html", Moved("/a", 308)),
-    (["a.html"], b"/a.html/", Missing(404)),
-    (["a.html"], b"/a%2F", Moved("/a/")),
-    (["a/b/index.html"], b"/a/b%2findex.html", Moved("/a/b/", 308)),
+    (["a.html.html", "a.html"], b"/a.html", Redirect("/a", 308)),
+    (["a.html"], b"/a.html/", NotServed(404)),
+    (["a.html"], b"/a%2F", Redirect("/a/")),
+    (["a/b/index.html"], b"/a/b%2findex.html", Redirect("/a/b/", 308)),
 ]
 
 
@@ -282,7 +284,7 @@ def test_a_page_that_is_hidden_has_no_clean_url(root: Path) -> None:
     (root / ".well-known").mkdir()
     (root / ".well-known.html").write_text("hidden")
     for path in (b"/.well-known/", b"/.well-known", b"/.well-known.html"):
-        assert found_with(root, path, clean_urls=True) == Missing(404)
+        assert found_with(root, path, clean_urls=True) == NotServed(404)
 
 
 def test_the_address_of_a_page_changes_with_what_is_beside_it(tmp_path: Path) -> None:
@@ -292,15 +294,15 @@ def test_the_address_of_a_page_changes_with_what_is_beside_it(tmp_path: Path) ->
     grow(tmp_path, ["a/x"])
     assert content(site, b"/a", 2) == b"a.html"
     grow(tmp_path, ["a/index.html"])
-    assert site.find(b"/a", 3) == Moved("/a/")
+    assert site.find(b"/a", 3) == Redirect("/a/")
     assert content(site, b"/a.html", 3) == b"a.html"
     (tmp_path / "a" / "index.html").unlink()
     assert content(site, b"/a", 4) == b"a.html"
-    assert site.find(b"/a.html", 4) == Moved("/a", 308)
+    assert site.find(b"/a.html", 4) == Redirect("/a", 308)
     page = site.find_file(b"a.html", 4)
     assert page is not None
     assert page.content == b"a.html"
-    assert site.find(b"/a.html", 4) == Moved("/a", 308)
+    assert site.find(b"/a.html", 4) == Redirect("/a", 308)
     site.close()
 
 
@@ -324,10 +326,10 @@ def test_every_path_ends_soon_and_every_file_has_one(
         for path in {*paths, "/"}:
             found, last = site.find(path.encode(), 1), path
             for _ in range(2):
-                if isinstance(found, Moved):
+                if isinstance(found, Redirect):
                     last = found.path
                     found = site.find(last.encode(), 1)
-            assert not isinstance(found, Moved), (path, found)
+            assert not isinstance(found, Redirect), (path, found)
             if isinstance(found, Representation):
                 at.setdefault(found.name, set()).add(file_name(last.encode()).decode())  # type: ignore[union-attr]
             if path[1:] in files and (hidden or "/." not in path):
@@ -348,7 +350,7 @@ def test_to_ask_for_a_fifo_does_not_open_it(root: Path, monkeypatch: pytest.Monk
 
     site = Site(root)
     monkeypatch.setattr(os, "open", noted)
-    assert site.find(b"/fifo", 1) == Missing(404)
+    assert site.find(b"/fifo", 1) == NotServed(404)
     assert all(flags & os.O_PATH for flags in opened)
     monkeypatch.undo()
     site.close()
@@ -356,17 +358,17 @@ def test_to_ask_for_a_fifo_does_not_open_it(root: Path, monkeypatch: pytest.Monk
 
 def test_a_single_page_answers_for_every_path_that_is_no_file(root: Path) -> None:
     for path in (b"/users/1", b"/nothing", b"/a/b/"):
-        assert found_with(root, path) == Missing(404)
+        assert found_with(root, path) == NotServed(404)
         assert found_with(root, path, spa=True) == b"home"
     # A script that is missing is missing: a page in its place is an error that nobody finds.
-    assert found_with(root, b"/assets/old.js", spa=True) == Missing(404)
+    assert found_with(root, b"/assets/old.js", spa=True) == NotServed(404)
     assert found_with(root, b"/outside", spa=True) == b"home"
 
 
 def test_a_directory_is_listed_if_that_is_wanted(root: Path) -> None:
-    assert found_with(root, b"/empty/") == Missing(404)
+    assert found_with(root, b"/empty/") == NotServed(404)
     folder = found_with(root, b"/empty/", listing=True)
-    assert isinstance(folder, Folder)
+    assert isinstance(folder, DirectoryListing)
     assert folder.path == "/empty/"
     assert found_with(root, b"/sub/", listing=True) == b"sub"
 
@@ -376,7 +378,7 @@ def test_files_of_the_server_itself_are_withheld(root: Path) -> None:
     assert found_with(root, b"/knot.toml") == b"port = 1"
     (root / "link-to-it").symlink_to("knot.toml")
     for path in (b"/knot.toml", b"/link-to-it"):
-        assert found_with(root, path, withheld=[root / "knot.toml"]) == Missing(404)
+        assert found_with(root, path, withheld=[root / "knot.toml"]) == NotServed(404)
 
 
 def test_they_are_withheld_wherever_a_link_leads_later(root: Path, tmp_path: Path) -> None:
@@ -385,12 +387,12 @@ def test_they_are_withheld_wherever_a_link_leads_later(root: Path, tmp_path: Pat
         (root / version / "users").write_text(version)
     (tmp_path / "current").symlink_to(root / "a")
     site = Site(root, withheld=[tmp_path / "current" / "users"])
-    assert site.find(b"/a/users", 1) == Missing(404)
+    assert site.find(b"/a/users", 1) == NotServed(404)
     assert content(site, b"/b/users", 1) == b"b"
     (tmp_path / "new").symlink_to(root / "b")
     (tmp_path / "new").rename(tmp_path / "current")
     site.withheld.look(now=True)
-    assert site.find(b"/b/users", 1) == Missing(404)
+    assert site.find(b"/b/users", 1) == NotServed(404)
     site.close()
 
 
@@ -411,7 +413,7 @@ def test_a_time_that_no_date_can_have_is_the_nearest_that_one_can(tmp_path: Path
 
 def test_a_directory_has_one_path_that_ends_in_a_slash(root: Path) -> None:
     """What is relative to its page would lead elsewhere."""
-    assert found_with(root, b"/sub%2F") == Moved("/sub/")
+    assert found_with(root, b"/sub%2F") == Redirect("/sub/")
     assert found_with(root, b"/sub%2findex.html") == b"sub"
 
 
@@ -477,9 +479,9 @@ def test_a_file_that_changes_is_seen_in_the_next_second(root: Path, site: Site) 
     (root / "new").rename(root / "index.html")
     assert content(site, b"/", 3) == b"replaced"
     (root / "index.html").unlink()
-    assert site.find(b"/", 4) == Missing(404)
+    assert site.find(b"/", 4) == NotServed(404)
     (root / "index.html").symlink_to("../secret")
-    assert site.find(b"/", 5) == Missing(404)
+    assert site.find(b"/", 5) == NotServed(404)
 
 
 @pytest.mark.parametrize("changes", [1, 2, 100])
@@ -549,7 +551,7 @@ def test_so_many_files_are_kept_open_and_no_more(root: Path, site: Site) -> None
 def test_what_is_not_in_memory_yet_is_taken_there_later(
     root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sites, "read_now", lambda *_: b"")
+    monkeypatch.setattr(representation, "read_now", lambda *_: b"")
     found = site.find(b"/", 1)
     assert isinstance(found, Representation)
     assert found.is_cold
@@ -567,7 +569,7 @@ def test_what_is_not_in_memory_yet_is_taken_there_later(
 def test_what_is_in_memory_meanwhile_is_taken_from_there(
     root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sites, "read_now", lambda *_: b"")
+    monkeypatch.setattr(representation, "read_now", lambda *_: b"")
     assert isinstance(found := site.find(b"/", 1), Representation)
     assert found.is_cold
     monkeypatch.undo()
@@ -577,7 +579,7 @@ def test_what_is_in_memory_meanwhile_is_taken_from_there(
 def test_a_disk_that_fails_later_is_told_as_one_that_fails_at_once(
     root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by `loadtest.simulate`: the error came out of `find`, and ended the connection."""
+    """Found by `make simulate`: the error came out of `find`, and ended the connection."""
     errors = [11, 5, 5]
 
     def failing(*_: object) -> int:
@@ -586,7 +588,7 @@ def test_a_disk_that_fails_later_is_told_as_one_that_fails_at_once(
 
     monkeypatch.setattr(os, "preadv", failing)
     assert isinstance(site.find(b"/", 1), Representation)
-    assert site.find(b"/", 1) == Missing(503)
+    assert site.find(b"/", 1) == NotServed(503)
     monkeypatch.undo()
     assert content(site, b"/", 1) == b"home"
 
@@ -617,15 +619,15 @@ def test_a_directory_that_is_replaced_is_followed(root: Path, tmp_path: Path) ->
     assert content(site, b"/", 1) == b"home", "it is not looked at each time"
     site.look()
     assert not site.is_there
-    assert site.find(b"/", 1) == Missing(503)
+    assert site.find(b"/", 1) == NotServed(503)
     assert site.find_file(b"index.html", 1) is None
     root.mkdir()
     (root / "index.html").write_text("new home")
     assert content(site, b"/", 1) == b"new home"
     assert site.is_there
-    assert site.find(b"/sub/", 1) == Missing(404)
+    assert site.find(b"/sub/", 1) == NotServed(404)
     shutil.rmtree(root)
-    assert site.find(b"/sub/", 1) == Missing(503)
+    assert site.find(b"/sub/", 1) == NotServed(503)
     (tmp_path / "old").rename(root)
     assert content(site, b"/sub/", 1) == b"sub"
     site.look()
@@ -655,7 +657,7 @@ def test_no_descriptor_left_says_nothing_of_the_directory(
     site = Site(root)
     root.rename(tmp_path / "old")
     shutil.copytree(tmp_path / "old", root, symlinks=True, ignore=lambda *_: {"fifo"})
-    monkeypatch.setattr(Directory, "__init__", exhausted)
+    monkeypatch.setattr(RootDirectory, "__init__", exhausted)
     site.look()
     assert site.is_there
     assert content(site, b"/", 1) == b"home"

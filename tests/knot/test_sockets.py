@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from serving import KNOT, SERVING, plain_environment, serving
 
-from knot.sockets import FIRST, Listeners, listen, listen_at
+from knot.process.listeners import FIRST, Listeners, listen, listen_at
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 

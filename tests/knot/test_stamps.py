@@ -15,13 +15,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from knot import site as sites
+from knot.build import open_sites
 from knot.cli import serve
-from knot.request import Request
-from knot.respond import Later, Responder, Response
-from knot.site import IN_MEMORY, Bytes, Representation, Site, Slice
-from knot.sites import open_sites
-from knot.stamps import Stamp, stamp_of
+from knot.files import representation
+from knot.files import site as sites
+from knot.files.representation import (
+    IN_MEMORY,
+    Bytes,
+    Representation,
+    Slice,
+)
+from knot.files.site import Site
+from knot.files.stamps import Stamp, stamp_of
+from knot.http.request import Request
+from knot.http.responder import Deferred, Responder, Response
 
 SECOND: Final = 10**9
 BEGIN: Final = 1_700_000_000
@@ -195,7 +202,7 @@ class World:
 
     def ask(self, *fields: tuple[bytes, bytes]) -> tuple[int, dict[str, str], bytes]:
         response = self.responder.respond(Request(b"GET", PATH, fields=fields), self.now)
-        while isinstance(response, Later):
+        while isinstance(response, Deferred):
             response = response.then(response.make())
         return read(response)
 
@@ -285,13 +292,15 @@ def world(step: int, in_memory: bool, cold: bool) -> Iterator[World]:
     def read_now(*arguments: Any) -> bytearray:
         return bytearray() if cold else original(*arguments)
 
-    original = sites.read_now
+    original = representation.read_now
     with (
         tempfile.TemporaryDirectory() as directory,
+        patch.object(representation, "stamp_of", stamp),
         patch.object(sites, "stamp_of", stamp),
         patch.object(sites, "time", lambda: found.now),
+        patch.object(representation, "IN_MEMORY", 8),
         patch.object(sites, "IN_MEMORY", 8),
-        patch.object(sites, "read_now", read_now),
+        patch.object(representation, "read_now", read_now),
     ):
         found = World(Path(directory), step, in_memory)
         try:

@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from serving import KNOT, plain_environment, serving
 
 from knot import Responder, Site
-from knot.access import Entrance
-from knot.redirect import Redirect, host_name
-from knot.request import Request
-from knot.stamps import stamp_of
+from knot.access.gates import BasicAuth
+from knot.access.https_redirect import HttpsRedirect, host_name
+from knot.files.stamps import stamp_of
+from knot.http.request import Request
 from knot.tls import LOOK, RECORD, Certificate, Certificates, Channel
 
 AUTHORITY = trustme.CA()
@@ -460,7 +460,7 @@ def test_the_target_stays_what_it_was(
 ) -> None:
     with_site = Site(site)
     responder = Responder(with_site)
-    gate = Redirect(443, responder, Entrance(responder), Entrance(responder))
+    gate = HttpsRedirect(443, responder, BasicAuth(responder), BasicAuth(responder))
 
     class Plain:
         tls = None

@@ -31,8 +31,8 @@ pytest.importorskip("rich", reason="rich is not installed")
 from rich.console import Console
 from serving import KNOT, administered, fetch
 
-from knot import top
-from knot.stats import BOUNDS
+from knot.monitor import top
+from knot.monitor.metrics import BOUNDS
 
 PATIENCE = 20
 START = "knot_start_time_seconds 1000\n"
@@ -334,4 +334,4 @@ def test_a_server_that_has_gone_is_told_and_looked_for_again(site: Path) -> None
 def test_serving_needs_nothing_of_it() -> None:
     program = "import sys, knot.cli; knot.cli.load_model('events'); print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    assert not {"rich", "knot.top", "prometheus_client"} & set(said.stdout.decode().split())
+    assert not {"rich", "knot.monitor.top", "prometheus_client"} & set(said.stdout.decode().split())

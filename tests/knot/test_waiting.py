@@ -7,7 +7,7 @@ import runpy
 import warnings
 from pathlib import Path
 
-from knot.waiting import GROUPS, SINGLE, WIDTH, listing
+from knot.monitor.blocked import GROUPS, SINGLE, WIDTH, listing
 from tame import BlockedWarning, Event, mkevent, run, tamed, timer, twait
 
 

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import pytest
 from serving import KNOT, plain_environment, serving
 
-from knot import cpus
-from knot.supervisor import Worker
+from knot.process import cpus
+from knot.process.supervisor import Worker
 
 TWO = ("--workers", "2")
 

@@ -12,7 +12,7 @@ from example_result import example
 from rich.console import Console
 
 from loadtest import results
-from loadtest.compare import (
+from loadtest.experiment.compare import (
     CPU,
     PRIVATE,
     THROUGHPUT,

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from loadtest import experiment, generators, measure, results
-from loadtest.experiment import FILE, Experiment, Part, Settings, models, parts
+from loadtest import generators, measure, results
+from loadtest.experiment import run as experiment
+from loadtest.experiment.marks import DROPPED, IDLE, LOADED, SILENT, WRONG
+from loadtest.experiment.report import write
+from loadtest.experiment.rounds import GENERATOR_BOUND
+from loadtest.experiment.run import FILE, Experiment, Part, Settings, models, parts
 from loadtest.fileset import FileSet
 from loadtest.generators import tame
-from loadtest.marks import DROPPED, IDLE, LOADED, SILENT, WRONG
 from loadtest.measure import cannot_count
-from loadtest.report import write
 from loadtest.results import Result
-from loadtest.rounds import GENERATOR_BOUND
 from loadtest.scenario import SCENARIOS
 from loadtest.servers import Place, Server, knot, null
 

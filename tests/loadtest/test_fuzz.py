@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest import fuzz
-from loadtest.fuzz import TARGETS
+from loadtest.robust import fuzz
+from loadtest.robust.fuzz import TARGETS
 
 
 def near(seed: bytes, numbers: random.Random) -> bytes:

@@ -563,7 +563,7 @@ def test_held_connections_that_the_server_has_closed_are_an_error() -> None:
 
 @contextmanager
 def null_server(*options: str) -> Iterator[int]:
-    command = [sys.executable, "-m", "loadtest.null_server", *options]
+    command = [sys.executable, "-m", "loadtest.experiment.null_server", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from loadtest.intervals import Ratio, independent, paired
+from loadtest.experiment.intervals import Ratio, independent, paired
 
 
 def rounds(*values: float) -> dict[int, float]:

@@ -25,7 +25,8 @@ import pytest
 from click.testing import CliRunner
 from hdrh.histogram import HdrHistogram
 
-from loadtest import distributed, results
+from loadtest import results
+from loadtest.experiment.run import distributed
 from loadtest.fileset import FileSet
 from loadtest.generators import GeneratorError, Target, locust
 from loadtest.generators.tally import jain
@@ -355,7 +356,7 @@ def page(address: str) -> str:
 def test_what_was_started_for_watching_ends_with_control_c(tmp_path: Path) -> None:
     cached(tmp_path)
     port = locust.free_port()
-    command = [sys.executable, "-m", "loadtest.distributed", "watch", "--load", "0"]
+    command = [sys.executable, "-m", "loadtest.experiment.distributed", "watch", "--load", "0"]
     with subprocess.Popen(
         [*command, "--port", str(port)],
         stdout=subprocess.PIPE,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from loadtest.marks import (
+from loadtest.experiment.marks import (
     BEHIND,
     DROPPED,
     IDLE,
@@ -21,6 +21,7 @@ from loadtest.marks import (
     beside_null,
     marks,
 )
+from loadtest.experiment.rounds import GENERATOR_BOUND
 from loadtest.measure import (
     KERNEL_STACK,
     Watch,
@@ -33,7 +34,6 @@ from loadtest.measure import (
     wait_for_closing,
 )
 from loadtest.results import Cost, Load, Run
-from loadtest.rounds import GENERATOR_BOUND
 
 
 @contextmanager

@@ -17,14 +17,14 @@ from hdrh.histogram import HdrHistogram
 from rich.console import Console
 
 from loadtest import results
-from loadtest.report import plots, show, write
-from loadtest.report.headlines import headlines
-from loadtest.report.markdown import table_lines
-from loadtest.report.page import Gaps, Page, Section, Table
-from loadtest.report.sections import page
-from loadtest.report.svg import DARK, LIGHT
+from loadtest.experiment.report import plots, show, write
+from loadtest.experiment.report.headlines import headlines
+from loadtest.experiment.report.markdown import table_lines
+from loadtest.experiment.report.page import Gaps, Page, Section, Table
+from loadtest.experiment.report.sections import page
+from loadtest.experiment.report.svg import DARK, LIGHT
+from loadtest.experiment.rounds import GENERATOR_BOUND, gather
 from loadtest.results import Result
-from loadtest.rounds import GENERATOR_BOUND, gather
 
 NOTHING = msgspec.structs.replace(example(rounds=1), runs=(), held=(), missing={"figure7": "cut"})
 

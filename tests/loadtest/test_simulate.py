@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from knot.models import connection, events
-from loadtest.simulate import __main__ as command
-from loadtest.simulate.mutants import BUGS, Bug, look_for, plant
-from loadtest.simulate.server import Found, run_seed
+from loadtest.robust.simulate import __main__ as command
+from loadtest.robust.simulate.mutants import BUGS, Bug, look_for, plant
+from loadtest.robust.simulate.server import Found, run_seed
 from tame.threads import Pool
 
 SEEDS = range(24)
@@ -35,7 +35,7 @@ def test_the_seeds_see_all_kinds_of_answers() -> None:
 PROGRAM = """
 import sys
 from hashlib import sha256
-from loadtest.simulate.server import run_seed
+from loadtest.robust.simulate.server import run_seed
 for seed in map(int, sys.argv[1:]):
     print(sha256("\\n".join(run_seed(seed).trace).encode()).hexdigest())
 """
@@ -71,7 +71,7 @@ def test_a_failing_seed_is_told_with_the_way_to_repeat_it(
     monkeypatch.setattr(command, "run_seed", failing)
     assert command.run(first=5, seeds=4) == 1
     printed = capsys.readouterr().out
-    assert "seed 7:\n  something\n  again: python -m loadtest.simulate --seed 7\n" in printed
+    assert "seed 7:\n  something\n  again: python -m loadtest.robust.simulate --seed 7\n" in printed
     assert "4 seeds, 1 of them failed; 16 requests, 4 a seed, 12 answered" in printed
     assert command.run(first=0, seeds=4) == 0
 
@@ -84,7 +84,7 @@ def test_a_bug_fits_the_source(bug: Bug, tmp_path: Path) -> None:
 
 
 def test_a_bug_that_does_not_fit_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a bug: knot/ranges.py has 0 of its places"):
+    with pytest.raises(ValueError, match=r"a bug: knot/http/ranges.py has 0 of its places"):
         plant(Bug("a bug", "ranges.py", "no such line", ""), tmp_path)
 
 

@@ -20,10 +20,11 @@ from serving import (
     with_server,
 )
 
-from knot import AccessLog, sockets
+from knot import AccessLog
 from knot.cli import in_words, main
-from knot.models.connection import name_of
-from knot.sockets import (
+from knot.models.peer import name_of
+from knot.process import listeners as sockets
+from knot.process.listeners import (
     Listeners,
     Place,
     listen,

@@ -9,7 +9,8 @@ import pytest
 from ways import Ask, Way
 
 from knot import FieldRules, Site
-from knot.site import Folder, Missing, Moved, Representation
+from knot.files.representation import Representation
+from knot.files.site import DirectoryListing, NotServed, Redirect
 
 EVERYTHING = {"listing": True, "clean_urls": True}
 
@@ -124,20 +125,20 @@ def test_what_a_link_leads_to_after_the_start_is_withheld_too(tmp_path: Path) ->
     (root / "archive" / "key-1").write_text("secret")
     (tmp_path / "key").symlink_to("site/archive/key-1")
     site = Site(root, withheld=[tmp_path / "key"])
-    assert site.find(b"/archive/key-1", 1) == Missing(404)
+    assert site.find(b"/archive/key-1", 1) == NotServed(404)
     (root / "archive" / "key-2").write_text("secret")
     (tmp_path / "new").symlink_to("site/archive/key-2")
     (tmp_path / "new").rename(tmp_path / "key")
     for name in (b"/archive/key-1", b"/archive/key-2"):
-        assert site.find(name, 2) == Missing(404)
+        assert site.find(name, 2) == NotServed(404)
     site.close()
 
 
 def test_hidden_files_that_may_be_served_may_have_links(root: Path) -> None:
     plant(root, SECRETS)
     assert isinstance(found_in(root, b"/env.txt", hidden=True), Representation)
-    assert found_in(root, b"/git", hidden=True) == Moved("/git/")
-    assert found_in(root, b"/git") == Missing(404)
+    assert found_in(root, b"/git", hidden=True) == Redirect("/git/")
+    assert found_in(root, b"/git") == NotServed(404)
 
 
 def test_a_link_that_leads_out_shows_no_file_with_a_hidden_name(root: Path, tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_a_link_that_leads_out_shows_no_file_with_a_hidden_name(root: Path, tmp_
     plant(root, {"file": "../.local/file", "netrc": "../.netrc", "local": "../.local"})
     out = {"follow_symlinks": True}
     assert isinstance(found_in(root, b"/file", **out), Representation)
-    assert found_in(root, b"/netrc", **out) == Missing(404)
+    assert found_in(root, b"/netrc", **out) == NotServed(404)
     assert isinstance(found_in(root, b"/netrc", hidden=True, **out), Representation)
-    assert isinstance(found_in(root, b"/local/", listing=True, **out), Folder)
+    assert isinstance(found_in(root, b"/local/", listing=True, **out), DirectoryListing)
     assert isinstance(found_in(root, b"/local/file", **out), Representation)

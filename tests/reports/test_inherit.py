@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from serving import KNOT, SERVING, plain_environment, serving
 
-from knot import spawn
+from knot.process import spawn
 
 COMMAND = Path(sys.executable).with_name("knot")
 """As users start it."""

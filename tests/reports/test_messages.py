@@ -25,7 +25,7 @@ BROKEN = ["closed", "on a full disk", "a pipe that nobody reads", "a pipe whose 
 FAULTY = """
 import sys
 from knot.__main__ import main
-from knot.respond import Responder
+from knot.http.responder import Responder
 
 respond = Responder.respond
 

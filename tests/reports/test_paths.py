@@ -18,9 +18,16 @@ from time import monotonic
 import pytest
 from serving import KNOT, plain_environment, serving
 
-from knot import self_signed, sockets
-from knot.safe_paths import acting_as, follow, open_to_append, place_to_append, refuse_strangers
-from knot.sockets import listen_at
+from knot import self_signed
+from knot.process import listeners as sockets
+from knot.process.listeners import listen_at
+from knot.process.safe_paths import (
+    acting_as,
+    follow,
+    open_to_append,
+    place_to_append,
+    refuse_strangers,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to lend")
 

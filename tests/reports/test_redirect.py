@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from serving import serving, until_closed
 
 from knot import FieldRules, Responder, Site
-from knot.access import Entrance
-from knot.models.connection import Server
-from knot.redirect import Redirect
-from knot.request import AttentiveParser
-from knot.respond import Response
-from knot.site import Representation, Slice
-from knot.sites import Place, Sites, challenges, guard
+from knot.access.gates import BasicAuth
+from knot.access.https_redirect import HttpsRedirect
+from knot.build import HostedSite, Sites, challenges, guard
+from knot.files.representation import Representation, Slice
+from knot.http.request import ExtraFieldsParser
+from knot.http.responder import Response
+from knot.models.server import Server
 
 SECRET = b"SECRET"
 """What every file has that is no token."""
@@ -73,7 +73,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
     found = Sites()
     for host in ("", "a.example"):
         site = Site(make_site(tmp_path_factory.mktemp("site")), **every)
-        found[host] = Place(site, Responder(site), None)
+        found[host] = HostedSite(site, Responder(site), None)
     (found["a.example"].site.directory / CHALLENGES / "own").write_bytes(b"own proof")
     (found["a.example"].site.directory / CHALLENGES / "token").write_bytes(b"another proof")
     (found["a.example"].site.directory / CHALLENGES / "common").symlink_to("token")
@@ -85,12 +85,12 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
 @pytest.fixture(scope="module")
 def ask(sites: Sites) -> Ask:
     """From a whole request to the answer."""
-    inner = Entrance(sites[""].responder, unwanted=WANTED)
+    inner = BasicAuth(sites[""].responder, unwanted=WANTED)
     refusals = Responder(sites[""].site)
-    gate = Redirect(443, refusals, inner, challenges(sites, FieldRules(), WANTED))
+    gate = HttpsRedirect(443, refusals, inner, challenges(sites, FieldRules(), WANTED))
 
     def ask(said: bytes) -> Response:
-        (request,) = AttentiveParser(WANTED).feed(said)
+        (request,) = ExtraFieldsParser(WANTED).feed(said)
         found = gate(Plain(), request, 1.0)  # type: ignore[arg-type]
         assert isinstance(found, Response)
         return found
@@ -239,7 +239,7 @@ def test_a_host_that_could_not_be_one_is_not_redirected_to(ask: Ask) -> None:
 
 def test_a_client_that_is_denied_or_asks_too_often_gets_no_token(sites: Sites) -> None:
     token = get(b"/.well-known/acme-challenge/token")
-    (request,) = AttentiveParser(WANTED).feed(token)
+    (request,) = ExtraFieldsParser(WANTED).feed(token)
     for rules, statuses in (
         ({"deny": ("127.0.0.0/8",)}, [403, 403]),
         ({"allow": ("10.0.0.0/8",)}, [403, 403]),

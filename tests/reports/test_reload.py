@@ -26,15 +26,17 @@ import trustme
 from serving import KNOT, MODELS, Model, administered, chosen, fetch, serving
 from speaking_http2 import Connected
 
-from knot import Responder, Site, service
-from knot.access import AUTHORIZATION, Entrance
-from knot.log import AccessLog
+from knot import Responder, Site
+from knot.access.gates import AUTHORIZATION, BasicAuth
+from knot.access.passwords import Passwords
+from knot.access.rates import ConnectionLimit
 from knot.models import connection as common
 from knot.models import events, http2
-from knot.passwords import Passwords
-from knot.rates import Crowd
-from knot.signals import Signals
-from knot.sockets import listen
+from knot.models.server import Server
+from knot.monitor.access_log import AccessLog
+from knot.process import sandbox
+from knot.process.listeners import listen
+from knot.process.signals import Signals
 
 KNOWN = {"Authorization": "Basic " + base64.b64encode(b"ada:secret").decode()}
 
@@ -296,7 +298,7 @@ def test_counts_go_on(config: Config) -> None:
 def test_a_root_outside_the_sandbox_needs_a_restart_and_says_so(
     config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    if service.landlock(service.LANDLOCK_CREATE_RULESET, None, 0, service.VERSION) < 1:
+    if sandbox.landlock(sandbox.LANDLOCK_CREATE_RULESET, None, 0, sandbox.VERSION) < 1:
         pytest.skip("the kernel has no Landlock")
     config.version(0)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -374,10 +376,10 @@ def test_streams_are_answered_by_what_they_were_asked_of(
     config = Config(tmp_path)
     monkeypatch.setattr(events, "connection", http2.connection)
     server = events.Server(Responder(Site(tmp_path / "0")))
-    new = common.Server(Responder(Site(tmp_path / "1")))
+    new = Server(Responder(Site(tmp_path / "1")))
     passwords = Passwords(str(config.place / "users"), threading.Semaphore(2))
     wanted = frozenset({AUTHORIZATION})
-    new.guard(Entrance(new.responder, passwords, wanted), wanted)
+    new.guard(BasicAuth(new.responder, passwords, wanted), wanted)
     changed = threading.Event()
 
     def change() -> None:
@@ -443,20 +445,20 @@ def test_connections_that_are_there_count_and_have_addresses_when_that_begins_to
     tmp_path: Path,
 ) -> None:
     site = Site(tmp_path)
-    server, new = common.Server(Responder(site)), common.Server(Responder(site))
+    server, new = Server(Responder(site)), Server(Responder(site))
     assert not server.wants_addresses
-    new.crowd = Crowd(2)
+    new.connection_limit = ConnectionLimit(2)
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as ends:
         peers = []
         for _ in range(3):
             ends.enter_context(socket.create_connection(listener.getsockname()))
-            peers.append(common.Client(listener.accept()[0].detach(), ""))
+            peers.append(peers.FdConnection(listener.accept()[0].detach(), ""))
         server.peers.update(peers)
         server.adopt(new)
         assert {peer.address for peer in peers} == {"127.0.0.1"}
         for crowded, peer in zip((True, True, False), peers, strict=True):
-            assert bool(common.too_many("127.0.0.1", server)) == crowded
-            common.forget(peer, server)
+            assert bool(common.admit("127.0.0.1", server)) == crowded
+            common.close_connection(peer, server)
     site.close()
 
 

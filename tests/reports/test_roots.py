@@ -302,8 +302,8 @@ def test_a_mount_over_the_root_is_followed(work: Path) -> None:
 CONFINED = """
 import sys
 from pathlib import Path
-from knot.service import READ, confine
-from knot.site import Missing, Site
+from knot.process.sandbox import READ, confine
+from knot.files.site import Missing, Site
 work = Path(sys.argv[1])
 site = Site(work / "site")
 if not confine({str(work / "site"): READ}):
@@ -339,7 +339,7 @@ def test_a_root_that_the_sandbox_does_not_cover_is_said_with_the_remedy(work: Pa
         process.stdin.write("back\n")
         process.stdin.close()
         assert process.stdout.readline() == "back\n"
-        assert process.stdout.readline().startswith("<knot.site.Representation")
+        assert process.stdout.readline().startswith("<knot.files.site.Representation")
         said = process.stderr.read().splitlines()
     assert len(said) == 2, said
     assert said[0].startswith(f"cannot serve {site}: the sandbox does not cover it; restart Knot")

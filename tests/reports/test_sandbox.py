@@ -28,15 +28,15 @@ def hook(event, arguments):
         late.append(os.path.basename(str(arguments[0])))
 
 sys.addaudithook(hook)
-import knot.cli, knot.service
-confine = knot.service.confine
+import knot.cli, knot.process.sandbox
+confine = knot.process.sandbox.confine
 
 def then_look(places):
     global confined
     confined = confine(places) or confined
     return confined
 
-knot.service.confine = then_look
+knot.process.sandbox.confine = then_look
 try:
     knot.cli.main(sys.argv[1:], prog_name="knot")
 finally:
@@ -163,7 +163,7 @@ def test_nothing_is_loaded_late_for_what_was_asked_for(
 
 ENDING = """
 import ctypes, os, sys, threading
-from knot.service import confine
+from knot.process.sandbox import confine
 tasks = os.open("/proc/self/task", os.O_RDONLY)
 if not confine({}):
     print("no Landlock"); sys.exit()

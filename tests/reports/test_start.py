@@ -22,10 +22,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import KNOT, connect, get, serving
 
-from knot import cli, safe_paths, self_signed, supervisor, tls
+from knot import cli, self_signed, tls
+from knot.access.passwords import read_users
 from knot.cli import LEAST_FILES, main, serve
 from knot.config import doubts
-from knot.passwords import read_users
+from knot.process import safe_paths, supervisor
 from knot.tls import Certificates
 
 HASH = b"$2y$04$" + b"a" * 53

@@ -23,9 +23,9 @@ from speaking_http2 import Connected
 from ways import Way
 
 from knot import AccessLog, Responder
-from knot.models import connection, events
-from knot.signals import Signals
-from knot.sockets import listen
+from knot.models import closing, events
+from knot.process.listeners import listen
+from knot.process.signals import Signals
 
 PATIENCE = 20.0
 
@@ -56,10 +56,10 @@ class Stop:
         self.heard = threading.Event()
         """Set when the server stops."""
         self._signals: list[Signals] = []
-        wind_up = connection.wind_up
+        start_drain = closing.start_drain
 
         def watched(server: Any, gently: bool = False) -> None:
-            wind_up(server, gently)
+            start_drain(server, gently)
             self.heard.set()
 
         def kept() -> Signals:
@@ -67,7 +67,7 @@ class Stop:
             return self._signals[0]
 
         monkeypatch.setattr(serving, "Signals", kept)
-        monkeypatch.setattr(serving.model.module, "wind_up", watched)
+        monkeypatch.setattr(serving.model.module, "start_drain", watched)
 
     def tell(self) -> None:
         self._signals[0].tell(signal.SIGTERM)
@@ -249,7 +249,7 @@ def test_a_thread_that_goes_on_after_the_end_says_nothing(
     server.over = True
     theirs, ours = socket.socketpair()
     with theirs:
-        threads.connection(threads.Client(ours.detach(), ""), server)
+        threads.connection(threads.FdConnection(ours.detach(), ""), server)
     served.close()
     assert not caplog.records
 

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import pytest
 from serving import fetch, serving
 
-from knot import service
 from knot.models import MODELS
+from knot.process import sandbox
 
 LIMIT = 1.0
 
@@ -187,4 +187,4 @@ def test_only_who_is_watched_says_that_it_lives(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert service.is_watched() == watched
+    assert sandbox.is_watched() == watched

@@ -13,8 +13,9 @@ from time import monotonic
 import pytest
 from ways import Ask, Way
 
-from knot import site as sites
-from knot.site import IN_MEMORY
+from knot.files import representation
+from knot.files import site as sites
+from knot.files.representation import IN_MEMORY
 
 OLD = 784_111_777
 SIZES = (100, IN_MEMORY + 1)
@@ -171,7 +172,7 @@ def test_a_file_on_the_disk_has_the_tag_that_it_has_in_memory(
         return found
 
     warm = way.serve(tmp_path, client)
-    monkeypatch.setattr(sites, "read_now", lambda *_: b"")
+    monkeypatch.setattr(representation, "read_now", lambda *_: b"")
     assert way.serve(tmp_path, client, cache_size=cache_size) == warm
 
 
@@ -183,8 +184,8 @@ def test_a_disk_that_fails_under_a_small_file_is_503(
     def failing(*_: object) -> bytearray:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(sites, "read_now", lambda *_: b"")
-    monkeypatch.setattr(sites, "read", failing)
+    monkeypatch.setattr(representation, "read_now", lambda *_: b"")
+    monkeypatch.setattr(representation, "read", failing)
     assert way.serve(tmp_path, lambda ask: ask(b"/a.html").status) == 503
 
 

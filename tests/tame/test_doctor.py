@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from tame.__main__ import main
-from tame.doctor import examine
+from tame.tools.doctor import examine
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tame.__main__ import main
-from tame.plain import translate_module
+from tame.tools.plain import translate_module
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tame import BlockedWarning, Event, mkevent, run, seeing, tamed, timer, twait
+from tame import BlockedWarning, Event, mkevent, run, tamed, timer, twait
 from tame.adapters import any_of, with_timeout
-from tame.seeing import (
+from tame.tools import seeing
+from tame.tools.seeing import (
     Waiting,
     Watchdog,
     as_dot,
@@ -132,10 +133,10 @@ def test_graphviz_draws_it_where_it_is_installed(monkeypatch: pytest.MonkeyPatch
         assert '"a \\"quoted\\" \\\\ name\\n' in str(options["input"])
         return subprocess.CompletedProcess(command, 0, stdout=drawn)
 
-    monkeypatch.setattr("tame.seeing.shutil.which", lambda name: f"/somewhere/{name}")
-    monkeypatch.setattr("tame.seeing.subprocess.run", drawing)
+    monkeypatch.setattr("tame.tools.seeing.shutil.which", lambda name: f"/somewhere/{name}")
+    monkeypatch.setattr("tame.tools.seeing.subprocess.run", drawing)
     assert as_svg(tree) == drawn
-    monkeypatch.setattr("tame.seeing.shutil.which", lambda name: None)
+    monkeypatch.setattr("tame.tools.seeing.shutil.which", lambda name: None)
     with pytest.raises(FileNotFoundError, match="install Graphviz"):
         as_svg(tree)
 
@@ -186,7 +187,7 @@ def test_a_report_has_all_of_it() -> None:
 PROGRAM = """
 import signal, sys, time
 from tame import mkevent, run, tamed, timer, twait
-from tame.seeing import print_on
+from tame.tools.seeing import print_on
 
 print_on(signal.SIGUSR1)
 

@@ -26,8 +26,8 @@ from tame import (
     wait_on_fd,
 )
 from tame import closure as closures
-from tame.simulation import EPOCH, FIRST, Simulation
-from tame.streams import End, Faults, Listener
+from tame.testing.simulation import EPOCH, FIRST, Simulation
+from tame.testing.streams import End, Faults, Listener
 
 KIND = Faults(short=0, split=0, spurious=0, overtaken=0, accept=0, cold=0)
 """A world in which nothing goes wrong."""

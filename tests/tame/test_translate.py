@@ -39,7 +39,7 @@ from tame import (
     tvars,
     twait,
 )
-from tame.plain import translate_module
+from tame.tools.plain import translate_module
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tame import TameError, TranslationError
-from tame.plain import translate_module
+from tame.tools.plain import translate_module
 
 # What stands above each snippet, which is the rest of a tamed function's body.
 FUNCTION = """\

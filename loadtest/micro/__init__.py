@@ -1,0 +1,1 @@
+"""Benchmarks of single operations: `make bench-knot` and `make bench-tame`."""
