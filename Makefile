@@ -1,27 +1,43 @@
 # Everything happens in .venv, which the first target that needs it makes.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 
-.PHONY: serve test test-knot test-reports test-others test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch simulate simulate-mutants soak attack fuzz clean
+.PHONY: serve test test-adversarial test-knot-a test-knot-i test-others test-reports test-loadtest test-fast test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch simulate simulate-mutants soak attack fuzz clean
 
 serve: .venv/made
 	$(BIN)/knot serve ./www
 
-# In three parts, two at once.
+# Hundreds of servers are started: none of them shall have to compile its modules.
+test test-%: export PYTHONDONTWRITEBYTECODE =
+
+# In parts, two at once; the slowest come first.
 test: .venv/made
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-knot test-reports test-others
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target \
+		test-adversarial test-knot-a test-knot-i test-others test-reports test-loadtest
+
+test-adversarial test-loadtest test-reports: test-%: .venv/made
+	$(PYTEST) tests/$*
+
+test-knot-a: .venv/made
+	$(PYTEST) tests/knot/test_[a-h]*.py
+
+test-knot-i: .venv/made
+	$(PYTEST) tests/knot/test_[i-z]*.py
+
+test-others: .venv/made
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(PYTEST) tests/tame tests/examples tests/test_*.py
 
-test-knot: .venv/made
-	$(BIN)/pytest -q -p no:cacheprovider tests/knot
+# For the daily loop: the language, the core, each model, and the command line once for each.
+test-fast: .venv/made
+	$(PYTEST) --ignore tests/tame/test_types.py tests/tame tests/test_layers.py $(CORE) \
+		tests/knot/test_server.py tests/knot/test_cli.py::test_curl_gets_the_site
 
-test-reports: .venv/made
-	$(BIN)/pytest -q -p no:cacheprovider tests/reports tests/adversarial
-
-test-others: .venv/made
-	$(BIN)/pytest -q -p no:cacheprovider --ignore tests/knot --ignore tests/reports --ignore tests/adversarial
+CORE := $(patsubst %,tests/knot/test_%.py,accept conditions config core encodings http2_errors listing \
+	media_types networks paths proxy ranges rates request respond site)
 
 # Builds the image and uses it; as root, with the Debian packages buildah and debootstrap.
 test-docker: .venv/made
