@@ -257,7 +257,7 @@ def tables() -> list[dict[str, str]]:
         if line.startswith("| feature"):
             assert cells[1] == "Knot"
             found.append({})
-        elif line.startswith("| "):
+        elif line.startswith("| ") and not line.startswith("| -"):
             found[-1][cells[0]] = cells[1]
     return found
 
