@@ -1,7 +1,7 @@
 # Everything happens in .venv. A target installs what it needs there, the first time it runs.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip --disable-pip-version-check
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-knot test-reports test-others test-docker format bench-tame bench-knot loadtest loadtest-distributed loadtest-watch simulate simulate-mutants soak attack fuzz clean
@@ -71,27 +71,27 @@ fuzz: .venv/fuzz ## Look for input that breaks the core, SECONDS=600 TARGET=requ
 clean: ## Remove .venv and all caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# What is installed, one file for each set of packages.
+# A file for each set of packages that is installed.
 $(BIN)/python:
 	@echo 'Creating a virtual environment in .venv with $(PYTHON)'
 	@$(PYTHON) -m venv .venv
 
 .venv/serve: pyproject.toml | $(BIN)/python
 	@echo 'Installing Knot with click, httptools and uvloop'
-	@$(PIP) install --quiet --editable .
+	@$(PIP) install --editable .
 	@touch $@
 
 .venv/loadtest: .venv/serve
-	@echo 'Installing the packages for measuring'
-	$(PIP) install --editable '.[loadtest]'
+	@echo 'Installing the packages for measuring: gevent, locust, matplotlib, ... (half a minute)'
+	@$(PIP) install --editable '.[loadtest]'
 	@touch $@
 
 .venv/test: .venv/loadtest
-	@echo 'Installing the packages for testing'
-	$(PIP) install --editable '.[test]'
+	@echo 'Installing the packages for testing: hypothesis, mypy, pytest, ruff, ...'
+	@$(PIP) install --editable '.[test]'
 	@touch $@
 
 .venv/fuzz: .venv/loadtest
 	@echo 'Installing atheris'
-	$(PIP) install --editable '.[fuzz]'
+	@$(PIP) install --editable '.[fuzz]'
 	@touch $@
