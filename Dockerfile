@@ -1,4 +1,4 @@
-# Knot on a Python of one's own choice:
+# Knot on any image of Python:
 #     docker build -t knot .
 #     docker run --read-only -p 8080:8080 -v ./www:/www:ro knot
 ARG PYTHON=python:3.11-slim
@@ -7,11 +7,9 @@ FROM ${PYTHON} AS build
 COPY pyproject.toml README.md LICENSE /source/
 COPY tame /source/tame
 COPY knot /source/knot
-COPY loadtest /source/loadtest
 RUN python3 -m venv /opt/knot \
     && /opt/knot/bin/pip install --no-cache-dir '/source[compress,http2,metrics,auth]' \
-    && /opt/knot/bin/pip uninstall --yes pip setuptools \
-    && rm -rf /opt/knot/lib/python3*/site-packages/loadtest
+    && /opt/knot/bin/pip uninstall --yes pip setuptools
 
 FROM ${PYTHON}
 LABEL org.opencontainers.image.title="Knot" \

@@ -1,7 +1,7 @@
-"""`make test-docker`: the image is built, and what its users do with it is done.
+"""`make test-docker`: build the image and use it as its users do.
 
-buildah builds it without a daemon, over a base made of Debian's packages, and starts the command
-that the image names.  Needs root, and the Debian packages buildah and debootstrap.
+buildah builds it without a daemon, on a base made of Debian packages, and runs the image's command.
+This needs root, and the Debian packages buildah and debootstrap.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knot"
 BASE, IMAGE = "localhost/knot-test-base", "localhost/knot-test"
-LARGEST = 80_000_000
-"""Bytes beyond the base."""
+MAX_ADDED = 80_000_000
+"""The most bytes that the image may add to its base."""
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 
 BUILDAH = ("buildah", "--storage-driver", "vfs")
@@ -47,7 +47,7 @@ def base() -> str:
         packages = "--include=python3,python3-venv,ca-certificates"
         command = ["debootstrap", "--variant=minbase", packages, "bookworm", str(tree)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    shutil.copy(f"/{CERTIFICATES}", tree / CERTIFICATES)  # of a proxy of this machine's, too
+    shutil.copy(f"/{CERTIFICATES}", tree / CERTIFICATES)  # has that of a local proxy, too
     container = buildah("from", "scratch")
     buildah("add", "--quiet", container, str(tree), "/")
     buildah("commit", "--quiet", "--rm", container, BASE)
@@ -66,7 +66,7 @@ def image(base: str) -> str:
 
 @pytest.fixture(scope="session")
 def settings(image: str) -> dict[str, Any]:
-    """What the image says of itself."""
+    """The configuration of the image."""
     found: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", image))
     return found["Docker"]["config"]  # type: ignore[no-any-return]
 
@@ -90,7 +90,7 @@ class Container:
         )
         assert self.process.stdout
         lines = iter(self.process.stdout.readline, "")
-        self.said = next((line for line in lines if line.startswith("Serving")), "")
+        self.first_line = next((line for line in lines if line.startswith("Serving")), "")
 
     def fetch(self, path: str) -> bytes:
         with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
@@ -106,7 +106,7 @@ class Container:
         )
 
     def knot(self) -> int:
-        """Its process."""
+        """The id of its process."""
         (found,) = [pid for pid in family(self.process.pid) if is_knot(pid)]
         return found
 
@@ -136,7 +136,7 @@ def is_knot(pid: int) -> bool:
 
 @pytest.fixture
 def www() -> Iterator[Path]:
-    """Where every user can read."""
+    """A directory that every user can read."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         Path(directory, "index.html").write_text("from a container")
@@ -161,7 +161,7 @@ def test_the_image_says_what_it_is(settings: dict[str, Any]) -> None:
     assert settings["WorkingDir"] == "/www"
 
 
-def test_it_is_small_and_has_no_compiler(base: str, image: str) -> None:
+def test_the_image_is_small_and_has_no_compiler(base: str, image: str) -> None:
     sizes = {
         row["names"][0].partition(":")[0]: row["size"]
         for row in json.loads(buildah("images", "--json"))
@@ -169,7 +169,7 @@ def test_it_is_small_and_has_no_compiler(base: str, image: str) -> None:
     }
     added = megabytes(sizes[image]) - megabytes(sizes[base])
     print(f"the image adds {added / 1e6:.1f} MB to its base")
-    assert added <= LARGEST
+    assert added <= MAX_ADDED
     name = buildah("from", image)
     try:
         run = ["run", "--isolation", "chroot", name, "--", "sh", "-c"]
@@ -184,10 +184,10 @@ def megabytes(shown: str) -> float:
     return float(number) * {"KB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
 
 
-def test_it_serves_is_healthy_and_ends_when_told(
+def test_a_container_serves_is_healthy_and_stops(
     container: Container, settings: dict[str, Any]
 ) -> None:
-    assert container.said.startswith("Serving /www at http://0.0.0.0:")
+    assert container.first_line.startswith("Serving /www at http://0.0.0.0:")
     assert container.fetch("/") == b"from a container"
     lines = Path(f"/proc/{container.knot()}/status").read_text().splitlines()
     status = dict(line.split(":", 1) for line in lines)
@@ -200,10 +200,10 @@ def test_it_serves_is_healthy_and_ends_when_told(
     assert container.run(*settings["Healthcheck"]["Test"][1:]).returncode == 1
 
 
-def test_workers_in_a_container(image: str, settings: dict[str, Any], www: Path) -> None:
+def test_a_container_has_workers(image: str, settings: dict[str, Any], www: Path) -> None:
     found = Container(image, settings | {"Cmd": ["/www", "--workers", "2"]}, www)
     try:
-        assert "2 workers" in found.said
+        assert "2 workers" in found.first_line
         assert found.fetch("/") == b"from a container"
     finally:
         supervisor = min(pid for pid in family(found.process.pid) if is_knot_or_worker(pid))

@@ -317,7 +317,7 @@ class Serve(Command):
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="knot")
+@click.version_option(package_name="knot-httpd")
 def main() -> None:
     """Knot: a static-file web server written in Tame."""
     spawn.clean_import_path()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -53,11 +54,74 @@ def test_the_tests_that_are_named_exist() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text()
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        elif "://" not in target:
-            assert (page.parent / target.partition("#")[0]).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text())):
+        if "://" in target:
+            continue
+        path, _, heading = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert file.resolve().is_relative_to(ROOT), target
+        if heading:
+            assert heading in anchors(file), target
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments by which its headings are linked to."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+NAMES = [
+    (page.name, name, target)
+    for page in PAGES
+    for name, target in re.findall(r"\[`([\w.]+)`\]\((\S+\.py)\)", page.read_text())
+]
+"""Links from the name of something in the code, as `module.Class.method`, to its file."""
+
+
+@pytest.mark.parametrize(("page", "name", "target"), NAMES)
+def test_a_name_that_leads_to_a_file_is_defined_there(page: str, name: str, target: str) -> None:
+    file = ROOT / "docs" / target
+    module, *path = name.split(".")
+    assert module == file.stem
+    body = ast.parse(file.read_text()).body
+    for part in path:
+        found = [node for node in body if part in names_of(node)]
+        assert found, f"{page}: {target} does not define {name}"
+        body = getattr(found[0], "body", [])
+
+
+def names_of(node: ast.stmt) -> set[str]:
+    """The names that a statement of a module or class defines."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def test_the_architecture_names_what_a_request_and_a_call_pass_through() -> None:
+    assert len([page for page, _, _ in NAMES if page == "architecture.md"]) > 30
+
+
+WIDE = {"cookbook.md", "simulation.md", "tame-features.md", "tame.md", "when-asyncio.md"}
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in WIDE], ids=lambda page: page.name
+)
+def test_a_page_can_be_read_in_a_window_of_120_columns(page: Path) -> None:
+    for line in BLOCK.sub("", page.read_text()).splitlines():
+        if line.startswith("|"):
+            assert line.count(" | ") < 6, f"more than six columns: {line}"
+        else:
+            assert len(line) <= 120 or " " not in line.strip(), line
+
+
+INSTALLED = re.compile(r"pip install '([\w.-]*)\[")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_to_be_installed_is_this_distribution(page: Path) -> None:
+    """`knot`, `tame` and `loadtest` are other projects on PyPI."""
+    assert set(INSTALLED.findall(page.read_text())) <= {"knot-httpd", "."}
