@@ -61,10 +61,10 @@ from knot.http.request import (
     FIELDS,
     HOST,
     LENGTH,
+    MAX_FIELDS,
     MAX_HEAD,
     MAX_SAID,
     MAX_TARGET,
-    MOST_FIELDS,
     NO_NAMES,
     PREFERS_JSON,
     REFERER,
@@ -76,10 +76,10 @@ from knot.http.request import (
 )
 from knot.http.responder import Response, length_of
 
-MOST_STREAMS: Final = 100
+MAX_STREAMS: Final = 100
 """At once; what RFC 9113, section 6.5.2 calls enough."""
 
-MOST_HELD: Final = 4 * 1024 * 1024
+MAX_HELD: Final = 4 * 1024 * 1024
 """Bytes of answers in memory that wait for the client's window, before more are begun."""
 
 FRAME: Final = 16 * 1024
@@ -92,21 +92,21 @@ FRAME_HEAD: Final = 9
 # once (RFC 9113, section 8.1), but some clients (curl 7.88) lose the answer then.
 LINGER: Final = 2.0
 """Seconds."""
-MOST_DISCARDED: Final = 1024 * 1024
+MAX_DISCARDED: Final = 1024 * 1024
 """Bytes."""
 WINDOW: Final = 65_535
 """Bytes that a client may send unasked.  If nothing is refused, curl 7.88 goes on sending, and does
 not hear that it may send more than this: then the reset must come with the answer."""
 
-MOST_IGNORED: Final = MOST_STREAMS
+MAX_IGNORED: Final = MAX_STREAMS
 """Streams that were reset last, whose DATA frames may still be on their way (section 5.1)."""
 
 # What a client may have us do for nothing: resets before the answer (CVE-2023-44487), pings,
 # settings, priorities, empty frames, windows that open byte by byte (CVE-2019-9511 to 9518).  Each
 # frame costs it patience, which every answer gives back.
-PATIENCE: Final = 1000
+FIRST_CREDIT: Final = 1000
 """Frames, in the beginning."""
-MOST_PATIENCE: Final = 10_000
+MAX_CREDIT: Final = 10_000
 """However many answers there were."""
 FOR_AN_ANSWER: Final = 20
 FOR_BYTES: Final = 1024
@@ -171,8 +171,8 @@ CONFIGURATION: Final = H2Configuration(
     normalize_outbound_headers=False,
 )
 
-LONG: Final = 256
-MANY: Final = 1000
+MAX_REMEMBERED_SIZE: Final = 256
+MAX_REMEMBERED: Final = 1000
 """Bytes of what is remembered to be good, and how much of it."""
 
 _fields_seen: set[tuple[bytes, bytes]] = set()  # what was looked at: a look here costs a third
@@ -288,7 +288,7 @@ class Streams:
         self._h2.local_settings = Settings(
             client=False,
             initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS,
+                SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
                 SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEAD,
             },
         )
@@ -311,7 +311,7 @@ class Streams:
         self._begun = 0
         self._block = -1
         """Bytes of a list of fields that goes on in the next frame; -1 if none does."""
-        self._patience = PATIENCE
+        self._credit = FIRST_CREDIT
         self._now = 0.0
         self._contents: dict[int, Content] = {}
         """Contents that have not ended yet, by stream."""
@@ -404,14 +404,14 @@ class Streams:
         return at
 
     def _count(self, kind: int, flags: int, size: int) -> None:
-        self._patience -= RESET if kind == RST_STREAM else 1
+        self._credit -= RESET if kind == RST_STREAM else 1
         if kind in (HEADERS, CONTINUATION):
             self._block = max(self._block, 0) + size
             if self._block > 2 * MAX_HEAD:
-                self._patience = -1
+                self._credit = -1
             if flags & END_HEADERS:
                 self._block = -1
-        if self._patience < 0:
+        if self._credit < 0:
             self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
 
     def _is_usual(self, kind: int, flags: int, data: bytes | bytearray, at: int) -> bool:
@@ -475,7 +475,7 @@ class Streams:
         if id in self._ignored:
             self._discarded += len(frame) - FRAME_HEAD
             return b""
-        self._patience -= RESET
+        self._credit -= RESET
         self._ignore(id)  # once h2 has said that it is closed
         return frame
 
@@ -506,7 +506,7 @@ class Streams:
         elif isinstance(event, StreamReset):
             id = event.stream_id or 0
             if not event.remote_reset:  # it has made us do that (CVE-2025-8671)
-                self._patience -= RESET
+                self._credit -= RESET
                 self._ignore(id)
             self._contents.pop(id, None)
             self._lingering.pop(id, None)
@@ -531,7 +531,7 @@ class Streams:
         id, whole = event.stream_id, event.stream_ended is not None
         if self.leaving:  # section 8.7: it may ask for the same elsewhere
             return self._reset(id, ErrorCodes.REFUSED_STREAM)
-        if len(self.open) + len(self._lingering) >= MOST_STREAMS:
+        if len(self.open) + len(self._lingering) >= MAX_STREAMS:
             self._break(id, ErrorCodes.REFUSED_STREAM)
             return
         request, said = find_request(event.headers, self.wanted, whole)
@@ -555,7 +555,7 @@ class Streams:
         content.untold += size
         if content.length is not None and content.received > content.length:
             self._break(id, ErrorCodes.PROTOCOL_ERROR)  # section 8.1.1
-        elif content.received > MOST_DISCARDED:
+        elif content.received > MAX_DISCARDED:
             if id in self._lingering:
                 self._reset(id, ErrorCodes.NO_ERROR)
         elif id in self._lingering and event.stream_ended is None:
@@ -594,7 +594,7 @@ class Streams:
 
     def _ignore(self, id: int) -> None:
         self._ignored[id] = None
-        if len(self._ignored) > MOST_IGNORED:
+        if len(self._ignored) > MAX_IGNORED:
             del self._ignored[next(iter(self._ignored))]
 
     def _break(self, id: int, error: ErrorCodes, is_idle: bool = False) -> ErrorCodes | None:
@@ -602,7 +602,7 @@ class Streams:
         to do so itself.  Returns the error if it is one of the connection."""
         if is_idle:
             return error
-        self._patience -= RESET
+        self._credit -= RESET
         self._reset(id, error)
         if id in self.open:
             self._forget(self.open[id])
@@ -626,7 +626,7 @@ class Streams:
     @property
     def can_begin(self) -> bool:
         """Whether something was asked, and not too much of other answers waits in memory."""
-        return bool(self.asked) and self.held <= MOST_HELD
+        return bool(self.asked) and self.held <= MAX_HELD
 
     def begin(self) -> Stream:
         """The next that is to be answered."""
@@ -751,7 +751,7 @@ class Streams:
         self._end(stream)
 
     def _add_credit(self, frames: int) -> None:
-        self._patience = min(self._patience + frames, MOST_PATIENCE)
+        self._credit = min(self._credit + frames, MAX_CREDIT)
 
     def _forget(self, stream: Stream) -> None:
         """The client gets no more of it."""
@@ -839,8 +839,8 @@ def find_request(
         status, reason = 431, f"the fields of the request are longer than {MAX_HEAD} bytes"
     elif len(target) > MAX_TARGET:
         status, reason = 414, f"the target is longer than {MAX_TARGET} bytes"
-    elif len(kept) > MOST_FIELDS:
-        status, reason = 431, f"no request has {MOST_FIELDS} conditions and preferences"
+    elif len(kept) > MAX_FIELDS:
+        status, reason = 431, f"no request has {MAX_FIELDS} conditions and preferences"
     elif broken:
         status, reason = 400, "the fields are not those of a request (RFC 9113, section 8.3.1)"
     elif lengths and not can_be_length(lengths, whole):
@@ -887,7 +887,7 @@ def can_be_field(name: bytes, value: bytes) -> bool:
         return False
     if name == b"te" and value != b"trailers":
         return False
-    if len(value) < LONG and len(_fields_seen) < MANY:
+    if len(value) < MAX_REMEMBERED_SIZE and len(_fields_seen) < MAX_REMEMBERED:
         _fields_seen.add((name, value))
     return True
 

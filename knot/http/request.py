@@ -23,7 +23,7 @@ MAX_HEAD: Final = 32 * 1024
 MAX_TARGET: Final = 8 * 1024
 """Bytes of a request target; RFC 9112, section 3 asks for 8,000 at least."""
 
-MOST_FIELDS: Final = 32
+MAX_FIELDS: Final = 32
 """Lines of those fields that count; no client sends a dozen."""
 
 MAX_SAID: Final = 1024
@@ -76,7 +76,7 @@ NAMES: Final = {
     **dict.fromkeys(by_spelling((b"proxy-connection",)), CONNECTION),
 }
 
-TOLD: Final = by_spelling((REFERER, AGENT))
+LOGGED_FIELDS: Final = by_spelling((REFERER, AGENT))
 
 METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
 
@@ -110,8 +110,8 @@ VERSIONS: Final = {"0.0", "0.9", "1.0", "1.1", "2.0"}
 SEVERAL: Final = b", "
 """A list of transfer codings; which they are does not matter."""
 
-MANY: Final = 1000
-LONG: Final = 256
+MAX_REMEMBERED: Final = 1000
+MAX_REMEMBERED_SIZE: Final = 256
 """How many valid hosts and targets are remembered, and how long they may be, in bytes."""
 
 _hosts_seen: set[bytes] = set()  # valid ones: a look here costs a tenth of the match
@@ -145,7 +145,7 @@ def can_be_authority(value: bytes) -> bool:
     literal = found["literal"]
     if literal is not None and not can_be_literal(literal):
         return False
-    if len(value) < LONG and len(_hosts_seen) < MANY:
+    if len(value) < MAX_REMEMBERED_SIZE and len(_hosts_seen) < MAX_REMEMBERED:
         _hosts_seen.add(value)
     return True
 
@@ -176,8 +176,8 @@ def can_be_target(target: bytes, method: bytes) -> bool:
         absolute = ABSOLUTE.fullmatch(target)
         if absolute is None or not can_be_authority(absolute[1]):
             return False
-    if len(target) < LONG:
-        if len(_targets_seen) >= MANY:
+    if len(target) < MAX_REMEMBERED_SIZE:
+        if len(_targets_seen) >= MAX_REMEMBERED:
             _targets_seen.clear()  # a site may have more files, of which others are asked for now
         _targets_seen.add(target)
     return True
@@ -379,7 +379,7 @@ class RequestParser:
             self._take(known, value)
 
     def _take(self, name: bytes, value: bytes) -> None:
-        if len(self._fields) < MOST_FIELDS:
+        if len(self._fields) < MAX_FIELDS:
             self._fields += ((name, value),)
         else:
             self._is_special = self._is_crowded = True
@@ -414,7 +414,7 @@ class RequestParser:
         if self._is_special:
             self._is_special = False
             if self._is_crowded:
-                return self._refuse(431, f"no request has {MOST_FIELDS} conditions and preferences")
+                return self._refuse(431, f"no request has {MAX_FIELDS} conditions and preferences")
             if self._accept:
                 fields += self._preference()
             if self._has_content:
@@ -436,7 +436,7 @@ class RequestParser:
         if prefers_json(value):
             return (PREFERS_JSON,)
         if len(value) <= MAX_ACCEPT:
-            if len(_pages_seen) >= MANY:
+            if len(_pages_seen) >= MAX_REMEMBERED:
                 _pages_seen.clear()
             _pages_seen.add(value)
         return ()
@@ -477,7 +477,7 @@ class LoggingParser(ExtraFieldsParser):
         return requests
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        told = TOLD.get(name)
+        told = LOGGED_FIELDS.get(name)
         if told is None:
             super().on_header(name, value)
         elif told is REFERER:

@@ -253,7 +253,7 @@ async def wait_out(peer: PlainConnection, server: Server, pending: Pending) -> P
     response = pending.response
     if isinstance(response, Deferred):
         while isinstance(response, Deferred):
-            response = response.then(await server.disk.do(response.make))
+            response = response.finish(await server.disk.do(response.work))
         unsent = send(peer, response)
     if unsent:
         await send_rest(peer, server, unsent)

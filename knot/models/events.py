@@ -227,8 +227,8 @@ def wait_out(
         if isinstance(response, Deferred):
             while isinstance(response, Deferred):
                 with twait:
-                    server.disk.fork(mkevent(made), response.make)
-                response = response.then(made)
+                    server.disk.fork(mkevent(made), response.work)
+                response = response.finish(made)
             unsent = send(peer, response)
         if unsent:
             with twait:

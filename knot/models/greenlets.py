@@ -64,7 +64,7 @@ from knot.process.signals import Signals
 
 __all__ = ["Server", "run"]
 
-PATIENCE: Final = 1.0
+CUT_TIMEOUT: Final = 1.0
 """Seconds for greenlets to see that their connections have been cut."""
 
 READ: Final = 1
@@ -180,7 +180,7 @@ def wait_out(peer: PlainConnection, server: Server, pending: Pending) -> Pending
     response = pending.response
     if isinstance(response, Deferred):
         while isinstance(response, Deferred):
-            response = response.then(server.on_disk(response.make))
+            response = response.finish(server.on_disk(response.work))
         unsent = send(peer, response)
     if unsent:
         send_rest(peer, server, unsent)
@@ -248,7 +248,7 @@ def run(
     cut = None if again.ready() else len(server.peers)
     gevent.killall([again, sweeping])
     cut_all(server)
-    server.connections.join(PATIENCE)
+    server.connections.join(CUT_TIMEOUT)
     os.close(fd)
     return cut
 

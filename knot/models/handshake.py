@@ -129,14 +129,14 @@ def read_proxy_header(peer: PlainConnection, server: Server, done: Event[bool]) 
     Only the header is taken out of the socket.  As long as it may go on, all that has come belongs
     to it, and is taken at once: what lies there would wake us again and again.
     """
-    from knot.access.forwarded import MOST, parse_header
+    from knot.access.forwarded import MAX_HEADER, parse_header
 
     head = b""
     header = None
     try:
         while header is None:
             try:
-                piece = peek(peer, MOST - len(head))
+                piece = peek(peer, MAX_HEADER - len(head))
             except BlockingIOError:
                 with twait:
                     wait_on_fd(peer, READ, mkevent())

@@ -36,10 +36,10 @@ from tame import READ, WRITE, Event, Rendezvous, mkevent, tamed, timer, tvars, t
 AT_ONCE: Final = 128 * 1024
 """Bytes of frames that are made before the client takes some, and the others get their turn."""
 
-MOST_UNSENT: Final = 256 * 1024
+MAX_UNSENT: Final = 256 * 1024
 """Bytes of frames that a client may leave untaken and be listened to all the same."""
 
-MOST_JOBS: Final = 8
+MAX_JOBS: Final = 8
 """Streams of one connection that wait for a disk before another request is begun."""
 
 DISK: Final = 0
@@ -76,8 +76,8 @@ class Http2State:
     def wants(self) -> int:
         """What to wait for."""
         streams = self.streams
-        more = streams.turn() is not None or (streams.can_begin and self.jobs < MOST_JOBS)
-        reads = not self.closed and self.untaken < MOST_UNSENT
+        more = streams.turn() is not None or (streams.can_begin and self.jobs < MAX_JOBS)
+        reads = not self.closed and self.untaken < MAX_UNSENT
         wants = (READ if reads else 0) | (WRITE if more or self.unsent else 0)
         return wants | TIME if streams.lingers else wants
 
@@ -147,8 +147,8 @@ def wait_for_disk(
         else:
             while isinstance(task, Deferred):
                 with twait:
-                    server.disk.fork(mkevent(made), task.make)
-                task = task.then(made)
+                    server.disk.fork(mkevent(made), task.work)
+                task = task.finish(made)
             state.streams.answer(stream, task)
         state.jobs -= 1
         done.trigger()
@@ -193,7 +193,7 @@ def read_frames(peer: PlainConnection, server: Server, state: Http2State) -> Non
 def answer(peer: PlainConnection, server: Server, state: Http2State, jobs: list[Job]) -> None:
     """Answer what was asked, or find that it takes a while."""
     streams = state.streams
-    while streams.can_begin and state.jobs + len(jobs) < MOST_JOBS:
+    while streams.can_begin and state.jobs + len(jobs) < MAX_JOBS:
         stream = streams.begin()
         peer.answered += 1
         gate, respond = stream.front

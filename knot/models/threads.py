@@ -69,7 +69,7 @@ from knot.process.signals import Signals
 
 __all__ = ["Server", "run"]
 
-PATIENCE: Final = 1.0
+CUT_TIMEOUT: Final = 1.0
 """Seconds for threads to see that their connections have been cut."""
 
 log = logging.getLogger("knot")
@@ -258,9 +258,9 @@ def wait_out(peer: FdConnection, server: Server, pending: Pending) -> Pending | 
     response = pending.response
     if isinstance(response, Deferred):
         while isinstance(response, Deferred):
-            made = response.make()
+            done = response.work()
             with server.lock:
-                response = response.then(made)
+                response = response.finish(done)
         unsent = send(peer, response)
     if unsent:
         send_rest(peer, unsent)
@@ -343,9 +343,9 @@ def run(
         with suppress(IndexError):
             while True:
                 common.close_connection(server.last.popleft(), server)
-    give_up = monotonic() + PATIENCE
+    give_up = monotonic() + CUT_TIMEOUT
     while server.peers and monotonic() < give_up:
-        sleep(PATIENCE / 100)
+        sleep(CUT_TIMEOUT / 100)
     for thread in acceptors:
         thread.join(max(give_up - monotonic(), 0))
     server.over = True

@@ -16,7 +16,7 @@ from serving import Model, answers, connect, get, serving, until_closed, with_se
 
 from knot import AccessLog, Limits, Site
 from knot.files import listing
-from knot.http.responder import http_date
+from knot.http.dates import http_date
 from knot.models import closing
 from knot.models import connection as common
 from knot.models import server as servers

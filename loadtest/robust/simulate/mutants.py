@@ -63,8 +63,8 @@ BUGS: Final = [
     Bug(
         "an event is dropped that a disk's thread was to trigger",
         EVENTS,
-        "server.disk.fork(mkevent(made), response.make)",
-        "[server.disk.fork(Event(), response.make), mkevent(made)]",
+        "server.disk.fork(mkevent(made), response.work)",
+        "[server.disk.fork(Event(), response.work), mkevent(made)]",
     ),
     Bug(
         "idle connections have the time of unfinished requests",
