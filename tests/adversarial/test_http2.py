@@ -31,14 +31,8 @@ from hyperframe.frame import (
 from serving import serving
 from speaking_http2 import Client, Connected
 
-from knot.http.http2 import (
-    FIRST_CREDIT,
-    FOR_AN_ANSWER,
-    FRAME,
-    MAX_STREAMS,
-    RESET,
-    Streams,
-)
+from knot.http.http2 import FOR_AN_ANSWER, MAX_STREAMS, Streams
+from knot.http.http2_frames import FIRST_CREDIT, FRAME, RESET
 from knot.http.request import MAX_HEAD
 from knot.http.responder import Response
 from loadtest.memory import private_bytes

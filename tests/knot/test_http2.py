@@ -33,15 +33,9 @@ from knot import AccessLog, Limits, Responder, Site, cli
 from knot.config import Config
 from knot.files import listing
 from knot.files.representation import Slice, read_now
-from knot.http.http2 import (
-    FRAME,
-    LINGER,
-    MAX_DISCARDED,
-    MAX_HELD,
-    Streams,
-    encoded,
-    find_request,
-)
+from knot.http.http2 import LINGER, MAX_DISCARDED, MAX_HELD, Streams
+from knot.http.http2_fields import encoded, find_request
+from knot.http.http2_frames import FRAME
 from knot.http.request import (
     MAX_HEAD,
     MAX_TARGET,
@@ -53,7 +47,6 @@ from knot.http.request import (
 )
 from knot.http.responder import Deferred, Response
 from knot.models import closing, events
-from knot.models import connection as common
 from knot.models import http2 as model
 from knot.models.peer import Connection
 from tame import WRITE, Event
@@ -494,8 +487,8 @@ def test_content_goes_where_windows_are_open_and_arrives_whole(
         client.h2.increment_flow_control_window(size)
         converse(client, streams, responder)  # the client would complain of a byte too much
         assert client.farewell is None
-        if streams._credit < 100:
-            streams._credit = 100  # this client is allowed to dribble
+        if streams._credit.left < 100:
+            streams._credit.left = 100  # this client is allowed to dribble
     for id, name in ids.items():
         assert client.answers[id].content == (root / name).read_bytes()
     assert not streams.open
@@ -631,7 +624,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (common, events):
+    for module in (closing, events):
         monkeypatch.setattr(module, "SWEEP", 0.01)
 
 
