@@ -212,6 +212,15 @@ class BadRequest(NamedTuple):
     """As far as it was read."""
     keep_alive: bool = False
 
+    @property
+    def method(self) -> bytes:
+        """Empty: it may not have been read."""
+        return b""
+
+    @property
+    def http_1_0(self) -> bool:
+        return False
+
 
 new_request = partial(tuple.__new__, Request)  # 110 ns, and Request(...) 165
 

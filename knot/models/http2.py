@@ -15,22 +15,11 @@ from typing import Any, Final
 from knot.files.representation import Bytes, Slice, read_now
 from knot.http.http2 import Stream, Streams
 from knot.http.responder import Deferred, Response, length_of
-from knot.models.connection import (
-    close_connection,
-    report,
-    send_some,
-    warm,
-)
+from knot.models.connection import close_connection, report, send_some, warm
 from knot.models.events import Server, hang_up
 from knot.models.handshake import PlainConnection
-from knot.models.peer import (
-    HEAD,
-    IDLE,
-    SENDING,
-    receive,
-    set_nonblocking,
-)
-from knot.models.server import Unsent
+from knot.models.peer import HEAD, IDLE, SENDING, receive, set_nonblocking
+from knot.models.server import Sent, Unsent
 from tame import READ, WRITE, Event, Rendezvous, mkevent, tamed, timer, tvars, twait, wait_on_fd
 
 AT_ONCE: Final = 128 * 1024
@@ -267,8 +256,6 @@ def note(peer: PlainConnection, server: Server, state: Http2State) -> None:
     if on_sent is not None:
         for stream in ended:
             if stream.response is not None:
-                asked = iter(()), stream.when, deque((stream.said,)), False, stream.front
-                on_sent(
-                    peer.address, stream.request, stream.response, asked, stream.unsent, VERSION
-                )
+                sent = peer.address, stream.request, stream.response, stream.when, stream.said
+                on_sent(Sent(*sent, stream.unsent, VERSION))
     ended.clear()

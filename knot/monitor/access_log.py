@@ -19,10 +19,13 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from queue import SimpleQueue
 from time import gmtime, localtime, sleep, strftime, time
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from knot.process.diagnostics import LineWriter, block_sigttou
 from knot.process.safe_paths import open_to_append
+
+if TYPE_CHECKING:
+    from knot.models.server import Sent
 
 LIMIT: Final = 100_000
 """Records that wait for the thread, 55 MiB of usual ones; more are dropped and counted."""
@@ -183,6 +186,19 @@ class AccessLog:
         self._lost = 0  # since the last line that was written
         self._failing = False  # and it has been said so
         self._broken = False  # nobody will ever read what is written
+
+    def note(self, sent: Sent, client: str, user: bytes) -> None:
+        """Add a record of a response, for that client and user."""
+        now = time()
+        _, request, response, when, (referer, agent), unsent, version = sent
+        self.add(
+            Record(
+                now, client, request.method, request.target,
+                b"HTTP/1.0" if request.http_1_0 else version, response.status,
+                sent.size if unsent else response.length, referer, agent,
+                max(0.0, now - when), user,  # the clock may have been set back
+            )
+        )  # fmt: skip
 
     def add(self, record: Record) -> None:
         self.pending.append(record)

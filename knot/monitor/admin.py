@@ -18,7 +18,7 @@ from itertools import accumulate
 from typing import Any, Final, Protocol
 
 from knot.http.request import BadRequest, Request, RequestParser
-from knot.models.connection import OUT_OF_DESCRIPTORS, PAUSE
+from knot.models.accepting import OUT_OF_DESCRIPTORS, PAUSE
 from knot.models.server import Server
 from knot.monitor import blocked
 from knot.monitor.metrics import BOUNDS, Counter, Counts

@@ -23,7 +23,7 @@ import tame
 from knot.files.site import Site
 from knot.http.request import BadRequest, Request
 from knot.http.responder import Deferred, Responder, Response
-from knot.models.connection import PAUSE
+from knot.models.accepting import PAUSE
 from knot.models.events import Server, run
 from knot.models.peer import Connection
 from knot.monitor.admin import SingleProcess, serve_admin

@@ -30,10 +30,11 @@ from knot import Responder, Site
 from knot.access.gates import AUTHORIZATION, BasicAuth
 from knot.access.passwords import Passwords
 from knot.access.rates import ConnectionLimit
-from knot.models import connection as common
 from knot.models import events, http2
+from knot.models.accepting import admit
+from knot.models.connection import close_connection
 from knot.models.server import Server
-from knot.monitor.access_log import AccessLog
+from knot.monitor.access_log import AccessLog, Record
 from knot.process import sandbox
 from knot.process.listeners import listen
 from knot.process.signals import Signals
@@ -435,7 +436,7 @@ def test_a_password_that_was_checked_is_not_checked_again(tmp_path: Path) -> Non
 def test_a_log_that_is_left_writes_what_is_pending_and_closes_its_file(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     log = AccessLog("common", writer)
-    log.add(common.Record(0, "::1", b"GET", b"/", b"HTTP/1.1", 200, 1, b"", b"", 0))
+    log.add(Record(0, "::1", b"GET", b"/", b"HTTP/1.1", 200, 1, b"", b"", 0))
     log.leave(closes=True)
     with open(reader) as pipe:
         assert "GET / HTTP/1.1" in pipe.read()  # to its end
@@ -457,8 +458,8 @@ def test_connections_that_are_there_count_and_have_addresses_when_that_begins_to
         server.adopt(new)
         assert {peer.address for peer in peers} == {"127.0.0.1"}
         for crowded, peer in zip((True, True, False), peers, strict=True):
-            assert bool(common.admit("127.0.0.1", server)) == crowded
-            common.close_connection(peer, server)
+            assert bool(admit("127.0.0.1", server)) == crowded
+            close_connection(peer, server)
     site.close()
 
 

@@ -243,7 +243,7 @@ def test_a_thread_that_goes_on_after_the_end_says_nothing(
     def fail(*_: object) -> None:
         raise OSError(errno.EBADF, "its file was closed")
 
-    monkeypatch.setattr(threads, "exchange", fail)
+    monkeypatch.setattr(threads, "read_and_answer", fail)
     served = Site(site)
     server = threads.Server(Responder(served))
     server.over = True

@@ -210,7 +210,7 @@ BUGS: Final = [
     ),
     Bug(
         "one connection too many is let in",
-        CONNECTION,
+        "models/accepting.py",
         "if len(server.peers) >= server.limits.connections:",
         "if len(server.peers) > server.limits.connections:",
     ),
@@ -250,7 +250,7 @@ BUGS: Final = [
     Bug(
         "the line of an answer that took a while is missing in the log",
         CONNECTION,
-        "on_sent(peer.address, pending.request, response, pending.asked, unsent or NOTHING)",
+        "note(server.on_sent, peer, pending.asked, pending.request, response, unsent or NOTHING)",
         "pass",
     ),
     Bug(
