@@ -13,7 +13,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
-from knot.access.networks import REMEMBERED, parse
+from knot.access.networks import MAX_REMEMBERED, parse
 from knot.http.request import Fields
 
 FORWARDED: Final = b"x-forwarded-for"
@@ -23,10 +23,10 @@ FORWARDED: Final = b"x-forwarded-for"
 WITH_PORT: Final = re.compile(r"\[(.*)\](?::\d+)?|([\d.]+):\d+")
 """Some proxies say the port, too."""
 
-MOST_HOPS: Final = 32
+MAX_HOPS: Final = 32
 """Addresses that are looked at; who has that many proxies of its own has them in a circle."""
 
-LONGEST_REMEMBERED: Final = 128
+MAX_REMEMBERED_SIZE: Final = 128
 """Bytes of a field whose meaning is remembered."""
 
 
@@ -35,7 +35,7 @@ class Forwarded:
 
     def __init__(self, trusted: Callable[[str], bool]) -> None:
         self._trusted = trusted
-        self._remembered = lru_cache(REMEMBERED)(self._find)
+        self._remembered = lru_cache(MAX_REMEMBERED)(self._find)
 
     def client(self, address: str, fields: Fields) -> str:
         """The client whose request with these `fields` comes from `address`.
@@ -50,11 +50,11 @@ class Forwarded:
         if not values:
             return address
         value = b",".join(values)
-        found = self._find if len(value) > LONGEST_REMEMBERED else self._remembered
+        found = self._find if len(value) > MAX_REMEMBERED_SIZE else self._remembered
         return found(address, value)
 
     def _find(self, address: str, value: bytes) -> str:
-        for hop in reversed(value.decode("latin-1").rsplit(",", MOST_HOPS)[-MOST_HOPS:]):
+        for hop in reversed(value.decode("latin-1").rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
             said = hop_address(hop.strip(" \t"))
             if said is None:
                 return address
@@ -75,14 +75,14 @@ def hop_address(text: str) -> str | None:
 
 # -- a header before all else --------------------------------------------------------------------
 
-LONGEST_1: Final = 107
+MAX_V1: Final = 107
 """Bytes of a header of version 1, with its end."""
 
-LONGEST_2: Final = 2048
+MAX_V2: Final = 2048
 """Bytes of one of version 2, whose own bound is 65,551: a client's certificate may be in it, but
 no proxy sends that unless it is told to."""
 
-MOST: Final = max(LONGEST_1, LONGEST_2)
+MAX_HEADER: Final = max(MAX_V1, MAX_V2)
 
 UNKNOWN_1: Final = b"PROXY UNKNOWN"
 STARTS_1: Final = (b"PROXY TCP4 ", b"PROXY TCP6 ", UNKNOWN_1)
@@ -129,14 +129,14 @@ def parse_header(data: bytes) -> Header | None:
 
 
 def parse_1(data: bytes) -> Header | None:
-    end = data.find(b"\r\n", 0, LONGEST_1)
+    end = data.find(b"\r\n", 0, MAX_V1)
     line = data if end < 0 else data[:end]
     is_unknown = line.startswith(UNKNOWN_1[: len(line)])
     if not (is_unknown or TEXT_1.fullmatch(line, len(STARTS_1[0]))):
         raise ValueError("a PROXY header has TCP4 or TCP6, two addresses and two ports, or UNKNOWN")
     if end < 0:
-        if len(data) >= LONGEST_1:
-            raise ValueError(f"a PROXY header of version 1 ends within {LONGEST_1} bytes")
+        if len(data) >= MAX_V1:
+            raise ValueError(f"a PROXY header of version 1 ends within {MAX_V1} bytes")
         return None
     words = line.split(b" ")
     if words[1] == b"UNKNOWN":  # whatever follows is to be skipped
@@ -161,8 +161,8 @@ def parse_2(data: bytes) -> Header | None:
         return None
     check_version(data[len(START_2)])
     size = FIXED + int.from_bytes(data[FIXED - 2 : FIXED], "big")
-    if size > LONGEST_2:
-        raise ValueError(f"a PROXY header longer than {LONGEST_2} bytes is not taken")
+    if size > MAX_V2:
+        raise ValueError(f"a PROXY header longer than {MAX_V2} bytes is not taken")
     local, kind = data[len(START_2)] == LOCAL, data[len(START_2) + 1]
     if not local:
         if kind not in LENGTHS:

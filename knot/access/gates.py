@@ -72,11 +72,11 @@ class BasicAuth:
             why = "too many passwords are being checked"
             return self._responder.refuse(request, now, 503, why=why)
 
-        def then(outcome: Outcome) -> Response | Deferred:
+        def finish(outcome: Outcome) -> Response | Deferred:
             passwords.keep(credentials, outcome)
             return self._decide(request, time(), outcome)
 
-        return Deferred(find, then)
+        return Deferred(find, finish)
 
     def _is_preflight(self, request: Request) -> bool:
         """Browsers ask without a password whether scripts may ask with one (Fetch, 3.3.5)."""

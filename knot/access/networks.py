@@ -10,7 +10,7 @@ from typing import Final
 UNIX: Final = "unix:"
 """The address of whoever comes by a path of the file system."""
 
-REMEMBERED: Final = 4096
+MAX_REMEMBERED: Final = 4096
 """Addresses of which is remembered what they are; to look at one costs 3 µs."""
 
 ONE_CLIENT: Final = 64
@@ -53,7 +53,7 @@ class Networks:
         names = [network(text) for text in networks]
         self._unix = "unix" in names
         self._all: list[Network] = [ip_network(name) for name in names if name != "unix"]
-        self.have = lru_cache(REMEMBERED)(self._have)
+        self.have = lru_cache(MAX_REMEMBERED)(self._have)
         """Whether an address is in one of them."""
 
     def _have(self, text: str) -> bool:
@@ -75,7 +75,7 @@ def parse(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(MAX_REMEMBERED)
 def client_at(text: str) -> str:
     """A name for the client at an address, the same for all its addresses."""
     address = parse(text)

@@ -24,20 +24,20 @@ from knot.files.paths import absolute, reason
 from knot.files.representation import BUSY
 from knot.files.stamps import stamp_of
 
-MOST_RIGHT: Final = 16_384
-MOST_WRONG: Final = 4096
+MAX_RIGHT: Final = 16_384
+MAX_WRONG: Final = 4096
 """Credentials that are remembered, in 5 MiB; who guesses does not push out who knows."""
 
-LONGEST: Final = 1024
+MAX_CREDENTIALS: Final = 1024
 """Bytes of credentials."""
 
-LONGEST_NAME: Final = 255
+MAX_NAME: Final = 255
 """Bytes, as ``htpasswd`` has it."""
 
-SEEN: Final = 72
+BCRYPT_BYTES: Final = 72
 """Bytes of a password that bcrypt looks at."""
 
-LOOK: Final = 1.0
+LOOK_INTERVAL: Final = 1.0
 """Seconds between two looks at whether the file has changed."""
 
 SCHEME: Final = b"basic "
@@ -70,7 +70,7 @@ class Check:
         self._over = Event()
         self._outcome: Outcome | None = None
 
-    def make(self) -> Outcome:
+    def run(self) -> Outcome:
         """Find the outcome; on a thread, and once."""
         try:
             self._outcome = self._find()
@@ -115,7 +115,7 @@ class Passwords:
         Content that cannot be used changes nothing.  While the file is gone or may not be read,
         nobody is let in: it may have been taken away for just that.  Either is logged once.
         """
-        if abs(now - self._looked) < LOOK:
+        if abs(now - self._looked) < LOOK_INTERVAL:
             return
         self._looked = now
         try:
@@ -167,13 +167,13 @@ class Passwords:
         if not self._turns.acquire(blocking=False):
             return None
         check = self._under_way[key] = Check(lambda: self._find(credentials))
-        return check.make
+        return check.run
 
     def keep(self, credentials: bytes, outcome: Outcome) -> None:
         key = self._key_of(credentials)
         for known in (self._under_way, self._right, self._wrong):
             known.pop(key, None)
-        kept, most = (self._right, MOST_RIGHT) if outcome.right else (self._wrong, MOST_WRONG)
+        kept, most = (self._right, MAX_RIGHT) if outcome.right else (self._wrong, MAX_WRONG)
         kept[key] = outcome
         if len(kept) > most:
             del kept[next(iter(kept))]
@@ -204,7 +204,7 @@ class Passwords:
 
 def matches(password: bytes, hash: bytes) -> bool:
     try:
-        return bcrypt.checkpw(password[:SEEN], hash)
+        return bcrypt.checkpw(password[:BCRYPT_BYTES], hash)
     except ValueError:  # it has its own idea of what a hash is
         return False
 
@@ -212,7 +212,7 @@ def matches(password: bytes, hash: bytes) -> bool:
 def parse(credentials: bytes) -> tuple[bytes, bytes] | None:
     """Name and password in the value of ``Authorization`` (RFC 7617, section 2); None if it has
     none."""
-    if len(credentials) > LONGEST or credentials[: len(SCHEME)].lower() != SCHEME:
+    if len(credentials) > MAX_CREDENTIALS or credentials[: len(SCHEME)].lower() != SCHEME:
         return None
     try:
         pair = a2b_base64(credentials[len(SCHEME) :].strip(b" "), strict_mode=True)
@@ -220,7 +220,7 @@ def parse(credentials: bytes) -> tuple[bytes, bytes] | None:
     except (Error, UnicodeDecodeError):
         return None
     name, colon, password = pair.partition(b":")
-    if not colon or len(name) > LONGEST_NAME or CONTROL.search(pair):
+    if not colon or len(name) > MAX_NAME or CONTROL.search(pair):
         return None
     return name, password
 
@@ -239,7 +239,7 @@ def read_users(path: str) -> dict[bytes, bytes]:
         name, _, hash = line.rstrip().partition(b":")
         shown = name.decode(errors="replace")
         where = f"{path}, line {number}"
-        if not name or CONTROL.search(name) or len(name) > LONGEST_NAME:
+        if not name or CONTROL.search(name) or len(name) > MAX_NAME:
             raise ValueError(f"{where}: it is no name:hash; write it by htpasswd -B {path} NAME")
         if not HASH.fullmatch(hash):
             raise ValueError(

@@ -15,7 +15,7 @@ SAVED: Final = 10.0
 """Seconds of its rate that a client which asks for nothing saves up, and may have at once: a page
 with all that belongs to it comes in one burst."""
 
-MOST_CLIENTS: Final = 16_384
+MAX_CLIENTS: Final = 16_384
 """Of whom it is known what they had lately, in 3 MiB.  A client who is forgotten because so many
 others have asked since may have its burst again: who owns more addresses than this gets one for
 each of them, as it would anyway."""
@@ -25,12 +25,12 @@ class Rates:
     """Requests of each client in time: a bucket of tokens, kept as the one time when it will be
     full (the generic cell rate algorithm, ITU-T I.371)."""
 
-    def __init__(self, rate: float, most_clients: int = MOST_CLIENTS) -> None:
+    def __init__(self, rate: float, max_clients: int = MAX_CLIENTS) -> None:
         """`rate` is how many requests a client may make in a second on average."""
         self.rate = rate
         self._interval = 1 / rate
         self._slack = max(SAVED - self._interval, 0.0)
-        self._most = most_clients
+        self._most = max_clients
         self._full: dict[str, float] = {}  # by client, whoever asked last at the end
 
     def wait(self, client: str, now: float) -> int:

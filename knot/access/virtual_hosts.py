@@ -14,7 +14,7 @@ from knot.http.responder import Deferred, Response, authority_of
 
 NAME: Final = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
 
-REMEMBERED: Final = 1024
+MAX_REMEMBERED: Final = 1024
 """Spellings of hosts whose sites are known without looking."""
 
 
@@ -68,7 +68,7 @@ class VirtualHosts:
         found = self._found.get(authority)
         if found is None:
             found = self._find(host_name(authority).lower().removesuffix(b"."))
-            if len(self._found) >= REMEMBERED or len(authority) > 255:
+            if len(self._found) >= MAX_REMEMBERED or len(authority) > 255:
                 return found
             self._found[authority] = found
         return found

@@ -11,7 +11,7 @@ from typing import Final
 SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
 """The name of a file that was compressed beforehand, by its coding, the smallest first."""
 
-LEAST: Final = 256
+MIN_SIZE: Final = 256
 """Bytes below which nothing is compressed: such an answer is one packet either way."""
 
 TEXT: Final = re.compile(
@@ -44,7 +44,7 @@ def may_have_copies(kind: bytes) -> bool:
 
 def compressible(kind: bytes, size: int) -> bool:
     """Whether a file of that media type and of so many bytes is worth compressing."""
-    return size >= LEAST and TEXT.match(kind) is not None
+    return size >= MIN_SIZE and TEXT.match(kind) is not None
 
 
 def compress(content: bytes | bytearray, coding: bytes) -> bytes | None:

@@ -6,10 +6,10 @@ No I/O: fields and validators go in, a status comes out.
 from __future__ import annotations
 
 import re
-from calendar import timegm
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Final
+
+from knot.http.dates import parse_http_date
 
 Fields = Mapping[bytes, bytes]
 """Lower-case field names to values; several lines of one name are joined by a comma."""
@@ -78,46 +78,3 @@ def range_applies(fields: Fields, etag: bytes, modified: int | None) -> bool:
     if value.endswith(b'"'):
         return value == etag and etag.startswith(b'"')
     return modified is not None and parse_http_date(value) == modified
-
-
-# -- dates ---------------------------------------------------------------------------------------
-
-MONTHS: Final = (
-    b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun",
-    b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
-)  # fmt: skip
-
-_MONTH = rb"(?P<month>" + b"|".join(MONTHS) + rb")"
-_TIME = rb"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
-
-FORMS: Final = [
-    re.compile(form)
-    for form in (
-        rb"[A-Z][a-z]{2}, (?P<day>\d\d) " + _MONTH + rb" (?P<year>\d{4}) " + _TIME + rb" GMT",
-        rb"[A-Z][a-z]{5,8}, (?P<day>\d\d)-" + _MONTH + rb"-(?P<year>\d\d) " + _TIME + rb" GMT",
-        rb"[A-Z][a-z]{2} " + _MONTH + rb" (?P<day>[ \d]\d) " + _TIME + rb" (?P<year>\d{4})",
-    )
-]
-"""The three forms of a date (section 5.6.7): today's, that of RFC 850, and that of asctime()."""
-
-PIVOT: Final = 70
-"""Years of two digits from here on are of the last century; RFC 850's form is older than 2038."""
-
-
-@lru_cache(256)  # a browser sends the date that it got, again and again
-def parse_http_date(value: bytes) -> int | None:
-    """Seconds since the epoch, or None if it is no date of HTTP."""
-    for form in FORMS:
-        found = form.fullmatch(value.strip())
-        if found:
-            break
-    else:
-        return None
-    year, day = int(found["year"]), int(found["day"])
-    month = MONTHS.index(found["month"]) + 1
-    if len(found["year"]) == 2:
-        year += 1900 if year >= PIVOT else 2000
-    hour, minute, second = int(found["hour"]), int(found["minute"]), int(found["second"])
-    if year < 1 or not 1 <= day <= 31 or hour > 23 or minute > 59 or second > 60:
-        return None
-    return timegm((year, month, day, hour, minute, second))

@@ -11,7 +11,7 @@ from typing import Final
 
 from knot.files.compression import SUFFIXES
 
-MAX_FIELD: Final = 256
+MAX_ACCEPT_ENCODING: Final = 256
 """Length of an Accept-Encoding field beyond which it is ignored, in bytes; browsers send 25."""
 
 MEMBER: Final = re.compile(
@@ -22,12 +22,12 @@ MEMBER: Final = re.compile(
 
 def acceptable(value: bytes) -> tuple[bytes, ...]:
     """The codings of `SUFFIXES` that an Accept-Encoding field prefers to none, the best first."""
-    return _acceptable(value) if len(value) <= MAX_FIELD else ()
+    return _acceptable(value) if len(value) <= MAX_ACCEPT_ENCODING else ()
 
 
 def refuses_identity(value: bytes) -> bool:
     """Whether an Accept-Encoding field rules out content that is in no coding at all."""
-    if len(value) > MAX_FIELD:
+    if len(value) > MAX_ACCEPT_ENCODING:
         return False
     weights = parse(value)
     return weights.get(b"identity", weights.get(b"*", 1.0)) == 0

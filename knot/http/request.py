@@ -23,7 +23,7 @@ MAX_HEAD: Final = 32 * 1024
 MAX_TARGET: Final = 8 * 1024
 """Bytes of a request target; RFC 9112, section 3 asks for 8,000 at least."""
 
-MOST_FIELDS: Final = 32
+MAX_FIELDS: Final = 32
 """Lines of those fields that count; no client sends a dozen."""
 
 MAX_SAID: Final = 1024
@@ -76,7 +76,7 @@ NAMES: Final = {
     **dict.fromkeys(by_spelling((b"proxy-connection",)), CONNECTION),
 }
 
-TOLD: Final = by_spelling((REFERER, AGENT))
+LOGGED_FIELDS: Final = by_spelling((REFERER, AGENT))
 
 METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
 
@@ -96,7 +96,12 @@ TARGET: Final = re.compile(rb"[\x21\x22\x24-\x7e]+")
 """Visible ASCII without the number sign.  Browsers send ``|``, ``^`` and others that a URI does not
 allow, as they are; a fragment is never sent (RFC 9112, section 3.2)."""
 ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(?:[/?].*)?", re.IGNORECASE)
-BAD_TARGET: Final = "the target of the request is not valid (RFC 9112, section 3.2)"
+
+# Why requests are refused, over HTTP/1.1 and HTTP/2 alike
+BAD_TARGET: Final = "the request target is not valid (RFC 9112, section 3.2)"
+TOO_LONG_TARGET: Final = f"the request target is longer than {MAX_TARGET} bytes"
+TOO_MANY_FIELDS: Final = f"the request has more than {MAX_FIELDS} conditions and preferences"
+UNKNOWN_METHOD: Final = "the request method is not known"
 
 NEWER: Final = re.compile(rb"(?:\A|(?<=[\r\n]))[A-Z-]+ +[^ \r\n]+ +HTTP/1\.[2-9]")
 NEWER_FROM_TARGET: Final = re.compile(rb"[^\r\n]*? HTTP/1\.[2-9]")
@@ -110,8 +115,8 @@ VERSIONS: Final = {"0.0", "0.9", "1.0", "1.1", "2.0"}
 SEVERAL: Final = b", "
 """A list of transfer codings; which they are does not matter."""
 
-MANY: Final = 1000
-LONG: Final = 256
+MAX_REMEMBERED: Final = 1000
+MAX_REMEMBERED_SIZE: Final = 256
 """How many valid hosts and targets are remembered, and how long they may be, in bytes."""
 
 _hosts_seen: set[bytes] = set()  # valid ones: a look here costs a tenth of the match
@@ -145,7 +150,7 @@ def can_be_authority(value: bytes) -> bool:
     literal = found["literal"]
     if literal is not None and not can_be_literal(literal):
         return False
-    if len(value) < LONG and len(_hosts_seen) < MANY:
+    if len(value) < MAX_REMEMBERED_SIZE and len(_hosts_seen) < MAX_REMEMBERED:
         _hosts_seen.add(value)
     return True
 
@@ -176,8 +181,8 @@ def can_be_target(target: bytes, method: bytes) -> bool:
         absolute = ABSOLUTE.fullmatch(target)
         if absolute is None or not can_be_authority(absolute[1]):
             return False
-    if len(target) < LONG:
-        if len(_targets_seen) >= MANY:
+    if len(target) < MAX_REMEMBERED_SIZE:
+        if len(_targets_seen) >= MAX_REMEMBERED:
             _targets_seen.clear()  # a site may have more files, of which others are asked for now
         _targets_seen.add(target)
     return True
@@ -206,6 +211,15 @@ class BadRequest(NamedTuple):
     target: bytes = b""
     """As far as it was read."""
     keep_alive: bool = False
+
+    @property
+    def method(self) -> bytes:
+        """Empty: it may not have been read."""
+        return b""
+
+    @property
+    def http_1_0(self) -> bool:
+        return False
 
 
 new_request = partial(tuple.__new__, Request)  # 110 ns, and Request(...) 165
@@ -275,7 +289,7 @@ class RequestParser:
             if not self.ended:
                 unknown = not requests and METHOD.match(data.lstrip(b"\r\n"))
                 status = 501 if unknown else 400
-                self._refuse(status, "the method of the request is not known here")
+                self._refuse(status, UNKNOWN_METHOD)
             self.unread = True
         except httptools.HttpParserError as error:
             # Bytes after a request that ends the connection are no error of that request.
@@ -299,9 +313,9 @@ class RequestParser:
             self.unfinished += len(data) or 1  # "PRI * HTTP/2.0" goes on after an empty line
         self._target_before = len(self._target)
         if len(self._target) > MAX_TARGET:
-            self._refuse(414, f"the target of the request is longer than {MAX_TARGET} bytes")
+            self._refuse(414, TOO_LONG_TARGET)
         elif self.unfinished > MAX_HEAD:
-            self._refuse(431, f"the head of the request is longer than {MAX_HEAD} bytes")
+            self._refuse(431, f"the request head is longer than {MAX_HEAD} bytes")
 
     def _feed_newer(self, data: bytes | bytearray, version: str) -> list[Request | BadRequest]:
         """Read on after the parser has met a `version` that is too new for it.
@@ -331,7 +345,7 @@ class RequestParser:
     def _refuse_version(self, major: str) -> None:
         # HTTP/0.9 has no version on its line, and nothing else was ever called HTTP/0.
         status = 400 if major in ("0", "1") else 505
-        self._refuse(status, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        self._refuse(status, "only HTTP/1.0 and HTTP/1.1 are supported here")
 
     def _last(self, request: Request | BadRequest) -> Request | BadRequest:
         """`request` as one that ends the connection because it asks for another protocol."""
@@ -379,7 +393,7 @@ class RequestParser:
             self._take(known, value)
 
     def _take(self, name: bytes, value: bytes) -> None:
-        if len(self._fields) < MOST_FIELDS:
+        if len(self._fields) < MAX_FIELDS:
             self._fields += ((name, value),)
         else:
             self._is_special = self._is_crowded = True
@@ -402,19 +416,21 @@ class RequestParser:
             if not version.startswith("1."):
                 return self._refuse_version(version[0])
         if self._hosts != 1 and (self._hosts or not old):
-            return self._refuse(400, "a request has one valid Host field (RFC 9112, section 3.2)")
+            return self._refuse(
+                400, "a request must have one valid Host field (RFC 9112, section 3.2)"
+            )
         self._hosts = 0
         target = self._target
         if target not in _targets_seen:
             if len(target) > MAX_TARGET:
-                return self._refuse(414, f"the target is longer than {MAX_TARGET} bytes")
+                return self._refuse(414, TOO_LONG_TARGET)
             if not can_be_target(target, parser.get_method()):
                 return self._refuse(400, BAD_TARGET)
         fields, self._fields = self._fields, ()
         if self._is_special:
             self._is_special = False
             if self._is_crowded:
-                return self._refuse(431, f"no request has {MOST_FIELDS} conditions and preferences")
+                return self._refuse(431, TOO_MANY_FIELDS)
             if self._accept:
                 fields += self._preference()
             if self._has_content:
@@ -422,7 +438,7 @@ class RequestParser:
                     why = "HTTP/1.0 has no transfer codings (RFC 9112, section 6.1)"
                     return self._refuse(400, why)
                 if self._coding not in (None, b"chunked"):
-                    return self._refuse(501, "the only transfer coding known here is chunked")
+                    return self._refuse(501, "the only supported transfer coding is chunked")
                 # No method here has a use for content, so it is not read: the connection ends.
                 keep_alive = False
                 self.unread = True
@@ -436,7 +452,7 @@ class RequestParser:
         if prefers_json(value):
             return (PREFERS_JSON,)
         if len(value) <= MAX_ACCEPT:
-            if len(_pages_seen) >= MANY:
+            if len(_pages_seen) >= MAX_REMEMBERED:
                 _pages_seen.clear()
             _pages_seen.add(value)
         return ()
@@ -477,7 +493,7 @@ class LoggingParser(ExtraFieldsParser):
         return requests
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        told = TOLD.get(name)
+        told = LOGGED_FIELDS.get(name)
         if told is None:
             super().on_header(name, value)
         elif told is REFERER:

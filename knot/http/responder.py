@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from email.utils import formatdate
 from fnmatch import translate
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from itertools import count
 from random import SystemRandom
@@ -24,6 +23,7 @@ from knot.files.site import (
 )
 from knot.http.conditions import NOT_MODIFIED, check_if_match, evaluate, range_applies
 from knot.http.content_coding import acceptable, refuses_identity
+from knot.http.dates import http_date
 from knot.http.ranges import Range, content_range, parse_range, part_heads
 from knot.http.request import ACCEPT, BadRequest, Request, joined
 
@@ -58,8 +58,8 @@ PRIVATE: Final = b"Cache-Control: private\r\n"
 OPEN_FILE: Final = 256 * 1024
 """What an answer with an open file counts for in bytes: 64 MiB are 256 descriptors."""
 
-MOST_PREPARED: Final = 4096
-LONGEST_PREPARED: Final = 1024
+MAX_PREPARED: Final = 4096
+MAX_PREPARED_SIZE: Final = 1024
 """How many answers are kept for equal requests, and how long a request may be, in bytes."""
 
 DATED: Final = 2
@@ -118,11 +118,12 @@ class Response(NamedTuple):
 
 
 class Deferred(NamedTuple):
-    """An answer that takes a while: what it takes is to be made where nobody has to wait for it."""
+    """A response that takes a while: the work is done wherever it holds up no other client."""
 
-    make: Callable[[], Any]
-    then: Callable[[Any], Response | Deferred]
-    """From what was made to the answer; to be called by whoever owns the responder."""
+    work: Callable[[], Any]
+    """May wait for a disk, or compute for long; it may run on another thread."""
+    finish: Callable[[Any], Response | Deferred]
+    """From the result of the work to the response; called by the owner of the responder."""
 
 
 class FieldRules:
@@ -242,7 +243,7 @@ class Responder:
         asked = len(request.target)
         for name, value in request.fields:
             asked += len(name) + len(value)
-        if asked > LONGEST_PREPARED or generation != self.generation:
+        if asked > MAX_PREPARED_SIZE or generation != self.generation:
             return
         opened = response.rest and isinstance(response.rest[0], Slice)
         prepared = self._of_open_files if opened else self._prepared
@@ -250,7 +251,7 @@ class Responder:
             self._free += cost(prepared.pop(request))
         prepared[request] = response
         self._free -= cost(response)
-        while self._free < 0 or len(prepared) > MOST_PREPARED:
+        while self._free < 0 or len(prepared) > MAX_PREPARED:
             self._free += cost(prepared.pop(next(iter(prepared))))
 
     def sweep(self) -> None:
@@ -280,7 +281,7 @@ class Answer:
         self._site = responder.site
         self._rules = responder.rules
         self._second = responder.second
-        self._turn = responder.generation
+        self._generation = responder.generation
         self._request = request
         self._fields = joined(request.fields)
 
@@ -291,7 +292,7 @@ class Answer:
                 return self.options()
             return self.refusal(405, b"Allow: %b\r\n" % METHODS)
         path, query = split_target(self._request.target)
-        found = self._site.find(path, self._turn)
+        found = self._site.find(path, self._generation)
         if isinstance(found, Representation):
             return self.represent(found)
         if isinstance(found, DirectoryListing):
@@ -301,7 +302,7 @@ class Answer:
             location = b"Location: %b%b\r\n" % (found.path.encode(), query)
         response = self.refusal(found.status, location)
         if found.status in (301, 308, 404):
-            self._keep(self._request, response, self._turn)
+            self._keep(self._request, response, self._generation)
         return response
 
     def represent(self, found: Representation) -> Response | Deferred:
@@ -315,7 +316,7 @@ class Answer:
     def kept(self, chosen: Representation) -> Response:
         response = self.selected(chosen)
         if b"range" not in self._fields:
-            self._keep(self._request, response, self._turn)
+            self._keep(self._request, response, self._generation)
         return response
 
     def warmed(
@@ -373,7 +374,7 @@ class Answer:
 
     def coded(self, found: Representation, codings: Iterable[bytes]) -> Iterator[Representation]:
         """Its compressed forms, those that were compressed beforehand first."""
-        copies = self._site.copies(found, self._turn)
+        copies = self._site.copies(found, self._generation)
         for coding in codings:
             if coding in copies:
                 yield copies[coding]
@@ -444,7 +445,7 @@ class Answer:
         if ACCEPT in self._fields:
             render, kind = listing.as_json, b"application/json; charset=utf-8"
 
-        def make() -> Response:
+        def work() -> Response:
             try:
                 entries = listing.read_directory(found.file.fd, found.scope)
             except OSError as error:
@@ -453,11 +454,11 @@ class Answer:
             fields = VARY_ACCEPT + self._rules.otherwise
             return self.response(200, fields, kind, [page])
 
-        def then(response: Response) -> Response:
-            self._keep(self._request, response, self._turn)
+        def finish(response: Response) -> Response:
+            self._keep(self._request, response, self._generation)
             return response
 
-        return Deferred(make, then)
+        return Deferred(work, finish)
 
     def refusal(self, status: int, field: bytes = b"", why: str = "") -> Response:
         """Any answer that is no file: a small page that says what is the matter."""
@@ -465,7 +466,7 @@ class Answer:
         if status == 503:
             field += b"Retry-After: 5\r\n"
         if status == 404:
-            found = self._site.find_file(NOT_FOUND, self._turn)
+            found = self._site.find_file(NOT_FOUND, self._generation)
             if found is not None:
                 return self.response(404, field, found.type, [found.slice(0, found.size)])
         phrase = HTTPStatus(status).phrase
@@ -546,9 +547,3 @@ def authority_of(target: bytes) -> bytes:
     if target.startswith(b"/") or not separator or scheme.lower() not in (b"http", b"https"):
         return b""
     return rest.partition(b"/")[0].partition(b"?")[0]
-
-
-@lru_cache(4096)
-def http_date(second: int) -> bytes:
-    """The date in HTTP's form (RFC 9110, section 5.6.7)."""
-    return formatdate(second, usegmt=True).encode()

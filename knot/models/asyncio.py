@@ -17,29 +17,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from knot.files.representation import Slice
 from knot.http.responder import Deferred, Responder
 from knot.limits import Limits
-from knot.models.closing import (
-    PARTING,
-    SWEEP,
-    cut_all,
-    expire_idle,
-    half_close,
-    start_drain,
-)
+from knot.models.accepting import OUT_OF_DESCRIPTORS, PAUSE, accept_batch, accept_rest
+from knot.models.closing import PARTING, SWEEP, cut_all, expire_idle, half_close, start_drain
 from knot.models.connection import (
     DISK_THREADS,
     END,
     LINGER,
     LOG_DELAY,
-    OUT_OF_DESCRIPTORS,
-    PAUSE,
+    Ending,
     Pending,
-    accept_batch,
-    accept_rest,
     answer,
     close_connection,
     is_cold,
@@ -51,17 +42,13 @@ from knot.models.connection import (
     send_some,
     warm,
 )
-from knot.models.peer import (
-    SENDING,
-    FdConnection,
-    is_gone,
-    receive,
-    set_nonblocking,
-)
+from knot.models.peer import SENDING, FdConnection, is_gone, receive, set_nonblocking
 from knot.models.server import Server as CommonServer
 from knot.models.server import Unsent
-from knot.monitor.access_log import AccessLog
 from knot.process.signals import Signals
+
+if TYPE_CHECKING:
+    from knot.monitor.access_log import AccessLog
 
 __all__ = ["Server", "run"]
 
@@ -245,15 +232,17 @@ async def connection(peer: PlainConnection, server: Server) -> None:
         close_connection(peer, server)
 
 
-async def wait_out(peer: PlainConnection, server: Server, pending: Pending) -> Pending | None:
-    """Wait for what has to be waited for, and go on until the next obstacle."""
+async def wait_out(
+    peer: PlainConnection, server: Server, pending: Pending
+) -> Pending | Ending | None:
+    """Wait for what is pending, and go on until there is something to wait for again."""
     set_nonblocking(peer)
     peer.waits_for = SENDING
     unsent: Unsent | None = pending.unsent
     response = pending.response
     if isinstance(response, Deferred):
         while isinstance(response, Deferred):
-            response = response.then(await server.disk.do(response.make))
+            response = response.finish(await server.disk.do(response.work))
         unsent = send(peer, response)
     if unsent:
         await send_rest(peer, server, unsent)

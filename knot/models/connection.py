@@ -2,131 +2,77 @@
 
 Nothing here waits: what cannot be done at once is a `Pending`, and each model has its own way to
 wait for it.  So two models differ in how they wait, and in nothing else.
+
+Theory of operation
+-------------------
+
+A connection is always in one of these states.  `waits_for` has the state for `expire_idle`, which
+cuts connections that have been silent for longer than the limit.
+
+    state      waits_for  waits for                          limit       next
+    ---------  ---------  ---------------------------------  ----------  -----------------------
+    head       HEAD       the first request, or the rest of  head        answering; ended
+                          one that has begun
+    answering             nothing                                        any of the others
+    pending    SENDING    the work of a `Deferred`, or the   send        answering, lingering,
+                          client to take a response                      ended
+    idle       IDLE       the next request                   keep_alive  answering; ended
+    lingering  (as        the client to stop sending         linger      ended
+                before)
+    ended                 nothing: the descriptor is closed
+
+One read brings any number of requests and perhaps a part of one.  `read_and_answer` takes them
+through `parse` and `answer`; what it returns says where the connection goes from answering:
+
+    None       head, if the parser is in the middle of a request (`keep_parser`), else idle
+    a Pending  pending: the model waits for it and calls `resume`, which goes on answering
+    LINGER     lingering: the model says that no more responses will come, and discards what it
+               reads until the client closes the connection too
+    END        ended: the model calls `close_connection`
+
+The connection ends after a response that says so (``Connection: close``), at the end of what the
+client sends, at an error of either side, or when it is cut from outside (`closing.py`).  It
+lingers first if the client may be sending something that nobody will read.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from enum import Enum
 from functools import partial
 from time import time
 from typing import Final
 
-from knot.files.representation import (
-    BUSY,
-    Bytes,
-    Slice,
-    read_now,
-)
-from knot.http.request import (
-    BadRequest,
-    Request,
-    RequestParser,
-)
+from knot.files.representation import BUSY, Bytes, Slice, read_now
+from knot.http.request import BadRequest, Request, RequestParser
 from knot.http.responder import Deferred, Response, length_of
-from knot.models.peer import (
-    HEAD,
-    IDLE,
-    Connection,
-    FdConnection,
-    is_gone,
-    name_of,
-    receive,
-    set_nonblocking,
-)
-from knot.models.server import (
-    NOTHING,
-    Asked,
-    Server,
-    Unsent,
-)
-from knot.process.listeners import BACKLOG
+from knot.models.peer import HEAD, IDLE, Connection, is_gone, receive
+from knot.models.server import NOTHING, Asked, Sent, Server, Unsent, new_sent
 
 FIRST_SEND: Final = 64 * 1024
 """Bytes of a file that go out in one call with the head."""
 
 SLICE: Final = 2 * 1024 * 1024
-"""Bytes of a large file that are sent before the others get their turn."""
+"""Bytes of a large file that are sent before other clients get their turn."""
 
 TLS_SLICE: Final = 256 * 1024
-"""The same where they have to be encrypted, which takes as long."""
+"""The same if they have to be encrypted, which takes as long."""
 
 DISK_THREADS: Final = 4
-"""At most, where something else than the connection's own thread waits for a disk: enough that one
-slow disk does not stop the others, few enough to be cheap."""
-
-BATCH: Final = 64
-"""Connections accepted before those that are open get their turn again."""
-
-OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-PAUSE: Final = 0.1
-"""Seconds without accepting when the process has no descriptor left."""
+"""Threads that wait for disks, unless each connection has its own: enough that one slow disk does
+not stop the others, few enough to be cheap."""
 
 LOG_DELAY: Final = 0.2
-"""Seconds after which a line stands in the access log."""
+"""Seconds until a line is in the access log."""
 
 log = logging.getLogger("knot")
 
-FULL: Final = "there are too many clients"
-
-CROWDED: Final = "you have too many connections open"
-
-
-def admit(address: str, server: Server) -> str:
-    """Why no client at that address can be served now; empty if one can, and it has entered."""
-    if len(server.peers) >= server.limits.connections:
-        return FULL
-    if server.connection_limit is not None and not server.connection_limit.enter(address):
-        return CROWDED
-    return ""
-
-
-def accept_batch(
-    listener: socket.socket,
-    server: Server,
-    start: Callable[[int, str], object],
-    *,
-    plain: bool = True,
-) -> OSError | None:
-    """Accept a batch of the clients that wait at the listener, and `start` each by its descriptor
-    and its address; why there are not more.
-
-    One too many gets an answer only if the port speaks `plain` HTTP.
-    """
-    for _ in range(BATCH):
-        try:
-            # What `accept` does first; its socket object would cost a getsockname(), too.
-            fd, address = listener._accept()  # type: ignore[attr-defined]
-        except OSError as error:
-            return error
-        name = name_of(address) if server.wants_addresses else ""
-        why = admit(name, server)
-        if not why:
-            start(fd, name)
-        elif plain:
-            turn_away(fd, name, server, why)
-        else:
-            server.turned_away += 1
-            os.close(fd)  # a handshake costs too much for a refusal
-    return None
-
-
-def accept_rest(accept: Callable[[], OSError | None]) -> None:
-    """Accept, at the end, the clients whose connections the kernel has made already; it would reset
-    them."""
-    for _ in range(BACKLOG // BATCH):
-        if accept() is not None:
-            break
-
 
 class Pending:
-    """What has to be waited for before the answers to what one read has brought can go on."""
+    """Something to wait for before the remaining requests of a read can be answered."""
 
     __slots__ = ("asked", "request", "response", "unsent")
 
@@ -141,19 +87,29 @@ class Pending:
         self.request = request
         self.response = response
         self.unsent = unsent
+        """None if nothing of the response has been sent, or all of it."""
 
 
-END: Final = Pending.__new__(Pending)
-"""No answer will follow, and nothing more need be read."""
+class Ending(Enum):
+    """No response will follow."""
 
-LINGER: Final = Pending.__new__(Pending)
-"""No answer will follow, but the client may still be sending: what it sends and nobody reads would
-make the kernel reset the connection, and a reset overtakes the answer (RFC 9112, section 9.6).  So
-say that nothing more will come, and read on for a while."""
+    END = "end"
+    LINGER = "linger"
 
 
-def read_and_answer(peer: Connection, server: Server) -> Pending | None:
-    """Read what the client asks, and answer what can be answered at once."""
+END: Final = Ending.END
+"""Nothing more need be read."""
+
+LINGER: Final = Ending.LINGER
+"""The client may still be sending: if it is not read, the kernel resets the connection, and a reset
+overtakes the response (RFC 9112, section 9.6)."""
+
+
+# -- requests and responses ------------------------------------------------------------------------
+
+
+def read_and_answer(peer: Connection, server: Server) -> Pending | Ending | None:
+    """Read what the client sends, and answer what can be answered at once."""
     data = receive(peer)
     if not data:
         return None if data is None else END
@@ -169,7 +125,7 @@ def parse(peer: Connection, server: Server, data: bytes | bytearray) -> Asked:
     try:
         requests = parser.feed(data)
     except BaseException:
-        server.parser = server.new_parser()  # whatever state it is in, no other client gets it
+        server.parser = server.new_parser()  # no other client gets one in an unknown state
         raise
     asked = iter(requests), time(), parser.said, parser.unread, server.front
     if parser.unfinished or parser.ended or peer.parser is not None:
@@ -180,62 +136,12 @@ def parse(peer: Connection, server: Server, data: bytes | bytearray) -> Asked:
     return asked
 
 
-def answer(peer: Connection, server: Server, asked: Asked) -> Pending | None:
-    """Answer, in their order, as many requests as can be answered at once."""
-    requests, when, _, unread, (gate, respond) = asked
-    if gate is not None:
-        respond = partial(gate, peer)
-    for request in requests:
-        peer.answered += 1
-        last = peer.answered >= server.most_requests
-        if last:
-            request = request._replace(keep_alive=False)
-        response = respond(request, when)
-        if isinstance(response, Deferred):
-            return Pending(asked, request, response, None)
-        unsent = send(peer, response)
-        if unsent is not None:
-            return Pending(asked, request, response, unsent)
-        if not response.keep_alive and (last or unread):
-            return Pending(asked, request, response, None)
-        on_sent = server.on_sent
-        if on_sent is not None:
-            on_sent(peer.address, request, response, asked)
-        if not response.keep_alive:
-            return END
-    return None
-
-
-def resume(
-    peer: Connection, server: Server, pending: Pending, response: Response, unsent: Unsent | None
-) -> Pending | None:
-    """After an obstacle: what comes next, until another stands in the way.
-
-    `unsent` is what the client did not take; None if there was nothing to wait for.
-    """
-    requests, _, said, unread, front = pending.asked
-    on_sent = server.on_sent
-    if on_sent is not None:
-        on_sent(peer.address, pending.request, response, pending.asked, unsent or NOTHING)
-    if unsent:
-        return END
-    if response.keep_alive and (server.gently or not server.stopping):
-        peer.age = 0
-        following = answer(peer, server, (requests, time(), said, unread, front))
-        if following is None:
-            peer.waits_for = IDLE if peer.parser is None else HEAD
-        return following
-    if unsent is not None or unread or peer.answered >= server.most_requests:
-        return LINGER  # it may have asked for more than it will get, or do so meanwhile
-    return END
-
-
 def keep_parser(
     peer: Connection, server: Server, parser: RequestParser, data: bytes | bytearray, begun: bool
 ) -> None:
-    """In the middle of a request a parser belongs to that client, until the request is whole.
+    """Let the client have the parser to itself from the middle of a request to its end.
 
-    `data` is what was read; `begun` tells whether the request is another than before.
+    `data` is what was read; `begun` means that it is in another request than before.
     """
     shared = parser is server.parser
     if parser.unfinished and not parser.ended:
@@ -257,24 +163,95 @@ def keep_parser(
 
 
 def end_of_heads(data: bytes | bytearray) -> int:
-    """Where the unfinished head begins that is the last in `data`."""
+    """Where the unfinished head at the end of `data` begins."""
     return max(
         at + len(blank) if (at := data.rfind(blank)) >= 0 else 0 for blank in (b"\n\r\n", b"\n\n")
     )
 
 
+def answer(peer: Connection, server: Server, asked: Asked) -> Pending | Ending | None:
+    """Answer, in their order, as many requests as can be answered at once."""
+    requests, when, _, unread, (gate, respond) = asked
+    if gate is not None:
+        respond = partial(gate, peer)
+    for request in requests:
+        peer.answered += 1
+        last = peer.answered >= server.most_requests
+        if last:
+            request = request._replace(keep_alive=False)
+        response = respond(request, when)
+        if isinstance(response, Deferred):
+            return Pending(asked, request, response, None)
+        unsent = send(peer, response)
+        if unsent is not None:
+            return Pending(asked, request, response, unsent)
+        if not response.keep_alive and (last or unread):
+            return Pending(asked, request, response, None)
+        if server.on_sent is not None:
+            note(server.on_sent, peer, asked, request, response)
+        if not response.keep_alive:
+            return END
+    return None
+
+
+def resume(
+    peer: Connection, server: Server, pending: Pending, response: Response, unsent: Unsent | None
+) -> Pending | Ending | None:
+    """Go on after what was `pending`, until there is something to wait for again.
+
+    `unsent` is what the client did not take; None if there was nothing to wait for.
+    """
+    if server.on_sent is not None:
+        note(server.on_sent, peer, pending.asked, pending.request, response, unsent or NOTHING)
+    if unsent:
+        return END
+    requests, _, said, unread, front = pending.asked
+    if response.keep_alive and (server.gently or not server.stopping):
+        peer.age = 0
+        following = answer(peer, server, (requests, time(), said, unread, front))
+        if following is None:
+            peer.waits_for = IDLE if peer.parser is None else HEAD
+        return following
+    if unsent is not None or unread or peer.answered >= server.most_requests:
+        return LINGER  # it may have sent more requests than will be answered, or be sending them
+    return END
+
+
+def refuse(peer: Connection, server: Server, request: BadRequest) -> None:
+    """Send a last response to a client; what it does not take at once is lost."""
+    now = time()
+    response = server.respond(request, now)
+    assert isinstance(response, Response)
+    send(peer, response)
+    if server.on_sent is not None:
+        server.on_sent(Sent(peer.address, request, response, now))
+
+
+def note(
+    on_sent: Callable[[Sent], None],
+    peer: Connection,
+    asked: Asked,
+    request: Request | BadRequest,
+    response: Response,
+    unsent: Unsent = NOTHING,
+) -> None:
+    """Report a response that was sent."""
+    _, when, said, _, _ = asked
+    about = said.popleft() if said else (b"", b"")
+    on_sent(new_sent((peer.address, request, response, when, about, unsent, b"HTTP/1.1")))
+
+
 def report(error: Exception) -> None:
-    """Say that it has ended a connection, unless that is the client's doing."""
+    """Log an error that has ended a connection, unless it is the client's doing."""
     if is_gone(error):
         return
     if isinstance(error, OSError) and error.errno in BUSY:
         log.error("a connection ended because a file could not be read: %s", error.strerror)
     else:
-        log.exception("a connection ended with an error that is Knot's own")
+        log.exception("a connection ended because of an error in Knot")
 
 
 def close_connection(peer: Connection, server: Server) -> None:
-    """The connection has ended."""
     peer.close()
     server.peers.discard(peer)
     if server.connection_limit is not None:
@@ -284,8 +261,11 @@ def close_connection(peer: Connection, server: Server) -> None:
             server.when_deserted.pop()()
 
 
+# -- sending ---------------------------------------------------------------------------------------
+
+
 def send(peer: Connection, response: Response) -> Unsent | None:
-    """Send what goes out in one call; what is left, or None if that was all."""
+    """Send what goes out in one call; the rest, or None if that was all."""
     data = response.data
     if response.rest:
         return send_several(peer, data, response.rest)
@@ -294,7 +274,7 @@ def send(peer: Connection, response: Response) -> Unsent | None:
 
 
 def send_now(peer: Connection, buffers: Sequence[Bytes]) -> int:
-    """How many bytes the client takes at once; through TLS there is one buffer."""
+    """The number of bytes that the client takes at once; with TLS there is one buffer."""
     try:
         if peer.nonblocking:
             if peer.tls is None:
@@ -306,7 +286,7 @@ def send_now(peer: Connection, buffers: Sequence[Bytes]) -> int:
 
 
 def send_several(peer: Connection, head: bytes, rest: tuple[Bytes | Slice, ...]) -> Unsent | None:
-    """The head goes out with what follows it in memory, and with the first bytes of a file."""
+    """Send the head with what follows it in memory, and with the first bytes of a file."""
     buffers: list[Bytes] = [head]
     later: Unsent = deque()
     for place, piece in enumerate(rest):
@@ -319,7 +299,7 @@ def send_several(peer: Connection, head: bytes, rest: tuple[Bytes | Slice, ...])
             break
         buffers.append(piece)
     if peer.tls is not None:
-        buffers = [b"".join(buffers)]  # in as few records as can be
+        buffers = [b"".join(buffers)]  # in as few records as possible
     sent = send_now(peer, buffers)
     unsent: Unsent = deque()
     for buffer in buffers:
@@ -334,7 +314,7 @@ def as_unsent(piece: Bytes | Slice) -> memoryview | Slice:
 
 
 def send_some(peer: Connection, unsent: Unsent) -> None:
-    """Send what the client takes at once, and of a file no more than others can wait for.
+    """Send what the client takes at once, and of a file no more than other clients can wait for.
 
     Raises `EOFError` if a file ends before its slice does.
     """
@@ -362,35 +342,13 @@ def send_some(peer: Connection, unsent: Unsent) -> None:
 
 
 def is_cold(piece: Slice) -> bool:
-    """Whether the next bytes of a file seem to be on the disk only: `sendfile` would wait."""
+    """Whether the next bytes of a file seem not to be in memory: `sendfile` would wait."""
     last = min(piece.stop, piece.start + SLICE) - 1
     fd = piece.file.fd
     return not (read_now(fd, 1, piece.start) and read_now(fd, 1, last))
 
 
 def warm(piece: Slice) -> None:
-    """Wait for the disk, on a thread of the helper's; what follows is asked for, too."""
+    """Wait for the disk, on a thread that may; have the kernel read ahead, too."""
     os.posix_fadvise(piece.file.fd, piece.start, 4 * SLICE, os.POSIX_FADV_WILLNEED)
     os.pread(piece.file.fd, min(SLICE, piece.stop - piece.start), piece.start)
-
-
-def turn_away(fd: int, address: str, server: Server, why: str) -> None:
-    """One client too many: read what it asks for, or the refusal would be lost, and refuse."""
-    server.turned_away += 1
-    peer = FdConnection(fd, address)
-    with suppress(OSError):
-        set_nonblocking(peer)
-        refuse(peer, server, BadRequest(503, why))
-        receive(peer)
-    peer.close()
-
-
-def refuse(peer: Connection, server: Server, request: BadRequest) -> None:
-    """An answer to a client that is not listened to any more."""
-    now = time()
-    response = server.respond(request, now)
-    assert isinstance(response, Response)
-    send(peer, response)
-    on_sent = server.on_sent
-    if on_sent is not None:
-        on_sent(peer.address, request, response, (iter(()), now, deque(), False, server.front))

@@ -1,10 +1,9 @@
 """Knot by events: every connection is a tamed function, all of them on one thread.
 
-Read it from the top: `serve` accepts, `connection` is one client from its first byte to its last,
-and what stands below are the rare cases: a client that takes its answer slowly, one that must be
-hung up on with care, those that have become silent, and the end of it all.  ``with twait:`` is
-where the others get their turn; between two of those nothing else runs, so there is nothing to
-lock.
+Read it from the top: `serve` accepts, and `connection` is one client from its first byte to its
+last.  The rare cases follow: a client that takes its response slowly, one that must be hung up on
+with care, those that have become silent, and the stop.  ``with twait:`` is where other connections
+get their turn; between two of those nothing else runs, so there is nothing to lock.
 """
 
 from __future__ import annotations
@@ -20,24 +19,15 @@ from typing import TYPE_CHECKING, Any
 from knot.files.representation import Slice
 from knot.http.responder import Deferred, Responder
 from knot.limits import Limits
-from knot.models.closing import (
-    PARTING,
-    SWEEP,
-    cut_all,
-    expire_idle,
-    half_close,
-    start_drain,
-)
+from knot.models.accepting import OUT_OF_DESCRIPTORS, PAUSE, accept_batch, accept_rest
+from knot.models.closing import PARTING, SWEEP, cut_all, expire_idle, half_close, start_drain
 from knot.models.connection import (
     DISK_THREADS,
     END,
     LINGER,
     LOG_DELAY,
-    OUT_OF_DESCRIPTORS,
-    PAUSE,
+    Ending,
     Pending,
-    accept_batch,
-    accept_rest,
     close_connection,
     is_cold,
     read_and_answer,
@@ -47,16 +37,16 @@ from knot.models.connection import (
     send_some,
     warm,
 )
-from knot.models.handshake import PlainConnection, TlsConnection, accept_proxied, tls_handshake
-from knot.models.peer import (
-    SENDING,
-    is_gone,
-    receive,
-    set_nonblocking,
+from knot.models.handshake import (
+    PlainConnection,
+    Protocols,
+    TlsConnection,
+    accept_proxied,
+    tls_handshake,
 )
+from knot.models.peer import SENDING, is_gone, receive, set_nonblocking
 from knot.models.server import Server as CommonServer
 from knot.models.server import Unsent
-from knot.monitor.access_log import AccessLog
 from knot.process.listeners import listen
 from knot.process.signals import Signals
 from tame import (
@@ -79,11 +69,15 @@ from tame import run as run_loop
 from tame.threads import Pool
 
 if TYPE_CHECKING:
+    from knot.monitor.access_log import AccessLog
     from knot.tls import Certificates
 
 __all__ = ["Server", "listen", "run", "serve", "stop"]
 
 log = logging.getLogger("knot")
+
+Start = Callable[[int, str], None]
+"""Begins to serve a client, by its descriptor and address."""
 
 
 class Server(CommonServer):
@@ -100,7 +94,7 @@ class Server(CommonServer):
         self.doors: list[Door] = []
 
     def flush_later(self) -> None:
-        if not closures.closing:  # else the loop has ended, and so does the log: it flushes then
+        if not closures.closing:  # else the loop has ended, and the log flushes as it closes
             self._flush_later()
 
     @tamed
@@ -113,7 +107,7 @@ class Server(CommonServer):
 
 
 class Door(Descriptor):
-    """A listener, as the loop knows it, and how a batch of its clients is accepted."""
+    """A listener that the loop knows, and how a batch of its clients is accepted."""
 
     __slots__ = ("accept",)
 
@@ -126,30 +120,17 @@ class Door(Descriptor):
 def serve(
     listener: socket.socket, server: Server, certificates: Certificates | None = None
 ) -> None:
-    """Accept connections until `stop`, or for as long as the loop runs; with `certificates`, such
-    as speak TLS."""
+    """Accept connections until `stop`, or for as long as the loop runs; with `certificates`, they
+    speak TLS."""
     if not server.doors:
         sweep(server)
-    if certificates is not None:
+    if certificates is None:
+        start: Start = partial(start_plain, server)
+    else:
         renew(certificates)
-        connections = connections_of(certificates.protocols)
-
-    def start(fd: int, name: str) -> None:
-        if certificates is None:
-            peer = PlainConnection(fd, name)
-            server.peers.add(peer)
-            if server.proxies is not None and server.proxies(name):
-                accept_proxied(peer, server, connection)
-            else:
-                connection(peer, server)
-        else:
-            secure = TlsConnection(fd, name)
-            server.peers.add(secure)
-            tls_handshake(secure, server, certificates, connections)
-
-    door = Door(
-        listener, partial(accept_batch, listener, server, start, plain=certificates is None)
-    )
+        start = partial(start_tls, server, certificates, protocols_of(certificates))
+    accept = partial(accept_batch, listener, server, start, plain=certificates is None)
+    door = Door(listener, accept)
     server.doors.append(door)
     try:
         while door.fd >= 0:
@@ -166,15 +147,29 @@ def serve(
         door.close()
 
 
-def connections_of(
-    protocols: Sequence[str],
-) -> dict[str, Callable[[PlainConnection, Server], None]]:
-    """How each of `protocols` is spoken; those who do not speak HTTP/2 do without its library."""
+def start_plain(server: Server, fd: int, address: str) -> None:
+    peer = PlainConnection(fd, address)
+    server.peers.add(peer)
+    if server.proxies is not None and server.proxies(address):
+        accept_proxied(peer, server, connection)
+    else:
+        connection(peer, server)
+
+
+def start_tls(
+    server: Server, certificates: Certificates, protocols: Protocols, fd: int, address: str
+) -> None:
+    peer = TlsConnection(fd, address)
+    server.peers.add(peer)
+    tls_handshake(peer, server, certificates, protocols)
+
+
+def protocols_of(certificates: Certificates) -> Protocols:
+    """How each protocol that a client may choose is spoken; the library for HTTP/2 is loaded only
+    if that is one of them."""
     from knot.tls import HTTP_2
 
-    found: dict[str, Callable[[PlainConnection, Server], None]] = dict.fromkeys(
-        protocols, connection
-    )
+    found: Protocols = dict.fromkeys(certificates.protocols, connection)
     if HTTP_2 in found:
         from knot.models import http2
 
@@ -184,13 +179,13 @@ def connections_of(
 
 @tamed
 def connection(peer: PlainConnection, server: Server) -> None:
-    """One client: read, answer, wait for more, until either side has enough.
+    """One client: read, answer, wait for more, until either side ends it.
 
-    What is read and written at once happens in functions of its own, whose variables are gone
-    when they return: an idle connection holds on to no request and to no answer.
+    Reading and writing are in functions of their own, whose variables are gone when they return:
+    an idle connection holds on to no request and no response.
     """
     with tvars:
-        pending: Pending | None
+        pending: Pending | Ending | None
     try:
         while True:
             pending = read_and_answer(peer, server)
@@ -214,9 +209,9 @@ def connection(peer: PlainConnection, server: Server) -> None:
 
 @tamed
 def wait_out(
-    peer: PlainConnection, server: Server, pending: Pending, done: Event[Pending | None]
+    peer: PlainConnection, server: Server, pending: Pending, done: Event[Pending | Ending | None]
 ) -> None:
-    """Wait for what has to be waited for, and go on until the next obstacle."""
+    """Wait for what is pending, and go on until there is something to wait for again."""
     with tvars:
         made: Any
     set_nonblocking(peer)
@@ -227,8 +222,8 @@ def wait_out(
         if isinstance(response, Deferred):
             while isinstance(response, Deferred):
                 with twait:
-                    server.disk.fork(mkevent(made), response.make)
-                response = response.then(made)
+                    server.disk.fork(mkevent(made), response.work)
+                response = response.finish(made)
             unsent = send(peer, response)
         if unsent:
             with twait:
@@ -240,10 +235,10 @@ def wait_out(
 
 @tamed
 def send_rest(peer: PlainConnection, server: Server, unsent: Unsent, done: Event[()]) -> None:
-    """Send it as fast as the client takes it.
+    """Send the rest of a response as fast as the client takes it.
 
     Something stays unsent if the client has gone, or if the file has become shorter: then the
-    client must see the connection end before the length that it was told.
+    connection must end before the content does.
     """
     with tvars:
         warmed: None
@@ -301,16 +296,16 @@ def renew(certificates: Certificates) -> None:
         certificates.look()
 
 
-# -- the end -------------------------------------------------------------------------------------
+# -- stopping ------------------------------------------------------------------------------------
 
 
 @tamed
 def stop(server: Server, grace: float | None, done: Event[int]) -> None:
-    """Accept nothing more but what waits to be, finish what is under way within `grace` seconds,
-    then cut the rest.
+    """Accept the clients that wait already and no others, finish the responses under way within
+    `grace` seconds, then cut the rest.
 
-    Without a grace, wait until every client has had its last answer, however long that takes.
-    Triggers `done` with the number of connections that had to be cut.
+    Without a grace, wait until every client has its last response, however long that takes.
+    Triggers `done` with the number of connections that were cut.
     """
     with tvars:
         over: bool
@@ -334,6 +329,65 @@ def stop(server: Server, grace: float | None, done: Event[int]) -> None:
     done.trigger(cut_all(server))
 
 
+@tamed
+def main(
+    listeners: Sequence[socket.socket],
+    server: Server,
+    signals: Signals,
+    grace: float,
+    certificates: Certificates | None,
+    redirects: Sequence[socket.socket],
+    cut: list[int | None],
+) -> None:
+    """Serve until a signal, then stop; `cut` gets what `run` returns."""
+    heard = Descriptor(os.dup(signals.fd))
+    for listener in listeners:
+        serve(listener, server, certificates)
+    for listener in redirects:
+        serve(listener, server)
+    server.began()
+    while not signals.take():
+        with twait:
+            wait_on_fd(heard, READ, mkevent())
+    with twait:
+        stop_by_signals(server, signals, heard, grace, (*listeners, *redirects), cut, mkevent())
+    heard.close()
+
+
+@tamed
+def stop_by_signals(
+    server: Server,
+    signals: Signals,
+    heard: Descriptor,
+    grace: float,
+    listeners: Sequence[socket.socket],
+    cut: list[int | None],
+    done: Event[()],
+) -> None:
+    """Stop as the first signal says, sooner after another."""
+    with tvars:
+        number: int
+        stopped: bool
+    r = Rendezvous[bool]()
+    gently = signals.gently
+    stop(server, None if gently else grace, mkevent(r, True, number))
+    for listener in listeners:
+        listener.close()  # no connection is accepted from it any more: no client may wait there
+    while not cut:
+        wait_on_fd(heard, READ, mkevent(r, False))
+        stopped = twait(r)
+        if stopped:
+            cut.append(number)
+        elif signals.take():
+            if not gently:
+                cut.append(None)
+            elif not signals.gently:
+                gently = False
+                stop(server, grace, mkevent(r, True, number))
+    r.cancel()
+    done.trigger()
+
+
 def run(
     listeners: Sequence[socket.socket],
     server: Server,
@@ -347,40 +401,7 @@ def run(
     `redirects` listen for clients without TLS, whom the server's gate sends elsewhere.
     """
     cut: list[int | None] = []
-
-    @tamed
-    def main() -> None:
-        with tvars:
-            number: int
-        heard = Descriptor(os.dup(signals.fd))
-        for listener in listeners:
-            serve(listener, server, certificates)
-        for listener in redirects:
-            serve(listener, server)
-        server.began()
-        while not signals.take():
-            with twait:
-                wait_on_fd(heard, READ, mkevent())
-        r = Rendezvous[bool]()
-        gently = signals.gently
-        stop(server, None if gently else grace, mkevent(r, True, number))
-        for listener in (*listeners, *redirects):
-            listener.close()  # nobody accepts from it any more: no client may wait there
-        while not cut:
-            wait_on_fd(heard, READ, mkevent(r, False))
-            stopped = twait(r)
-            if stopped:
-                cut.append(number)
-            elif signals.take():
-                if gently and not signals.gently:
-                    gently = False
-                    stop(server, grace, mkevent(r, True, number))
-                elif not gently:
-                    cut.append(None)
-        r.cancel()
-        heard.close()
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BlockedWarning)  # the connections that are cut
-        run_loop(main)
+        run_loop(partial(main, listeners, server, signals, grace, certificates, redirects, cut))
     return cut[0]

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import gevent
 import gevent.event
@@ -23,24 +23,15 @@ from gevent.pool import Group
 from knot.files.representation import Slice
 from knot.http.responder import Deferred, Responder
 from knot.limits import Limits
-from knot.models.closing import (
-    PARTING,
-    SWEEP,
-    cut_all,
-    expire_idle,
-    half_close,
-    start_drain,
-)
+from knot.models.accepting import OUT_OF_DESCRIPTORS, PAUSE, accept_batch, accept_rest
+from knot.models.closing import PARTING, SWEEP, cut_all, expire_idle, half_close, start_drain
 from knot.models.connection import (
     DISK_THREADS,
     END,
     LINGER,
     LOG_DELAY,
-    OUT_OF_DESCRIPTORS,
-    PAUSE,
+    Ending,
     Pending,
-    accept_batch,
-    accept_rest,
     close_connection,
     is_cold,
     read_and_answer,
@@ -50,21 +41,17 @@ from knot.models.connection import (
     send_some,
     warm,
 )
-from knot.models.peer import (
-    SENDING,
-    FdConnection,
-    is_gone,
-    receive,
-    set_nonblocking,
-)
+from knot.models.peer import SENDING, FdConnection, is_gone, receive, set_nonblocking
 from knot.models.server import Server as CommonServer
 from knot.models.server import Unsent
-from knot.monitor.access_log import AccessLog
 from knot.process.signals import Signals
+
+if TYPE_CHECKING:
+    from knot.monitor.access_log import AccessLog
 
 __all__ = ["Server", "run"]
 
-PATIENCE: Final = 1.0
+CUT_TIMEOUT: Final = 1.0
 """Seconds for greenlets to see that their connections have been cut."""
 
 READ: Final = 1
@@ -172,15 +159,15 @@ def connection(peer: PlainConnection, server: Server) -> None:
         close_connection(peer, server)
 
 
-def wait_out(peer: PlainConnection, server: Server, pending: Pending) -> Pending | None:
-    """Wait for what has to be waited for, and go on until the next obstacle."""
+def wait_out(peer: PlainConnection, server: Server, pending: Pending) -> Pending | Ending | None:
+    """Wait for what is pending, and go on until there is something to wait for again."""
     set_nonblocking(peer)
     peer.waits_for = SENDING
     unsent: Unsent | None = pending.unsent
     response = pending.response
     if isinstance(response, Deferred):
         while isinstance(response, Deferred):
-            response = response.then(server.on_disk(response.make))
+            response = response.finish(server.on_disk(response.work))
         unsent = send(peer, response)
     if unsent:
         send_rest(peer, server, unsent)
@@ -248,7 +235,7 @@ def run(
     cut = None if again.ready() else len(server.peers)
     gevent.killall([again, sweeping])
     cut_all(server)
-    server.connections.join(PATIENCE)
+    server.connections.join(CUT_TIMEOUT)
     os.close(fd)
     return cut
 

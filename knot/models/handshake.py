@@ -1,33 +1,22 @@
-"""What comes before a client's first request, by events: a proxy's word for whose connection it
-is, and the handshake of TLS.
+"""What comes before a client's first request, in the events model: the PROXY header, in which a
+proxy names its client, and the handshake of TLS.
 
-A client without either has nothing to do with this file, and pays nothing for it.
+A client without either costs nothing here.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from knot.http.request import BadRequest
-from knot.models.connection import (
-    CROWDED,
-    close_connection,
-    refuse,
-    report,
-    turn_away,
-)
-from knot.models.peer import (
-    STATE,
-    Connection,
-    begin,
-    peek,
-    set_nonblocking,
-)
+from knot.models.accepting import CROWDED, turn_away
+from knot.models.connection import close_connection, refuse, report
+from knot.models.peer import STATE, Connection, begin, peek, set_nonblocking
 from knot.models.server import Server
 from tame import READ, WRITE, Descriptor, Event, mkevent, tamed, tvars, twait, wait_on_fd
 
@@ -36,11 +25,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("knot")
 
-S = TypeVar("S", bound=Server)
+Serve = Callable[["PlainConnection", Any], None]
+"""Serves a connection from its first request on, for a server of the events model."""
+
+Protocols = dict[str, Serve]
+"""By the name that a client chooses one by (ALPN)."""
 
 
 class PlainConnection(Descriptor, Connection):
-    """A connection that the loop knows."""
+    """A connection that the loop of the events model knows."""
 
     __slots__ = STATE
 
@@ -50,7 +43,7 @@ class PlainConnection(Descriptor, Connection):
 
 
 class TlsConnection(PlainConnection):
-    """One that is spoken to through TLS."""
+    """A connection over TLS."""
 
     __slots__ = ("tls",)
 
@@ -68,12 +61,9 @@ class TlsConnection(PlainConnection):
 
 @tamed
 def tls_handshake(
-    peer: TlsConnection,
-    server: S,
-    certificates: Certificates,
-    connections: Mapping[str, Callable[[PlainConnection, S], None]],
+    peer: TlsConnection, server: Server, certificates: Certificates, protocols: Protocols
 ) -> None:
-    """Agree with a client on keys and on a protocol, and serve it by that of `connections`."""
+    """Agree with a client on keys and on one of the `protocols`, and serve it by that."""
     from knot.tls import Channel, PlainTextError
 
     with tvars:
@@ -95,21 +85,19 @@ def tls_handshake(
         greeted = True
     except PlainTextError:
         with suppress(OSError):
-            refuse(peer, server, BadRequest(400, "this port speaks HTTPS, and not HTTP"))
+            refuse(peer, server, BadRequest(400, "this port speaks HTTPS, not HTTP"))
     except Exception as error:
         report(error)
     finally:
         if not greeted:
             close_connection(peer, server)
     if greeted:
-        connections[tls.protocol](peer, server)
+        protocols[tls.protocol](peer, server)
 
 
 @tamed
-def accept_proxied(
-    peer: PlainConnection, server: S, connection: Callable[[PlainConnection, S], None]
-) -> None:
-    """Serve by `connection` a client without TLS, once a proxy has said who it is."""
+def accept_proxied(peer: PlainConnection, server: Server, connection: Serve) -> None:
+    """Serve by `connection` a client without TLS, once a proxy has named it."""
     with tvars:
         named: bool
     set_nonblocking(peer)
@@ -123,26 +111,26 @@ def accept_proxied(
 
 @tamed
 def read_proxy_header(peer: PlainConnection, server: Server, done: Event[bool]) -> None:
-    """Wait for the header in which a proxy says whose connection this is, and give it that client's
-    address; whether it may be served.
+    """Wait for the PROXY header and give the connection the client's address; triggers `done` with
+    whether the client may be served.
 
-    Only the header is taken out of the socket.  As long as it may go on, all that has come belongs
-    to it, and is taken at once: what lies there would wake us again and again.
+    Only the header is taken out of the socket.  While it is incomplete, everything that has come
+    belongs to it, and is taken at once: what stays there would wake the loop again and again.
     """
-    from knot.access.forwarded import MOST, parse_header
+    from knot.access.forwarded import MAX_HEADER, parse_header
 
     head = b""
     header = None
     try:
         while header is None:
             try:
-                piece = peek(peer, MOST - len(head))
+                piece = peek(peer, MAX_HEADER - len(head))
             except BlockingIOError:
                 with twait:
                     wait_on_fd(peer, READ, mkevent())
                 continue
             if not piece:
-                raise ConnectionResetError("the proxy has left during its header")
+                raise ConnectionResetError("the proxy has gone in the middle of its header")
             header = parse_header(head + piece)
             size = len(piece) if header is None else header.size - len(head)
             os.read(peer.fd, size)
@@ -158,21 +146,20 @@ def read_proxy_header(peer: PlainConnection, server: Server, done: Event[bool]) 
 
 @lru_cache(16)
 def complain(address: str, why: str) -> None:
-    """Once: a proxy that gets it wrong does so at each connection."""
+    """Once for each mistake: a proxy repeats it on every connection."""
     log.warning("connections from the proxy at %s are closed: %s", address, why)
 
 
 def is_let_in(peer: PlainConnection, server: Server, address: str) -> bool:
-    """Whether the connection that a proxy has begun may be that of a client there; then it is."""
+    """Give the connection the address of the proxy's client, unless that may not be served."""
     if server.connection_limit is None or server.connection_limit.enter(address):
         if server.connection_limit is not None:
-            server.connection_limit.leave(
-                peer.address
-            )  # which was counted if nobody trusts it any more
+            # The proxy's own was counted, if it is no longer trusted.
+            server.connection_limit.leave(peer.address)
         peer.address = address
         return True
     if isinstance(peer, TlsConnection):
-        server.turned_away += 1  # nothing can be said to it yet
+        server.turned_away += 1  # no response can be sent before the handshake
     else:
         turn_away(os.dup(peer.fd), address, server, CROWDED)
     return False

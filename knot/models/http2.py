@@ -15,31 +15,20 @@ from typing import Any, Final
 from knot.files.representation import Bytes, Slice, read_now
 from knot.http.http2 import Stream, Streams
 from knot.http.responder import Deferred, Response, length_of
-from knot.models.connection import (
-    close_connection,
-    report,
-    send_some,
-    warm,
-)
+from knot.models.connection import close_connection, report, send_some, warm
 from knot.models.events import Server, hang_up
 from knot.models.handshake import PlainConnection
-from knot.models.peer import (
-    HEAD,
-    IDLE,
-    SENDING,
-    receive,
-    set_nonblocking,
-)
-from knot.models.server import Unsent
+from knot.models.peer import HEAD, IDLE, SENDING, receive, set_nonblocking
+from knot.models.server import Sent, Unsent
 from tame import READ, WRITE, Event, Rendezvous, mkevent, tamed, timer, tvars, twait, wait_on_fd
 
 AT_ONCE: Final = 128 * 1024
 """Bytes of frames that are made before the client takes some, and the others get their turn."""
 
-MOST_UNSENT: Final = 256 * 1024
+MAX_UNSENT: Final = 256 * 1024
 """Bytes of frames that a client may leave untaken and be listened to all the same."""
 
-MOST_JOBS: Final = 8
+MAX_JOBS: Final = 8
 """Streams of one connection that wait for a disk before another request is begun."""
 
 DISK: Final = 0
@@ -76,8 +65,8 @@ class Http2State:
     def wants(self) -> int:
         """What to wait for."""
         streams = self.streams
-        more = streams.turn() is not None or (streams.can_begin and self.jobs < MOST_JOBS)
-        reads = not self.closed and self.untaken < MOST_UNSENT
+        more = streams.turn() is not None or (streams.can_begin and self.jobs < MAX_JOBS)
+        reads = not self.closed and self.untaken < MAX_UNSENT
         wants = (READ if reads else 0) | (WRITE if more or self.unsent else 0)
         return wants | TIME if streams.lingers else wants
 
@@ -147,8 +136,8 @@ def wait_for_disk(
         else:
             while isinstance(task, Deferred):
                 with twait:
-                    server.disk.fork(mkevent(made), task.make)
-                task = task.then(made)
+                    server.disk.fork(mkevent(made), task.work)
+                task = task.finish(made)
             state.streams.answer(stream, task)
         state.jobs -= 1
         done.trigger()
@@ -193,7 +182,7 @@ def read_frames(peer: PlainConnection, server: Server, state: Http2State) -> Non
 def answer(peer: PlainConnection, server: Server, state: Http2State, jobs: list[Job]) -> None:
     """Answer what was asked, or find that it takes a while."""
     streams = state.streams
-    while streams.can_begin and state.jobs + len(jobs) < MOST_JOBS:
+    while streams.can_begin and state.jobs + len(jobs) < MAX_JOBS:
         stream = streams.begin()
         peer.answered += 1
         gate, respond = stream.front
@@ -267,8 +256,6 @@ def note(peer: PlainConnection, server: Server, state: Http2State) -> None:
     if on_sent is not None:
         for stream in ended:
             if stream.response is not None:
-                asked = iter(()), stream.when, deque((stream.said,)), False, stream.front
-                on_sent(
-                    peer.address, stream.request, stream.response, asked, stream.unsent, VERSION
-                )
+                sent = peer.address, stream.request, stream.response, stream.when, stream.said
+                on_sent(Sent(*sent, stream.unsent, VERSION))
     ended.clear()

@@ -1,4 +1,8 @@
-"""A client's connection between two requests, and the calls on its socket that never wait."""
+"""A client's connection: what is known of it between two requests, and the system calls on its
+descriptor, none of which waits.
+
+Nothing here knows of HTTP but that there is a parser, nor of the server that the connection is of.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +14,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from knot.http.request import (
-    RequestParser,
-)
+from knot.http.request import RequestParser
 from knot.process.addresses import MAPPED
 
 if TYPE_CHECKING:
     from knot.tls import Channel  # it brings OpenSSL, 3.7 MiB, which others do without
 
-
 READ_SIZE: Final = 16 * 1024
 """Bytes read at once; the requests of a browser have 2 KiB."""
 
-GONE: Final = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN}
-
-RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER with no time: what the client has not taken yet is thrown away."""
-
-# What a connection waits for
+# What a connection waits for; see `connection.py`.
 HEAD: Final = 0
-
 IDLE: Final = 1
-
 SENDING: Final = 2
 
+GONE: Final = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN}
+"""Errors that mean that there is no client any more."""
+
+RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER without time: what the client has not taken yet is discarded."""
+
+# -- connections -----------------------------------------------------------------------------------
+
 STATE: Final = ("address", "age", "answered", "parser", "nonblocking", "waits_for")
-"""What a `Connection` has beside its descriptor."""
+"""The slots of a `Connection` beside its descriptor."""
 
 NO_SLOTS: Final[tuple[str, ...]] = ()
 
@@ -43,30 +45,32 @@ NO_SLOTS: Final[tuple[str, ...]] = ()
 class Connection:
     """A client's connection: its descriptor, and what is known of it between two requests."""
 
-    __slots__ = NO_SLOTS  # those are in each model's class
+    __slots__ = NO_SLOTS  # each model's class has them
 
     fd: int
     """-1 once it is closed."""
     address: str
+    """The client's, without a port; empty if it does not matter."""
     age: int
-    """How many sweeps ago something came from the client, or was taken by it."""
+    """The number of sweeps since the client last sent or took something."""
     answered: int
     """Requests; counted upwards, because Python has the small numbers already."""
     parser: RequestParser | None
     """Its own while a request is incomplete."""
     waits_for: int
+    """`HEAD`, `IDLE` or `SENDING`."""
     nonblocking: bool
-    """Whether the descriptor is non-blocking.  One that is closed after its first answer never
-    needs to be, which spares a system call: that answer goes with a flag for this one call."""
+    """Whether the descriptor is non-blocking.  One that is closed after its first response need not
+    be, which spares a system call: that response is sent with a flag for this one call."""
     tls: Channel | None = None
-    """What encrypts it, in a class that has a place for that: a plain connection has none."""
+    """What encrypts it, in a class that has a slot for that."""
 
     def close(self) -> None:
         raise NotImplementedError
 
 
 class FdConnection(Connection):
-    """For the models that have no descriptors of their own."""
+    """For models without a class of their own for descriptors."""
 
     __slots__ = ("fd", *STATE)
 
@@ -89,24 +93,30 @@ def begin(peer: Connection, address: str) -> None:
     peer.nonblocking = False
 
 
+def name_of(address: tuple[Any, ...] | str) -> str:
+    """A client's address as text; a client of a Unix socket has none of its own."""
+    if not isinstance(address, tuple):
+        return "unix:"
+    host: str = address[0]
+    if len(address) > 2 and "." in host:  # IPv4, on a socket of IPv6
+        return host.removeprefix(MAPPED)
+    return host
+
+
+# -- system calls ----------------------------------------------------------------------------------
+
+_buffer = bytearray(READ_SIZE)
+_buffers = [_buffer]
+
+
 def set_nonblocking(peer: Connection) -> None:
     if not peer.nonblocking:
         os.set_blocking(peer.fd, False)
         peer.nonblocking = True
 
 
-def name_of(address: tuple[Any, ...] | str) -> str:
-    """Of a client; one that comes by a path of the file system has no address of its own."""
-    if not isinstance(address, tuple):
-        return "unix:"
-    host: str = address[0]
-    if len(address) > 2 and "." in host:  # of IPv4, but the socket is of IPv6
-        return host.removeprefix(MAPPED)
-    return host
-
-
 def receive(peer: Connection) -> bytes | bytearray | None:
-    """What the client has sent: b"" if nothing will come any more, None if nothing is there yet."""
+    """What the client has sent; b"" at the end, None if nothing has come yet."""
     try:
         if peer.nonblocking:
             return os.read(peer.fd, READ_SIZE) if peer.tls is None else peer.tls.read()
@@ -121,15 +131,24 @@ def receive(peer: Connection) -> bytes | bytearray | None:
 
 
 def peek(peer: Connection, size: int) -> bytes:
-    """What the client has sent, up to `size` bytes, which will be read all the same; b"" if nothing
-    will come any more.  Raises `BlockingIOError` if nothing is there yet."""
+    """What the client has sent, up to `size` bytes, without taking it; b"" at the end.
+
+    Raises `BlockingIOError` if nothing has come yet.
+    """
     with socket_of(peer) as end:
         return end.recv(size, socket.MSG_PEEK)
 
 
-_buffer = bytearray(READ_SIZE)
+def cut(peer: Connection) -> None:
+    """End the connection from outside: the code that serves it sees the end of what the client
+    sends, or a broken pipe.
 
-_buffers = [_buffer]
+    An idle one may still say goodbye, as TLS and HTTP/2 do.
+    """
+    with suppress(OSError), socket_of(peer) as end:
+        if peer.waits_for == SENDING:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        end.shutdown(socket.SHUT_RD if peer.waits_for == IDLE else socket.SHUT_RDWR)
 
 
 def is_gone(error: Exception) -> bool:
@@ -147,14 +166,3 @@ def socket_of(peer: Connection) -> Iterator[socket.socket]:
         yield end
     finally:
         end.detach()
-
-
-def cut(peer: Connection) -> None:
-    """End it from outside: its closure sees the end of what the client sends, or a broken pipe.
-
-    One that is idle may still take leave, as TLS and HTTP/2 do.
-    """
-    with suppress(OSError), socket_of(peer) as end:
-        if peer.waits_for == SENDING:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        end.shutdown(socket.SHUT_RD if peer.waits_for == IDLE else socket.SHUT_RDWR)

@@ -1,9 +1,9 @@
-"""Knot by threads: each connection has one of the operating system's, which blocks for it.
+"""Knot by threads: each connection has a thread of the operating system, which blocks for it.
 
 Made as good as threads can be: no queue and no hand-off between accepting and answering, one read
-and one write for a request, both on a descriptor that blocks.  Threads really take turns anywhere,
-so that what they share, the cache and the log, is under one lock; no thread waits while it has it.
-Timeouts would cost a system call each, so the main thread looks once a second at all of them.
+and one write for each request, both on a descriptor that blocks.  Threads switch anywhere, so one
+lock guards what they share, the cache and the log; no thread waits while it holds the lock.
+Timeouts would cost a system call each, so the main thread looks at all connections once a second.
 """
 
 from __future__ import annotations
@@ -19,37 +19,27 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from time import monotonic, sleep
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from knot.access.gate import Client, Gate, Respond
 from knot.http.request import NO_NAMES, BadRequest, Request
 from knot.http.responder import Deferred, Responder, Response
 from knot.limits import Limits
 from knot.models import connection as common
-from knot.models.closing import (
-    PARTING,
-    SWEEP,
-    cut_all,
-    expire_idle,
-    half_close,
-    start_drain,
-)
+from knot.models.accepting import FULL, OUT_OF_DESCRIPTORS, PAUSE, admit, turn_away
+from knot.models.closing import PARTING, SWEEP, cut_all, expire_idle, half_close, start_drain
 from knot.models.connection import (
     END,
-    FULL,
     LINGER,
     LOG_DELAY,
-    OUT_OF_DESCRIPTORS,
-    PAUSE,
+    Ending,
     Pending,
-    admit,
     answer,
     parse,
     report,
     resume,
     send,
     send_some,
-    turn_away,
 )
 from knot.models.peer import (
     HEAD,
@@ -61,22 +51,24 @@ from knot.models.peer import (
     receive,
     set_nonblocking,
 )
-from knot.models.server import NOTHING, Asked, Unsent
+from knot.models.server import Sent, Unsent
 from knot.models.server import Server as CommonServer
-from knot.monitor.access_log import AccessLog
 from knot.process.listeners import BACKLOG
 from knot.process.signals import Signals
 
+if TYPE_CHECKING:
+    from knot.monitor.access_log import AccessLog
+
 __all__ = ["Server", "run"]
 
-PATIENCE: Final = 1.0
-"""Seconds for threads to see that their connections have been cut."""
+CUT_TIMEOUT: Final = 1.0
+"""Seconds for threads to notice that their connections have been cut."""
 
 log = logging.getLogger("knot")
 
 
 class Server(CommonServer):
-    """What all the connections share, and the lock for it."""
+    """What all the connections share, and the lock that guards it."""
 
     def __init__(
         self,
@@ -85,14 +77,14 @@ class Server(CommonServer):
         access_log: AccessLog | None = None,
         pool: int | None = None,
     ) -> None:
-        """`pool` is how many threads take turns; None gives each connection one of its own."""
+        """`pool` is the number of threads; None gives each connection one of its own."""
         self.lock = threading.RLock()
         super().__init__(responder, limits, access_log)
         self.pool = pool
         self.last: deque[FdConnection] = deque()
-        """Clients that were accepted at the stop, for threads to take."""
+        """Clients accepted at the stop, which threads are still to serve."""
         self.over = False
-        """Whether `run` has returned: what threads fail at that go on is the end of their files."""
+        """Whether `run` has returned: a thread that goes on fails because everything is closed."""
 
     def respond_by(self, responder: Responder) -> Respond:
         def respond(request: Request | BadRequest, now: float) -> Response | Deferred:
@@ -112,17 +104,9 @@ class Server(CommonServer):
 
         super().guard(locked, wanted)
 
-    def note(
-        self,
-        address: str,
-        request: Request | BadRequest,
-        response: Response,
-        asked: Asked,
-        unsent: Unsent = NOTHING,
-        version: bytes = b"HTTP/1.1",
-    ) -> None:
+    def note(self, sent: Sent) -> None:
         with self.lock:
-            super().note(address, request, response, asked, unsent, version)
+            super().note(sent)
 
     def flush_later(self) -> None:
         """The main thread flushes every `LOG_DELAY` seconds."""
@@ -135,20 +119,20 @@ def accept_for_each(listeners: Sequence[socket.socket], server: Server) -> None:
             start_new_thread(connection, (peer, server))
         except RuntimeError as error:
             log.warning("cannot start a thread for a connection: %s", error)
-            with server.lock:  # which the sweep has, too, while it looks at each of them
+            with server.lock:  # against the sweep, which looks at each of them
                 fd, peer.fd = peer.fd, -1
                 common.close_connection(peer, server)
             turn_away(fd, peer.address, server, FULL)
 
 
 def accept_in_turn(listeners: Sequence[socket.socket], server: Server) -> None:
-    """One of a pool of threads: each accepts, serves to the end, and accepts again."""
+    """What a thread of the pool does: accept, serve to the end, accept again."""
     while (peer := accept(listeners, server)) is not None:
         connection(peer, server)
 
 
 def accept(listeners: Sequence[socket.socket], server: Server) -> FdConnection | None:
-    """Wait for the next connection; None when there will be none."""
+    """Wait for the next connection; None when there will be no more."""
     listener = listeners[0]
     while not server.stopping:
         if len(listeners) > 1:
@@ -159,7 +143,7 @@ def accept(listeners: Sequence[socket.socket], server: Server) -> FdConnection |
             if error.errno in OUT_OF_DESCRIPTORS:
                 log.warning("cannot accept a connection: %s", error.strerror)
                 sleep(PAUSE)
-            continue  # the client has gone already, or `run` has shut the door
+            continue  # the client has gone already, or `run` has shut the listener down
         if peer is not None:
             return peer
     try:
@@ -171,8 +155,8 @@ def accept(listeners: Sequence[socket.socket], server: Server) -> FdConnection |
 
 
 def accept_one(listener: socket.socket, server: Server) -> FdConnection | None:
-    """None if it was one too many.  Raises `OSError`."""
-    # What `accept` does first; its socket object would cost a getsockname(), too.
+    """Accept a client; None if it was one too many.  Raises `OSError`."""
+    # The first half of `accept`; its socket object would cost a getsockname(), too.
     fd, address = listener._accept()  # type: ignore[attr-defined]
     with server.lock:
         name = name_of(address) if server.wants_addresses else ""
@@ -186,7 +170,7 @@ def accept_one(listener: socket.socket, server: Server) -> FdConnection | None:
 
 
 def accept_rest(listener: socket.socket, server: Server) -> None:
-    """Accept the clients whose connections the kernel has made already; it would reset them."""
+    """Accept the clients that the kernel has connected already: it would reset them."""
     listener.setblocking(False)
     with suppress(OSError):
         for _ in range(BACKLOG):
@@ -197,7 +181,7 @@ def accept_rest(listener: socket.socket, server: Server) -> None:
 
 
 def ready(listeners: Sequence[socket.socket]) -> socket.socket:
-    """Wait until a client comes to one of them; another thread may accept that client first."""
+    """Wait for a client at any of them; another thread may accept that client first."""
     by_fd = {listener.fileno(): listener for listener in listeners}
     poll = select.poll()
     for fd in by_fd:
@@ -209,7 +193,7 @@ def ready(listeners: Sequence[socket.socket]) -> socket.socket:
 
 
 turns = count()
-"""So that no listener is preferred."""
+"""So that all listeners are treated alike."""
 
 
 def connection(peer: FdConnection, server: Server) -> None:
@@ -227,14 +211,14 @@ def connection(peer: FdConnection, server: Server) -> None:
         if not server.over:
             report(error)
     finally:
-        with server.lock:  # else the sweep could cut what has got this descriptor's number since
+        with server.lock:  # else the sweep could cut another connection with the same number
             common.close_connection(peer, server)
 
 
-def read_and_answer(peer: FdConnection, server: Server) -> Pending | None:
-    """Wait for what the client asks, and answer what can be answered without waiting again."""
+def read_and_answer(peer: FdConnection, server: Server) -> Pending | Ending | None:
+    """Wait for requests, and answer what can be answered without waiting again."""
     if server.stopping and not server.gently and peer.waits_for != SENDING and peer.parser is None:
-        # It may have come, or become idle, after `start_drain` has looked.
+        # It may have come, or become idle, since `start_drain` has looked.
         ready = select.poll()
         ready.register(peer.fd, select.POLLIN)
         if not ready.poll(0):
@@ -244,23 +228,23 @@ def read_and_answer(peer: FdConnection, server: Server) -> Pending | None:
         return END
     with server.lock:
         asked = parse(peer, server, data)
-        next_wait, peer.waits_for = peer.waits_for, SENDING  # the main thread does not cut that off
+        next_wait, peer.waits_for = peer.waits_for, SENDING  # the main thread does not cut it
     pending = answer(peer, server, asked)
     if pending is None:
         peer.waits_for = next_wait
     return pending
 
 
-def wait_out(peer: FdConnection, server: Server, pending: Pending) -> Pending | None:
-    """Do what takes a while, and go on until the next obstacle."""
+def wait_out(peer: FdConnection, server: Server, pending: Pending) -> Pending | Ending | None:
+    """Wait for what is pending, and go on until there is something to wait for again."""
     peer.waits_for = SENDING
     unsent: Unsent | None = pending.unsent
     response = pending.response
     if isinstance(response, Deferred):
         while isinstance(response, Deferred):
-            made = response.make()
+            done = response.work()
             with server.lock:
-                response = response.then(made)
+                response = response.finish(done)
         unsent = send(peer, response)
     if unsent:
         send_rest(peer, unsent)
@@ -268,10 +252,10 @@ def wait_out(peer: FdConnection, server: Server, pending: Pending) -> Pending | 
 
 
 def send_rest(peer: FdConnection, unsent: Unsent) -> None:
-    """Send it as fast as the client takes it.
+    """Send the rest of a response as fast as the client takes it.
 
-    A write that blocks would not say whether the client takes anything at all; so this one waits
-    and writes what there is room for.
+    A write that blocks would hide whether the client takes anything at all, so wait for room and
+    then write.
     """
     set_nonblocking(peer)
     ready = select.poll()
@@ -307,61 +291,72 @@ def run(
     listeners: Sequence[socket.socket], server: Server, signals: Signals, grace: float
 ) -> int | None:
     """Serve until a signal, then stop; how many connections were cut, None for a second signal."""
-    if server.pool is None:
-        work, groups = accept_for_each, [[listener] for listener in listeners]
-    else:
-        work, groups = accept_in_turn, [list(listeners)] * server.pool
-    for listener in listeners:
-        listener.setblocking(len(groups[0]) == 1)  # no other thread takes what this one waits for
-    acceptors = [
-        threading.Thread(target=work, args=(group, server), daemon=True) for group in groups
-    ]
-    server.began()
-    for number, thread in enumerate(acceptors):
-        try:
-            thread.start()
-        except RuntimeError as error:
-            if not number:
-                raise
-            log.warning("cannot start more than %d threads: %s", number, error)
-            del acceptors[number:]
-            break
+    acceptors = start_acceptors(listeners, server)
     watch(server, signals, None)
     for listener in listeners:
         accept_rest(listener, server)
     with server.lock:
         start_drain(server, gently=grace > 0)
     for listener in listeners:
-        listener.shutdown(socket.SHUT_RDWR)  # whoever is in accept() there comes out of it
+        listener.shutdown(socket.SHUT_RDWR)  # a thread that is in accept() there comes out of it
         listener.close()
     stopped = watch(server, signals, min(grace, PARTING))
     with server.lock:
         start_drain(server)
     stopped = stopped and watch(server, signals, max(grace - PARTING, 0))
-    with server.lock:
-        cut = cut_all(server)
-        with suppress(IndexError):
-            while True:
-                common.close_connection(server.last.popleft(), server)
-    give_up = monotonic() + PATIENCE
-    while server.peers and monotonic() < give_up:
-        sleep(PATIENCE / 100)
-    for thread in acceptors:
-        thread.join(max(give_up - monotonic(), 0))
+    cut = end_threads(server, acceptors)
     server.over = True
     return cut if stopped else None
 
 
+def start_acceptors(listeners: Sequence[socket.socket], server: Server) -> list[threading.Thread]:
+    """Start the threads that accept, at least one of them."""
+    if server.pool is None:
+        work, groups = accept_for_each, [[listener] for listener in listeners]
+    else:
+        work, groups = accept_in_turn, [list(listeners)] * server.pool
+    for listener in listeners:
+        listener.setblocking(len(groups[0]) == 1)  # no other thread takes what this one waits for
+    server.began()
+    acceptors: list[threading.Thread] = []
+    for group in groups:
+        thread = threading.Thread(target=work, args=(group, server), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not acceptors:
+                raise
+            log.warning("cannot start more than %d threads: %s", len(acceptors), error)
+            break
+        acceptors.append(thread)
+    return acceptors
+
+
+def end_threads(server: Server, acceptors: list[threading.Thread]) -> int:
+    """Cut every connection that is left, and give the threads a moment to notice; how many."""
+    with server.lock:
+        cut = cut_all(server)
+        with suppress(IndexError):  # a thread may take one of them meanwhile
+            while True:
+                common.close_connection(server.last.popleft(), server)
+    give_up = monotonic() + CUT_TIMEOUT
+    while server.peers and monotonic() < give_up:
+        sleep(CUT_TIMEOUT / 100)
+    for thread in acceptors:
+        thread.join(max(give_up - monotonic(), 0))
+    return cut
+
+
 def watch(server: Server, signals: Signals, grace: float | None) -> bool:
-    """Look after timeouts and the log until a signal, or until `grace` is over; whether it is."""
+    """Look after timeouts and the log for `grace` seconds, or until a signal: then False."""
     heard = select.poll()
     heard.register(signals.fd, select.POLLIN)
     began = swept = monotonic()
     while grace is None or (server.peers and monotonic() - began < grace):
-        patience = LOG_DELAY if server.log or grace is not None else SWEEP
+        timeout = LOG_DELAY if server.log or grace is not None else SWEEP
         if grace is not None:
-            patience = min(patience, max(0, began + grace - monotonic()))
-        heard.poll(1000 * patience)
+            timeout = min(timeout, max(0, began + grace - monotonic()))
+        heard.poll(1000 * timeout)
         if signals.take():
             return False
         if server.log is not None:

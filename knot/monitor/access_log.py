@@ -20,10 +20,13 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from queue import SimpleQueue
 from time import gmtime, localtime, sleep, strftime, time
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from knot.process.diagnostics import LineWriter, block_sigttou
 from knot.process.safe_paths import open_to_append
+
+if TYPE_CHECKING:
+    from knot.models.server import Sent
 
 MAX_RECORDS: Final = 100_000
 """Records that may wait for the thread, usually 55 MiB; more are dropped and counted."""
@@ -186,6 +189,19 @@ class AccessLog:
         self._lost = 0  # since the last line that was written
         self._failing = False  # and that has been reported
         self._broken = False  # whether no process can read it any more
+
+    def note(self, sent: Sent, client: str, user: bytes) -> None:
+        """Add a record of a response, for that client and user."""
+        now = time()
+        _, request, response, when, (referer, agent), unsent, version = sent
+        self.add(
+            Record(
+                now, client, request.method, request.target,
+                b"HTTP/1.0" if request.http_1_0 else version, response.status,
+                sent.size if unsent else response.length, referer, agent,
+                max(0.0, now - when), user,  # the clock may have been set back
+            )
+        )  # fmt: skip
 
     def add(self, record: Record) -> None:
         self.pending.append(record)

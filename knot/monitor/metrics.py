@@ -16,10 +16,9 @@ from time import process_time, time
 from typing import Final
 
 from knot.files.site import Site
-from knot.http.request import BadRequest, Request
-from knot.http.responder import FROM_FILES, Response, length_of
+from knot.http.responder import FROM_FILES
 from knot.models.peer import HEAD, IDLE, SENDING, Connection
-from knot.models.server import NOTHING, Asked, Server, Unsent
+from knot.models.server import Sent, Server
 from tame import mkevent, tamed, timer, twait
 
 STATUSES: Final = (
@@ -130,37 +129,19 @@ class Counter:
         self._sites = sites
         self._attach()
 
-    def on_sent(
-        self,
-        address: str,
-        request: Request | BadRequest,
-        response: Response,
-        asked: Asked,
-        unsent: Unsent = NOTHING,
-        version: bytes = b"HTTP/1.1",
-    ) -> None:
+    def on_sent(self, sent: Sent) -> None:
         """Count an answer: 0.6 µs, 6 % of a request of 1 KiB."""
-        lasted = time() - asked[1]
+        lasted = time() - sent.when
         if lasted > 0:  # else the clock was set back
             self._lasted += lasted
         self._buckets[bisect_left(BOUNDS, lasted)] += 1
-        self._statuses[response[3]] += 1
-        self._sent += response[4]
-        if unsent:
-            self._sent -= min(response.length, sum(map(length_of, unsent)))
+        self._statuses[sent.response.status] += 1
+        self._sent += sent.size if sent.unsent else sent.response.length
 
-    def on_sent_and_then(
-        self,
-        address: str,
-        request: Request | BadRequest,
-        response: Response,
-        asked: Asked,
-        unsent: Unsent = NOTHING,
-        version: bytes = b"HTTP/1.1",
-    ) -> None:
-        self.on_sent(address, request, response, asked, unsent)
+    def on_sent_and_then(self, sent: Sent) -> None:
+        self.on_sent(sent)
         assert self._then is not None
-        self._then(address, request, response, asked, unsent, version)
+        self._then(sent)
 
     def read(self) -> Counts:
         """The counts now.  Looks at each connection: 0.5 ms for 10,000."""

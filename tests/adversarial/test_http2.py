@@ -31,14 +31,8 @@ from hyperframe.frame import (
 from serving import serving
 from speaking_http2 import Client, Connected
 
-from knot.http.http2 import (
-    FOR_AN_ANSWER,
-    FRAME,
-    MOST_STREAMS,
-    PATIENCE,
-    RESET,
-    Streams,
-)
+from knot.http.http2 import FOR_AN_ANSWER, MAX_STREAMS, Streams
+from knot.http.http2_frames import FIRST_CREDIT, FRAME, RESET
 from knot.http.request import MAX_HEAD
 from knot.http.responder import Response
 from loadtest.memory import private_bytes
@@ -131,14 +125,14 @@ def test_frames_that_ask_for_nothing_are_counted(name: str) -> None:
     answer_all_but(streams, asked)
     client.hear(streams.take())
     said = 0
-    for number in range(10 * PATIENCE):
+    for number in range(10 * FIRST_CREDIT):
         streams.feed(FLOODS[name](number).serialize(), NOW)
         if streams.failed:
             break
         said += len(streams.take())
-    assert number < PATIENCE + FOR_AN_ANSWER
+    assert number < FIRST_CREDIT + FOR_AN_ANSWER
     assert why(client, streams) == ErrorCodes.ENHANCE_YOUR_CALM
-    assert said < 40 * PATIENCE
+    assert said < 40 * FIRST_CREDIT
     assert not streams.open
 
 
@@ -165,7 +159,7 @@ def test_resets_are_counted() -> None:
         if streams.failed:
             break
         assert not streams.open
-    assert begun <= number <= PATIENCE // (RESET + 1) + 1
+    assert begun <= number <= FIRST_CREDIT // (RESET + 1) + 1
     assert why(client, streams) == ErrorCodes.ENHANCE_YOUR_CALM
 
 
@@ -191,7 +185,7 @@ def test_resets_that_the_server_is_made_to_do_are_counted() -> None:
             break
         assert not streams.open
         client.hear(streams.take())
-    assert number <= PATIENCE // (RESET + 2) + 2
+    assert number <= FIRST_CREDIT // (RESET + 2) + 2
 
 
 @pytest.mark.parametrize("length", [b"1", b"3"])
@@ -208,7 +202,7 @@ def test_contents_of_another_length_are_counted(length: bytes) -> None:
         assert not streams.open
         client.hear(streams.take())
         assert client.answers[id].reset == ErrorCodes.PROTOCOL_ERROR
-    assert number <= PATIENCE // (RESET + 2) + 2
+    assert number <= FIRST_CREDIT // (RESET + 2) + 2
 
 
 def test_an_answer_now_and_then_does_not_pay_for_many_resets() -> None:
@@ -269,14 +263,14 @@ def test_windows_that_open_byte_by_byte_are_counted() -> None:
     id = client.ask()
     streams.feed(client.say(), NOW)
     sent = 0
-    for _ in range(10 * PATIENCE):
+    for _ in range(10 * FIRST_CREDIT):
         streams.feed(WindowUpdateFrame(id, window_increment=1).serialize(), NOW)
         if streams.failed:
             break
         answer_all(streams, Response(PAGE.data, (bytes(MIB),), True, 200, MIB))
         sent += len(streams.take())
     assert streams.failed
-    assert sent < 20 * PATIENCE
+    assert sent < 20 * FIRST_CREDIT
 
 
 # -- lists of fields -------------------------------------------------------------------------------
@@ -339,32 +333,32 @@ def test_a_frame_that_is_too_long_is_not_waited_for() -> None:
 
 def test_more_streams_than_allowed_are_refused_alone() -> None:
     client, streams = greeted(window=0)
-    for _ in range(MOST_STREAMS):
+    for _ in range(MAX_STREAMS):
         client.ask()
     streams.feed(client.say(), NOW)
-    assert len(streams.open) == MOST_STREAMS
+    assert len(streams.open) == MAX_STREAMS
     assert not streams.failed
     number = 0
     while not streams.failed:
         number += 1
         block = Encoder().encode([(b":method", b"GET")])
-        id = 2 * (MOST_STREAMS + number) - 1
+        id = 2 * (MAX_STREAMS + number) - 1
         streams.feed(HeadersFrame(id, data=block, flags=["END_HEADERS"]).serialize(), NOW)
         assert id not in streams.open
-    assert number <= PATIENCE // (RESET + 1) + 1
+    assert number <= FIRST_CREDIT // (RESET + 1) + 1
     assert why(client, streams) == ErrorCodes.ENHANCE_YOUR_CALM
 
 
 def test_streams_that_have_their_answers_count_as_long_as_they_are_read() -> None:
     client, streams = greeted()
-    for _ in range(MOST_STREAMS):
+    for _ in range(MAX_STREAMS):
         client.ask(method=b"POST", whole=False)
         streams.feed(client.say(), NOW)
         answer_all(streams)
         client.hear(streams.take())
     assert {answer.status for answer in client.answers.values()} == {200}
     block = Encoder().encode([(b":method", b"GET")])
-    last = 2 * MOST_STREAMS + 1
+    last = 2 * MAX_STREAMS + 1
     streams.feed(HeadersFrame(last, data=block, flags=["END_HEADERS"]).serialize(), NOW)
     refused = RstStreamFrame(last, error_code=ErrorCodes.REFUSED_STREAM)
     assert streams.take() == refused.serialize()
@@ -483,7 +477,7 @@ def test_windows_that_never_open_hold_little(knot: Knot) -> None:
         before = knot.memory()
         for _ in range(5):
             client = crowd.enter_context(knot.connect(window=0, greedy=False))
-            for number in range(MOST_STREAMS):
+            for number in range(MAX_STREAMS):
                 client.ask(b"/large" if number % 2 else b"/folder/?%d" % number)
             while sum(answer.status == 200 for answer in client.answers.values()) < 10:
                 client.read()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.http.conditions import evaluate, parse_http_date, range_applies
+from knot.http.conditions import evaluate, range_applies
+from knot.http.dates import http_date, parse_http_date
 
 ETAG = b'"1a-5"'
 MODIFIED = 784111777
@@ -141,3 +142,10 @@ def test_a_tag_is_found_in_any_list_that_has_it(others: list[bytes], at: int, we
     )
     if not has:
         assert evaluate({b"if-none-match": b" , ".join(others)}, ETAG, 0) is None
+
+
+@given(st.integers(0, 253_402_300_799))
+def test_a_date_is_written_as_the_standard_library_does_and_read_back(second: int) -> None:
+    written = http_date(second)
+    assert written == formatdate(second, usegmt=True).encode()
+    assert parse_http_date(written) == second

@@ -43,7 +43,7 @@ def received(responder: Responder, request: object) -> tuple[int, dict[bytes, by
     """Status, fields and content of an answer, as a client reads them."""
     response = responder.respond(request, NOW)  # type: ignore[arg-type]
     if isinstance(response, Deferred):
-        response = response.make()
+        response = response.work()
     assert isinstance(response, Response)
     data = response.data + b"".join(map(bytes_of, response.rest))
     found = HEAD.match(data)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from knot.files import compression
 from knot.files import site as sites
 from knot.files.compression import (
-    LEAST,
+    MIN_SIZE,
     SUFFIXES,
     compress,
     compressible,
@@ -289,8 +289,8 @@ def test_of_a_type_there_is(kind: bytes, here: bool, copies: bool) -> None:
 
 
 def test_what_is_one_packet_anyway_is_not_compressed() -> None:
-    assert not compressible(b"text/html", LEAST - 1)
-    assert compressible(b"text/html", LEAST)
+    assert not compressible(b"text/html", MIN_SIZE - 1)
+    assert compressible(b"text/html", MIN_SIZE)
 
 
 COMPRESSED_HERE = [
@@ -782,7 +782,7 @@ def test_that_it_gets_no_smaller_is_found_out_once(
     assert compressions == [GZIP]
 
 
-SIZES = [(LEAST - 1, ""), (LEAST, "gzip"), (IN_MEMORY, "gzip"), (IN_MEMORY + 1, ""), (0, "")]
+SIZES = [(MIN_SIZE - 1, ""), (MIN_SIZE, "gzip"), (IN_MEMORY, "gzip"), (IN_MEMORY + 1, ""), (0, "")]
 
 
 @pytest.mark.parametrize(("size", "coding"), SIZES)

@@ -16,11 +16,11 @@ from serving import Model, answers, connect, get, serving, until_closed, with_se
 
 from knot import AccessLog, Limits, Site
 from knot.files import listing
-from knot.http.responder import http_date
+from knot.http.dates import http_date
 from knot.models import closing
 from knot.models import connection as common
-from knot.models import server as servers
 from knot.models.peer import Connection
+from knot.monitor import access_log
 
 pytestmark = pytest.mark.usefixtures("model")
 
@@ -382,7 +382,7 @@ def test_a_clock_that_is_set_back_makes_no_negative_time_in_the_log(
         clock[0] -= 10
         return clock[0]
 
-    for module in (common, servers):
+    for module in (common, access_log):
         monkeypatch.setattr(module, "time", backwards)
     path = tmp_path / "log"
     with open(path, "wb") as file:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from serving import Model, connect, serving, until_closed
 
 from knot.access.gates import SiteGate
-from knot.access.virtual_hosts import REMEMBERED, VirtualHosts, pattern
+from knot.access.virtual_hosts import MAX_REMEMBERED, VirtualHosts, pattern
 from knot.cli import main
 from knot.http.request import Request
 
@@ -102,9 +102,9 @@ def test_any_host_has_a_site(host: bytes) -> None:
 
 def test_so_many_spellings_are_remembered_and_no_more() -> None:
     table = hosts(NAMES)
-    for number in range(2 * REMEMBERED):
+    for number in range(2 * MAX_REMEMBERED):
         assert found(table, b"h%d.example.org" % number) == "*.example.org"
-    assert len(table._found) == REMEMBERED
+    assert len(table._found) == MAX_REMEMBERED
     assert found(table, b"example.org") == "example.org"
     table = hosts(NAMES)
     found(table, b"x" * 1000)

@@ -32,15 +32,9 @@ from speaking_http2 import Answer, Client, Connected
 from knot import AccessLog, Limits, Responder, Site, build
 from knot.files import listing
 from knot.files.representation import Slice, read_now
-from knot.http.http2 import (
-    FRAME,
-    LINGER,
-    MOST_DISCARDED,
-    MOST_HELD,
-    Streams,
-    encoded,
-    find_request,
-)
+from knot.http.http2 import LINGER, MAX_DISCARDED, MAX_HELD, Streams
+from knot.http.http2_fields import encoded, find_request
+from knot.http.http2_frames import FRAME
 from knot.http.request import (
     MAX_HEAD,
     MAX_TARGET,
@@ -52,7 +46,6 @@ from knot.http.request import (
 )
 from knot.http.responder import Deferred, Response
 from knot.models import closing, events
-from knot.models import connection as common
 from knot.models import http2 as model
 from knot.models.peer import Connection
 from knot.settings import Settings, SiteSettings
@@ -93,7 +86,7 @@ def answer(streams: Streams, responder: Responder) -> None:
         stream = streams.begin()
         found = responder.respond(stream.request, NOW)
         while isinstance(found, Deferred):
-            found = found.then(found.make())
+            found = found.finish(found.work())
         streams.answer(stream, found)
     while (turn := streams.turn()) is not None:
         stream, size = turn
@@ -168,7 +161,7 @@ def test_an_answer_is_the_one_that_http_1_1_has(
     (request,) = RequestParser().feed(sent)
     expected = responder.respond(request, NOW)
     while isinstance(expected, Deferred):
-        expected = expected.then(expected.make())
+        expected = expected.finish(expected.work())
     head, _, content = expected.data.partition(b"\r\n\r\n")
     for piece in expected.rest:
         if isinstance(piece, Slice):
@@ -340,8 +333,8 @@ def test_content_is_read_on_for_a_while_after_the_answer(
     found = client.answers[id]
     assert found.status == (405 if method == b"POST" else 200)
     assert found.ended
-    assert found.reset == (ErrorCodes.NO_ERROR if size > MOST_DISCARDED else None)
-    assert left <= max(0, size - MOST_DISCARDED)
+    assert found.reset == (ErrorCodes.NO_ERROR if size > MAX_DISCARDED else None)
+    assert left <= max(0, size - MAX_DISCARDED)
     assert not streams.open
     assert not streams.lingers
     assert not streams.failed
@@ -494,8 +487,8 @@ def test_content_goes_where_windows_are_open_and_arrives_whole(
         client.h2.increment_flow_control_window(size)
         converse(client, streams, responder)  # the client would complain of a byte too much
         assert client.farewell is None
-        if streams._patience < 100:
-            streams._patience = 100  # this client is allowed to dribble
+        if streams._credit.left < 100:
+            streams._credit.left = 100  # this client is allowed to dribble
     for id, name in ids.items():
         assert client.answers[id].content == (root / name).read_bytes()
     assert not streams.open
@@ -538,7 +531,7 @@ def test_no_more_is_begun_while_too_much_waits_in_memory() -> None:
     for _ in range(10):
         client.ask(b"/")
     streams.feed(client.say(), NOW)
-    page = Response(b"HTTP/1.1 200 OK\r\n\r\n", (bytes(MOST_HELD // 4),), True, 200, 1)
+    page = Response(b"HTTP/1.1 200 OK\r\n\r\n", (bytes(MAX_HELD // 4),), True, 200, 1)
     begun = 0
     while streams.can_begin:
         streams.answer(streams.begin(), page)
@@ -631,7 +624,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (common, events):
+    for module in (closing, events):
         monkeypatch.setattr(module, "SWEEP", 0.01)
 
 
@@ -813,7 +806,7 @@ def test_an_error_of_its_own_ends_the_connection(
         client.until_closed()
 
     with_client(place, work, listing=True)
-    assert "Knot's own" in caplog.text
+    assert "error in Knot" in caplog.text
     caplog.clear()
 
 

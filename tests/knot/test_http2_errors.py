@@ -10,7 +10,8 @@ from h2.errors import ErrorCodes
 from hpack import Decoder
 from hyperframe.frame import Frame, GoAwayFrame, HeadersFrame, RstStreamFrame, WindowUpdateFrame
 
-from knot.http.http2 import FRAME, MOST_IGNORED, PATIENCE, Streams
+from knot.http.http2 import MAX_IGNORED, Streams
+from knot.http.http2_frames import FIRST_CREDIT, FRAME
 from knot.http.responder import Response
 
 NOW = 1_800_000_000.0
@@ -574,16 +575,16 @@ def test_data_that_comes_after_a_reset_is_counted() -> None:
     while not talk.streams.failed:
         number += 1
         talk.say(frame(DATA, 0, 1, bytes(FRAME)))
-    assert number <= PATIENCE
+    assert number <= FIRST_CREDIT
     assert talk.seen == [All(ErrorCodes.ENHANCE_YOUR_CALM)]
 
 
 def test_a_stream_that_was_reset_long_ago_is_closed() -> None:
     talk = Talk()
     talk.say(HELLO)
-    for number in range(MOST_IGNORED + 1):
+    for number in range(MAX_IGNORED + 1):
         begin_and_reset(talk, 2 * number + 1)
-        talk.streams._patience = PATIENCE
+        talk.streams._credit.left = FIRST_CREDIT
     for _ in range(3):
         talk.say(frame(DATA, 0, 3, b"x") + frame(DATA, 0, 1, b"x"))
     assert talk.seen == [One(ErrorCodes.STREAM_CLOSED, 1), One(ErrorCodes.STREAM_CLOSED, 3)]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from serving import HOST, Model, answers, connect, get, until_closed, with_serve
 
 from knot import AccessLog, Limits
 from knot.files import listing
-from knot.models import closing
+from knot.models import closing, peer
 from knot.models import connection as connections
 from knot.models.peer import Connection, FdConnection
 
@@ -48,18 +48,20 @@ def quick_sweeps(everywhere: Callable[[str, Any], None]) -> None:
 @pytest.fixture
 def gone(everywhere: Callable[[str, Any], None]) -> threading.Event:
     """Set when the server has let go of a connection."""
-    return told_of("close_connection", everywhere)
+    return told_of(connections, "close_connection", everywhere)
 
 
 @pytest.fixture
 def come(everywhere: Callable[[str, Any], None]) -> threading.Event:
     """Set when the server has accepted a connection."""
-    return told_of("begin", everywhere)
+    return told_of(peer, "begin", everywhere)
 
 
-def told_of(name: str, everywhere: Callable[[str, Any], None]) -> threading.Event:
+def told_of(
+    module: ModuleType, name: str, everywhere: Callable[[str, Any], None]
+) -> threading.Event:
     happened = threading.Event()
-    function = getattr(connections, name)
+    function = getattr(module, name)
 
     def noticed(peer: Connection, other: Any) -> None:
         function(peer, other)
@@ -342,7 +344,7 @@ def test_an_error_on_a_thread_ends_one_connection(
             return until_closed(connection)
 
     assert answers(with_server(root, client, listing=True)) == [(200, b"home")]
-    assert "Knot's own" in caplog.text
+    assert "error in Knot" in caplog.text
     caplog.clear()
 
 

@@ -457,7 +457,7 @@ def test_json_is_plain() -> None:
 
 def answer(responder: Responder, path: bytes, *fields: tuple[bytes, bytes]) -> Response:
     found = responder.respond(Request(b"GET", path, fields=fields), 1)
-    return found.make() if isinstance(found, Deferred) else found
+    return found.work() if isinstance(found, Deferred) else found
 
 
 ODD = [b"<b>&amp;", b"a b", b"%2e%2e", b"?q", b"#f", b"\xff", b"new\nline", "ü\u202e".encode()]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from knot.access.networks import REMEMBERED, UNIX, Networks, client_at, network
+from knot.access.networks import MAX_REMEMBERED, UNIX, Networks, client_at, network
 from knot.models.peer import name_of
 
 V4 = st.ip_addresses(v=4).map(str)
@@ -92,8 +92,8 @@ def test_a_client_of_ipv6_has_64_bits_to_itself(prefix: int, one: int, other: in
 
 def test_what_is_remembered_has_a_bound() -> None:
     networks = Networks(["10.0.0.0/8"])
-    for number in range(3 * REMEMBERED):
+    for number in range(3 * MAX_REMEMBERED):
         networks.have(str(IPv4Address(number)))
         client_at(str(IPv4Address(number)))
-    assert networks.have.cache_info().currsize <= REMEMBERED
-    assert client_at.cache_info().currsize <= REMEMBERED
+    assert networks.have.cache_info().currsize <= MAX_REMEMBERED
+    assert client_at.cache_info().currsize <= MAX_REMEMBERED

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knot.access import passwords as module
-from knot.access.passwords import LOOK, NOBODY, Passwords, parse, read_users
+from knot.access.passwords import LOOK_INTERVAL, NOBODY, Passwords, parse, read_users
 
 
 def hashed(password: bytes, prefix: bytes = b"2a", cost: int = 4) -> bytes:
@@ -143,9 +143,9 @@ def test_a_changed_file_is_read_anew(file: Path, passwords: Passwords) -> None:
     other = file.with_suffix(".new")
     other.write_bytes(b"carol:%b\nbob:%b\nalice:%b" % (hashed(b"x"), BOB, hashed(b"new")))
     other.rename(file)
-    passwords.look(1.0 + LOOK / 2)
+    passwords.look(1.0 + LOOK_INTERVAL / 2)
     assert ask(passwords, basic(b"alice", b"wonder")), "it was looked at a moment ago"
-    passwords.look(1.0 + LOOK)
+    passwords.look(1.0 + LOOK_INTERVAL)
     assert passwords.known(basic(b"bob", b"builder")), "who did not change need not be checked"
     for name, password, right in ((b"alice", b"wonder", False), (b"alice", b"new", True)):
         assert passwords.known(basic(name, password)) is None
@@ -340,7 +340,7 @@ def test_a_check_that_fails_gives_its_turn_back(
 def test_guesses_are_remembered_up_to_a_bound_and_push_nobody_out(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_WRONG", 100)
+    monkeypatch.setattr(module, "MAX_WRONG", 100)
     assert ask(passwords, basic(b"alice", b"wonder"))
     monkeypatch.setattr(module, "matches", lambda *_: False)
     for number in range(500):

@@ -11,9 +11,9 @@ from proxy_headers import START, version_1, version_2
 
 from knot.access.forwarded import (
     FIXED,
-    LONGEST_1,
-    LONGEST_2,
-    MOST_HOPS,
+    MAX_HOPS,
+    MAX_V1,
+    MAX_V2,
     Forwarded,
     Header,
     parse_header,
@@ -99,16 +99,16 @@ def test_an_address_of_ipv4_may_be_written_as_one_of_ipv6() -> None:
 
 
 def test_the_longest_headers_are_taken_and_longer_ones_are_not() -> None:
-    line = b"PROXY UNKNOWN " + b"x" * (LONGEST_1 - 16)
-    assert parse_header(line + b"\r\n") == Header(LONGEST_1, "")
+    line = b"PROXY UNKNOWN " + b"x" * (MAX_V1 - 16)
+    assert parse_header(line + b"\r\n") == Header(MAX_V1, "")
     assert parse_header(line + b"x") is None
     for longer in (line + b"x\r\n", line + b"xx"):
         with pytest.raises(ValueError, match="ends within 107 bytes"):
             parse_header(longer)
-    longest = version_2("1.2.3.4", "5.6.7.8", more=b"x" * (LONGEST_2 - FIXED - 12))
-    assert parse_header(longest) == Header(LONGEST_2, "1.2.3.4")
+    longest = version_2("1.2.3.4", "5.6.7.8", more=b"x" * (MAX_V2 - FIXED - 12))
+    assert parse_header(longest) == Header(MAX_V2, "1.2.3.4")
     with pytest.raises(ValueError, match="longer than 2048 bytes"):
-        parse_header(version_2("1.2.3.4", "5.6.7.8", more=b"x" * (LONGEST_2 - FIXED - 11))[:16])
+        parse_header(version_2("1.2.3.4", "5.6.7.8", more=b"x" * (MAX_V2 - FIXED - 11))[:16])
 
 
 @given(V6)
@@ -170,7 +170,7 @@ def test_what_a_client_says_of_itself_does_not_matter(
     said: list[str], client: str, proxies: list[str]
 ) -> None:
     """Its proxy puts its address behind whatever stands there already."""
-    if TRUSTED.have(client) or len(proxies) >= MOST_HOPS:
+    if TRUSTED.have(client) or len(proxies) >= MAX_HOPS:
         return
     assert forwarded("10.0.0.1", ", ".join([*said, client, *proxies]).encode()) == plain(client)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot.access.rates import MOST_CLIENTS, SAVED, ConnectionLimit, Rates
+from knot.access.rates import MAX_CLIENTS, SAVED, ConnectionLimit, Rates
 
 RATES = st.sampled_from([0.05, 0.1, 1.0, 3.0, 20.0, 1000.0])
 STEPS = st.lists(st.floats(0, 30), min_size=1, max_size=300)
@@ -65,12 +65,12 @@ def test_one_client_does_not_wait_for_another() -> None:
 
 def test_so_many_clients_are_known_and_no_more() -> None:
     rates = Rates(0.1)
-    for number in range(3 * MOST_CLIENTS):
+    for number in range(3 * MAX_CLIENTS):
         assert rates.wait(f"client {number}", 1.0) == 0
         if number % 1000 == 0:
             rates.wait("one that keeps asking", 1.0)  # is not forgotten for the others
             assert rates.wait("one that keeps asking", 1.0) > 0
-    assert len(rates._full) == MOST_CLIENTS
+    assert len(rates._full) == MAX_CLIENTS
 
 
 OPEN = st.lists(st.tuples(st.booleans(), st.sampled_from(["::1", "::2", "1:2::", "192.0.2.1"])))

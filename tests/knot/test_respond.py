@@ -12,8 +12,9 @@ import pytest
 
 from knot.files.representation import Representation
 from knot.files.site import NotServed, Redirect, Site
+from knot.http.dates import http_date
 from knot.http.request import BadRequest, Request
-from knot.http.responder import Deferred, FieldRules, Responder, Response, http_date, split_target
+from knot.http.responder import Deferred, FieldRules, Responder, Response, split_target
 
 NOW = 784111777.9  # RFC 9110's own example, section 5.6.7
 

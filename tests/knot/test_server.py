@@ -337,7 +337,7 @@ def test_an_error_of_its_own_ends_one_connection_and_no_more(
 
     assert with_server(root, client).endswith(b"<h1>home</h1>")
     (record,) = caplog.records
-    assert "Knot's own" in record.message
+    assert "error in Knot" in record.message
 
 
 @pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH])
@@ -368,7 +368,7 @@ def test_a_client_that_the_network_has_lost_is_no_error_of_its_own(
 def test_a_disk_that_fails_is_logged(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In one line: it is no error of Knot's own, whose place in the source would matter."""
+    """In one line: it is not an error in Knot, whose place in the source would matter."""
 
     def broken(*_: object) -> int:
         raise OSError(5, "Input/output error")

@@ -203,7 +203,7 @@ class World:
     def ask(self, *fields: tuple[bytes, bytes]) -> tuple[int, dict[str, str], bytes]:
         response = self.responder.respond(Request(b"GET", PATH, fields=fields), self.now)
         while isinstance(response, Deferred):
-            response = response.then(response.make())
+            response = response.finish(response.work())
         return read(response)
 
     def check(self, content: bytes, fields: dict[str, str]) -> None:

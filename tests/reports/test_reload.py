@@ -30,8 +30,9 @@ from knot import Responder, Site
 from knot.access.gates import AUTHORIZATION, BasicAuth
 from knot.access.passwords import Passwords
 from knot.access.rates import ConnectionLimit
-from knot.models import connection as common
 from knot.models import events, http2
+from knot.models.accepting import admit
+from knot.models.connection import close_connection
 from knot.models.peer import FdConnection
 from knot.models.server import Server
 from knot.monitor.access_log import AccessLog, Record
@@ -459,8 +460,8 @@ def test_connections_that_are_there_count_and_have_addresses_when_that_begins_to
         server.adopt(new)
         assert {peer.address for peer in peers} == {"127.0.0.1"}
         for crowded, peer in zip((True, True, False), peers, strict=True):
-            assert bool(common.admit("127.0.0.1", server)) == crowded
-            common.close_connection(peer, server)
+            assert bool(admit("127.0.0.1", server)) == crowded
+            close_connection(peer, server)
     site.close()
 
 

@@ -63,8 +63,8 @@ BUGS: Final = [
     Bug(
         "an event is dropped that a disk's thread was to trigger",
         EVENTS,
-        "server.disk.fork(mkevent(made), response.make)",
-        "[server.disk.fork(Event(), response.make), mkevent(made)]",
+        "server.disk.fork(mkevent(made), response.work)",
+        "[server.disk.fork(Event(), response.work), mkevent(made)]",
     ),
     Bug(
         "idle connections get the time-out of unfinished requests",
@@ -210,7 +210,7 @@ BUGS: Final = [
     ),
     Bug(
         "one connection too many is accepted",
-        CONNECTION,
+        "models/accepting.py",
         "if len(server.peers) >= server.limits.connections:",
         "if len(server.peers) > server.limits.connections:",
     ),
@@ -250,7 +250,7 @@ BUGS: Final = [
     Bug(
         "an answer that took a while is missing in the log",
         CONNECTION,
-        "on_sent(peer.address, pending.request, response, pending.asked, unsent or NOTHING)",
+        "note(server.on_sent, peer, pending.asked, pending.request, response, unsent or NOTHING)",
         "pass",
     ),
     Bug(

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -30,6 +31,7 @@ from knot.http import responder as responding
 from knot.models import connection as connections
 from knot.models import events
 from knot.models.connection import DISK_THREADS
+from knot.models.server import Sent
 from knot.process.signals import Signals
 from loadtest.robust.simulate.clients import DISK, MOMENT, Crowd, Peers, visit
 from loadtest.robust.simulate.truth import LARGE, Files
@@ -125,8 +127,9 @@ class Log:
         self.pending: list[Any] = []
         self.records: list[Any] = []
 
-    def add(self, record: Any) -> None:
-        self.pending.append(record)
+    def note(self, sent: Sent, client: str, user: bytes) -> None:
+        size = sent.size
+        self.pending.append(SimpleNamespace(client=client, status=sent.response.status, size=size))
 
     def flush(self) -> None:
         self.records += self.pending
@@ -395,7 +398,7 @@ def serve_on(crowd: Crowd, limit: float, done: Event[()]) -> None:
 
 
 def serves() -> bool:
-    return any(closure.code.co_qualname == "run.<locals>.main" for closure in closures.alive)
+    return any(closure.code.co_qualname == "main" for closure in closures.alive)
 
 
 def look_around(crowd: Crowd) -> None:
