@@ -35,7 +35,7 @@ RETRY_AFTER = 2.0  # seconds
 
 HEADER = struct.Struct("!6H")  # id, flags, and how many records each of the four sections has
 RECORD = struct.Struct("!2HIH")  # type, class, time to live, length of the data
-LONGEST = 512  # bytes in a datagram (RFC 1035, 2.3.4)
+MAX_DATAGRAM = 512  # bytes in a datagram (RFC 1035, 2.3.4)
 ANSWER, TRUNCATED, RECURSE = 0x8000, 0x0200, 0x0100
 A, CNAME, INTERNET = 1, 5, 1
 REFUSALS = {2: "the name server failed (SERVFAIL)", 3: "there is no such name (NXDOMAIN)"}
@@ -63,7 +63,7 @@ def gethost_ev(name: str, e: Event[str]) -> None:
                 while twait(r):
                     address = None
                     with suppress(BlockingIOError):  # its checksum was wrong
-                        address = read_answer(os.read(server.fd, LONGEST), query)
+                        address = read_answer(os.read(server.fd, MAX_DATAGRAM), query)
                     if address is not None:
                         e.trigger(address)
                         return
@@ -88,7 +88,7 @@ def gethostbyname(name: str) -> str:
                 server.send(query)
                 with suppress(TimeoutError):
                     while True:
-                        address = read_answer(server.recv(LONGEST), query)
+                        address = read_answer(server.recv(MAX_DATAGRAM), query)
                         if address is not None:
                             return address
         raise ResolverError("the name server does not answer")

@@ -21,12 +21,12 @@ def main() -> None:
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write there instead of to standard output.",
+    help="Write to this file instead of standard output.",
 )
 def translate(file: Path, output: Path | None) -> None:
     """Print FILE as plain Python that needs no translator.
 
-    Comments are kept and lines stay in place.  The result runs on tame.runtime alone, also where
+    Comments are kept and lines stay in place.  The result needs only tame.runtime, and runs where
     no source can be read: frozen, zipped, or compiled.
     """
     try:
@@ -43,15 +43,15 @@ def translate(file: Path, output: Path | None) -> None:
     try:
         output.write_text(result, encoding="utf-8")
     except OSError as error:
-        sys.exit(f"{output} cannot be written: {error.strerror}")
+        sys.exit(f"cannot write {output}: {error.strerror}")
 
 
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 def doctor(files: tuple[Path, ...]) -> None:
-    """Look for mistakes in the tamed functions of FILES, without running them.
+    """Find mistakes in the tamed functions of FILES, without running them.
 
-    A directory stands for the modules below it.  The status is 1 if anything is found.
+    A directory means all modules below it.  The exit status is 1 if anything is found.
     """
     from tame.tools.doctor import examine
 

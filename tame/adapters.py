@@ -1,13 +1,13 @@
 """Adapters: events that stand in front of other events (paper, section on composability).
 
-Whoever triggers an event knows nothing of what stands behind it.  So a time limit, a choice between
-several, or another value is an event like any other, handed to a function that has never heard of
-it.  The names are those of Tamer, the second C++ implementation.
+Code that triggers an event does not know what is behind it.  So a time limit, a choice between
+several events, or a conversion of the value is an event like any other, passed to a function that
+need not know about it.  The names are those of Tamer, the second C++ implementation.
 
-Each adapter makes an event, its *base*, out of a *target*.  One rule holds for all of them: what
-happens to the base happens to the target.  If the base fails, so does the target; if it is dropped,
-the target is lost, so that who waits for it learns which event nobody can trigger any more.  And
-once the target is spent or forgotten, a trigger of the base does nothing.
+Each adapter makes an event, its *base*, in front of a *target*.  One rule holds for all of them:
+what happens to the base happens to the target.  If the base fails, so does the target; if it is
+dropped, the waiter of the target gets the `EventDroppedError`, which names the base.  Once the
+target is spent or forgotten, a trigger of the base does nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 Pass = Callable[[Any, tuple[Any, ...]], None]
-"""What to do with the target, and with the values that the base was triggered with."""
+"""Passes the values that the base was triggered with to the target."""
 
 NO_VALUE: Final[tuple[Any, ...]] = ()
 ONE_VALUE: Final[tuple[Any, ...]] = (object(),)
-"""In the place of slots: so many values are expected."""
+"""Used as slots, only for the number of values that a trigger takes."""
 
 
 class Base(Event[*Ts]):
@@ -80,7 +80,7 @@ class Base(Event[*Ts]):
 
 
 def caller() -> Site:
-    """Where the adapter was called that calls this."""
+    """The line that called the adapter which calls this."""
     frame = sys._getframe(2)
     return frame.f_code, frame.f_lasti
 
@@ -96,20 +96,20 @@ def base_of(target: Any, slots: tuple[Any, ...], do: Pass, site: Site) -> Any:
 
 
 def in_front(target: Event[*Ts], do: Callable[[], None]) -> Event[()]:
-    """An event without values that calls `do()`, which is to see to `target`."""
+    """An event without values that calls `do()`, which decides what happens to `target`."""
     base: Event[()] = base_of(target, NO_VALUE, lambda *_: do(), caller())
     return base
 
 
-def hand_on(target: Any, values: tuple[Any, ...]) -> None:
+def forward(target: Any, values: tuple[Any, ...]) -> None:
     target.trigger(*values)
 
 
-# -- other values ----------------------------------------------------------------------------------
+# -- values ----------------------------------------------------------------------------------
 
 
 def bind(target: Event[*Ts], *values: *Ts) -> Event[()]:
-    """An event without values that triggers `target` with these."""
+    """An event without values that triggers `target` with `values`."""
 
     def give(target: Event[*Ts], _: tuple[Any, ...]) -> None:
         target.trigger(*values)
@@ -119,16 +119,17 @@ def bind(target: Event[*Ts], *values: *Ts) -> Event[()]:
 
 
 def unblocker(target: Event[*Ts]) -> Event[()]:
-    """An event without values that ends the wait for `target`, whose slots stay as they are.
+    """An event without values that ends the wait for `target` and leaves its slots unchanged.
 
-    So do those behind a `target` that is an adapter's base: nothing is mapped or gathered.
+    If `target` is the base of an adapter, the slots behind it stay unchanged as well: nothing is
+    mapped or collected.
     """
     base: Event[()] = base_of(target, NO_VALUE, unblock, caller())
     return base
 
 
 def unblock(target: Any, _: tuple[Any, ...]) -> None:
-    if isinstance(target, Shared):  # the base has values, so it is one of `any_of`
+    if isinstance(target, Shared):  # made by `any_of`, because the base has values
         return unblock(target.target, NO_VALUE)
     if target._slots:
         target._slots = ()
@@ -138,7 +139,7 @@ def unblock(target: Any, _: tuple[Any, ...]) -> None:
 
 
 def map_event(target: Event[U], f: Callable[[T], U]) -> Event[T]:
-    """An event that triggers `target` with `f(value)`; what `f` raises fails `target`."""
+    """An event that triggers `target` with `f(value)`; if `f` raises, `target` fails."""
 
     def apply(target: Event[U], values: tuple[T]) -> None:
         try:
@@ -153,7 +154,7 @@ def map_event(target: Event[U], f: Callable[[T], U]) -> Event[T]:
 
 
 def into(values: list[T], target: Event[()]) -> Event[T]:
-    """An event whose value is appended to `values` before `target` is triggered."""
+    """An event that appends its value to `values` and then triggers `target`."""
 
     def append(target: Event[()], given: tuple[T]) -> None:
         values.extend(given)
@@ -167,8 +168,11 @@ def into(values: list[T], target: Event[()]) -> Event[T]:
 
 
 def add_timeout(target: Event[bool, T | None], seconds: float) -> Event[T]:
-    """The paper's: an event that triggers `target` with True and its own value if it happens within
-    so many seconds; otherwise `target` is triggered with False and None.  Needs a running loop."""
+    """The paper's time limit: an event that triggers `target` with True and its own value.
+
+    If that does not happen within `seconds`, `target` is triggered with False and None.  Needs a
+    running loop.
+    """
     timer(seconds, bind(target, False, None))
 
     def in_time(target: Event[bool, T | None], value: tuple[T]) -> None:
@@ -179,9 +183,12 @@ def add_timeout(target: Event[bool, T | None], seconds: float) -> Event[T]:
 
 
 def with_timeout(seconds: float, target: Event[*Ts]) -> Event[*Ts]:
-    """An event that triggers `target` with its own values if it happens within so many seconds;
-    otherwise `target` fails with `TimeoutError`.  Needs a running loop."""
-    base: Event[*Ts] = base_of(target, target._slots, hand_on, caller())
+    """An event that triggers `target` with its own values.
+
+    If that does not happen within `seconds`, `target` fails with `TimeoutError`.  Needs a running
+    loop.
+    """
+    base: Event[*Ts] = base_of(target, target._slots, forward, caller())
     late = f"the event made at {base.site} took more than {seconds:g} s"
 
     def expire(target: Event[*Ts], _: tuple[Any, ...]) -> None:
@@ -191,16 +198,16 @@ def with_timeout(seconds: float, target: Event[*Ts]) -> Event[*Ts]:
     return base
 
 
-# -- several ---------------------------------------------------------------------------------------
+# -- several events --------------------------------------------------------------------------------
 
 
 class Shared:
-    """The target of several bases, of which some `needed` have to happen."""
+    """The target of several bases, of which `needed` must happen."""
 
     def __init__(self, target: Any, number: int, needed: int) -> None:
         self.target = target
         self.left = number
-        """Bases that may still happen."""
+        """The number of bases that may still happen."""
         self.needed = needed
 
     @property
@@ -225,29 +232,28 @@ class Shared:
 
 
 def any_of(target: Event[*Ts], number: int) -> list[Event[*Ts]]:
-    """So many events, the first of which to happen triggers `target` with its values; the others
-    do nothing then.
+    """`number` events, of which the first to happen triggers `target` with its values.
 
-    One that fails or is dropped leaves it to the others, and the last one takes `target` with it.
-    Raises `ValueError` for less than one.
+    The others do nothing then.  If one fails or is dropped, the others still count; if all do, the
+    last error reaches `target`.  Raises `ValueError` for fewer than one.
     """
-    shared, site = Shared(target, at_least_one(number), 1), caller()
-    return [base_of(shared, target._slots, hand_on, site) for _ in range(number)]
+    shared, site = Shared(target, check_number(number), 1), caller()
+    return [base_of(shared, target._slots, forward, site) for _ in range(number)]
 
 
 def all_of(target: Event[()], number: int) -> list[Event[()]]:
-    """So many events, which trigger `target` when all have happened.
+    """`number` events, which trigger `target` when all have happened.
 
-    The first that fails or is dropped takes `target` with it.  Raises `ValueError` for less than
-    one.
+    The first error, if one fails or is dropped, reaches `target`.  Raises `ValueError` for fewer
+    than one.
     """
-    shared, site = Shared(target, at_least_one(number), number), caller()
-    return [base_of(shared, NO_VALUE, hand_on, site) for _ in range(number)]
+    shared, site = Shared(target, check_number(number), number), caller()
+    return [base_of(shared, NO_VALUE, forward, site) for _ in range(number)]
 
 
-def at_least_one(number: int) -> int:
+def check_number(number: int) -> int:
     if number < 1:
-        raise ValueError(f"{number} events would never happen: one at least")
+        raise ValueError(f"a target needs at least one event, not {number}")
     return number
 
 
@@ -257,34 +263,33 @@ _followers: WeakKeyDictionary[Event[*tuple[Any, ...]], list[Event[()]]] = WeakKe
 
 
 def at_trigger(event: Event[*Ts], then: Event[()]) -> None:
-    """Trigger `then` when `event` has happened: when its slots have their values and who waits for
-    it is on the way.
+    """Trigger `then` after `event`: when its slots have their values and its waiter is runnable.
 
-    A failure and a drop count as well, as in Tamer: it is about the end of waiting.  If `event` is
-    spent already, `then` is triggered at once; if it is forgotten, `then` is dropped with it.  A
-    bound method that was taken from `event` before does not know of `then`.
+    A failure and a drop count as well, as in Tamer.  If `event` is already spent, `then` is
+    triggered at once; if it is forgotten, `then` is dropped with it.  A bound method taken from
+    `event` before this call does not trigger `then`.
     """
     if not event.live and event._rendezvous is None:
         then.trigger()
         return
     _followers.setdefault(event, []).append(then)
-    # Another class, so that events whom nobody follows pay nothing.
+    # A different class, so that events without followers pay nothing.
     if not issubclass(type(event), Followed):
         kind: Any = type(event)
         event.__class__ = followed(kind)
 
 
 class Followed:
-    """What the classes have in common whose events have followers."""
+    """The common base of the classes made by `followed`."""
 
     __slots__ = ()
 
 
 @cache
 def followed(kind: type[Any]) -> type[Any]:
-    """`kind`, and its events tell their followers."""
+    """A subclass of `kind` whose events trigger their followers."""
 
-    def telling(method: Callable[..., None]) -> Callable[..., None]:
+    def notifying(method: Callable[..., None]) -> Callable[..., None]:
         def call(self: Any, *arguments: Any) -> None:
             live = self.live
             method(self, *arguments)
@@ -294,6 +299,6 @@ def followed(kind: type[Any]) -> type[Any]:
 
         return call
 
-    methods = {name: telling(getattr(kind, name)) for name in ("trigger", "fail", "lose")}
+    methods = {name: notifying(getattr(kind, name)) for name in ("trigger", "fail", "lose")}
     members = {"__slots__": (), "__call__": methods["trigger"], **methods}
     return type(kind.__name__, (kind, Followed), members)

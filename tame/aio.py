@@ -1,9 +1,9 @@
-"""asyncio both ways: a tamed program uses coroutines, and a coroutine uses tamed functions.
+"""Tame and asyncio in one program: coroutines in tamed programs, tamed functions in coroutines.
 
-`start` runs a coroutine for an event; it needs Tame's loop to stand on asyncio (the drivers uvloop
-and asyncio do).  `run_inside` is `tame.run` for a program whose asyncio loop runs already, and
-`as_future` waits there for an event.  Both sides are on one thread: between two waits of either,
-nothing of the other runs.
+`start` runs a coroutine and triggers an event with its result; it needs a driver that uses asyncio
+(uvloop or asyncio).  `run_inside` is `tame.run` for a program whose asyncio loop is already
+running, and `as_future` waits there for an event.  Both sides share one thread: between two waits
+of one, the other does not run.
 """
 
 from __future__ import annotations
@@ -24,21 +24,19 @@ T = TypeVar("T")
 
 
 def start(coroutine: Coroutine[Any, Any, T], event: Event[T]) -> asyncio.Task[T]:
-    """Run `coroutine` as a task, and trigger `event` with what it returns, or fail it with what it
-    raises, `CancelledError` if the task is cancelled.
+    """Run `coroutine` as a task, and trigger `event` with its result, or fail it with its exception
+    (`CancelledError` if the task is cancelled).
 
-    The task sees the context variables of here and now.  An event that is forgotten lets the
-    task go on; it is returned so that it can be cancelled.  Raises `LoopError` where Tame's loop
-    does not stand on asyncio.
+    The task sees the context variables of the caller.  If `event` is forgotten, the task still goes
+    on; it is returned so that it can be cancelled.  Raises `LoopError` if the driver does not use
+    asyncio.
     """
     driver = loop.active
     if not isinstance(driver, AsyncioDriver):
         coroutine.close()
-        raise LoopError(
-            "a coroutine needs a loop of asyncio's: choose the driver uvloop or asyncio"
-        )
+        raise LoopError("a coroutine needs an asyncio loop: choose the driver uvloop or asyncio")
 
-    def tell(task: asyncio.Task[T]) -> None:
+    def deliver(task: asyncio.Task[T]) -> None:
         driver.tasks -= 1
         if not event.live:
             return
@@ -51,16 +49,16 @@ def start(coroutine: Coroutine[Any, Any, T], event: Event[T]) -> asyncio.Task[T]
 
     driver.tasks += 1
     task = driver.loop.create_task(coroutine)
-    task.add_done_callback(tell)
+    task.add_done_callback(deliver)
     return task
 
 
 def as_future(begin: Callable[[Event[T]], None]) -> asyncio.Future[T]:
-    """Call `begin(event)`, and return a future with the value of `event`, for ``await``.
+    """Call `begin(event)`, and return a future for the value of `event`.
 
-    What `event` fails with is the future's exception, `EventDroppedError` if it is dropped.  If the
-    future is cancelled, the event is forgotten: whoever triggers it then does nothing.  If Tame's
-    loop ends before, the exception is a `LoopError`.  Raises `LoopError` where Tame does not run.
+    The future's exception is the error that `event` fails with, `EventDroppedError` if it is
+    dropped, or `LoopError` if Tame's loop ends first.  If the future is cancelled, the event is
+    forgotten, and a later trigger does nothing.  Raises `LoopError` if Tame's loop is not running.
 
         address = await as_future(lambda e: gethost_ev("example.org", e))
     """
@@ -83,7 +81,7 @@ def wait_for(
         twait(r)
     except GeneratorExit:
         if not future.done():
-            future.set_exception(LoopError("Tame's loop has ended while a future waited for it"))
+            future.set_exception(LoopError("Tame's loop has ended before the event of a future"))
         raise
     except Exception as error:
         if not future.done():
@@ -94,7 +92,7 @@ def wait_for(
 
 
 class Guest(AsyncioDriver):
-    """A driver on a loop that runs already and is somebody else's."""
+    """A driver on an asyncio loop that is already running and belongs to the program."""
 
     def __init__(
         self, on_turn: Callable[[], bool], on_alarm: Callable[[], None], name: str, on: Any
@@ -111,7 +109,7 @@ class Guest(AsyncioDriver):
             self.finished.set_exception(error)
 
     def has_foreign_work(self) -> bool:
-        return True  # the program around it may do anything
+        return True  # the surrounding program may do anything
 
     def close(self) -> None:
         self.loop.remove_reader(self._epoll.fileno())
@@ -119,15 +117,15 @@ class Guest(AsyncioDriver):
 
 
 async def run_inside(f: Callable[..., None], *args: Any) -> None:
-    """`tame.run` where an asyncio loop runs already: return when the closure of `f` has ended.
+    """`tame.run` on an asyncio loop that is already running; returns when the closure of `f` ends.
 
-    An exception that ends it comes out of here.  A cancellation closes it, and what it has left.
-    One at a time, as with `run`.
+    An exception that ends the closure is raised here.  Cancelling this coroutine closes all
+    closures.  As with `run`, there can be one at a time.
     """
-    on = asyncio.get_running_loop()
+    current = asyncio.get_running_loop()
 
     def guest(on_turn: Callable[[], bool], on_alarm: Callable[[], None]) -> Guest:
-        return Guest(on_turn, on_alarm, "guest", on)
+        return Guest(on_turn, on_alarm, "guest", current)
 
     with loop.running(guest, f, args) as driver:
         if driver is not None:

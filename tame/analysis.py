@@ -1,8 +1,8 @@
-"""What a tamed function says: its blocks, waits and events, found in its syntax tree.
+"""The blocks, waits and events of a tamed function, found in its syntax tree.
 
-Both translators work from the `Plan` made here: `translate.py`, which compiles, and `plain.py`,
-which writes text.  So what is an error, and which form of `mkevent` is meant, is decided once.
-Nothing here changes the tree or runs the program.
+Both translators work from the `Plan` made here: `translate.py`, which compiles, and
+`tools/plain.py`, which writes text.  So it is decided once what is an error, and which form of
+`mkevent` is meant.  Nothing here changes the tree or runs the program.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tame.names import (
     Kind,
     Lookup,
     Names,
-    Scope,
+    ScopeNode,
     bound_names,
     bound_names_of_targets,
     evidence,
@@ -31,19 +31,19 @@ LVALUES: Final = (ast.Name, ast.Attribute, ast.Subscript)
 
 
 @dataclass
-class Making:
+class MkeventCall:
     """One call of `mkevent`."""
 
     call: ast.Call
     block: ast.With | None
     rendezvous: ast.expr | None = None
-    """The rendezvous of the explicit form; None for an event of the block."""
+    """The rendezvous in the explicit form; None for an event of the block."""
     id: ast.expr | None = None
     slots: list[ast.expr] = field(default_factory=list)
     certain: bool = True
-    """Whether the source alone says which form is meant, and the run need not look."""
+    """Whether the source alone decides which form is meant, without a check at run time."""
     repeated: bool = False
-    """Whether it stands in a loop."""
+    """Whether the call is in a loop."""
 
 
 @dataclass
@@ -51,20 +51,20 @@ class Plan:
     """Everything in one tamed function that has to be translated."""
 
     blocks: dict[ast.With, bool] = field(default_factory=dict)
-    """Each ``with twait:``, and whether it stands in a loop."""
+    """Each ``with twait:``, and whether it is in a loop."""
     declarations: list[ast.With] = field(default_factory=list)
     waits: list[ast.Call] = field(default_factory=list)
-    makings: list[Making] = field(default_factory=list)
+    mkevents: list[MkeventCall] = field(default_factory=list)
     global_names: set[str] = field(default_factory=set)
     unbound: set[str] = field(default_factory=set)
-    """Names that only a slot binds: to be local variables, as an assignment would make them."""
+    """Names that only a slot binds; they become local variables, as with an assignment."""
 
 
 def analyse(node: FunctionNode, free: Collection[str], lookup: Lookup, source: Source) -> Plan:
     """The plan of the tamed function `node`.
 
-    `free` has the variables of the functions around it that it may use, and `lookup` tells what
-    a name outside it is bound to.  Raises `TranslationError`.
+    `free` are the variables of enclosing functions that it may use, and `lookup` returns what a
+    name from outside is bound to.  Raises `TranslationError`.
     """
     if isinstance(node, ast.AsyncFunctionDef):
         source.refuse(node, "a tamed function cannot be `async`: write `def`, and wait with twait")
@@ -98,7 +98,7 @@ class Source:
 
 
 class _Reader(ast.NodeVisitor):
-    """Walks a tamed function's body once and writes down its plan."""
+    """Walks the body of a tamed function once and makes its plan."""
 
     def __init__(
         self, node: FunctionNode, free: Collection[str], names: Names, source: Source
@@ -108,7 +108,7 @@ class _Reader(ast.NodeVisitor):
         self.refuse = source.refuse
         self.kinds = evidence(node, names)
         self.block: ast.With | None = None
-        self.nested: str | None = None  # what we are in that is not the tamed function itself
+        self.nested: str | None = None  # the nested scope that is being read, in words
         self.loops = 0
         self.free = free
         self.bound = bound_names(node)
@@ -119,7 +119,7 @@ class _Reader(ast.NodeVisitor):
                 self.bound.update(part.names)
 
     def finish(self) -> Plan:
-        slots = [slot for making in self.plan.makings for slot in making.slots]
+        slots = [slot for made in self.plan.mkevents for slot in made.slots]
         names = {slot.id for slot in slots if isinstance(slot, ast.Name)}
         self.plan.unbound = names - self.bound
         return self.plan
@@ -146,7 +146,7 @@ class _Reader(ast.NodeVisitor):
         if self.block is not None:
             self.refuse(
                 item.context_expr,
-                "`with twait:` cannot stand inside another one, begun in line"
+                "`with twait:` cannot be nested in another one, which begins in line"
                 f" {self.block.lineno}: put the inner one into a tamed function of its own",
             )
         self.plan.blocks[node] = self.loops > 0
@@ -159,14 +159,14 @@ class _Reader(ast.NodeVisitor):
         if item.optional_vars is not None:
             self.refuse(item.optional_vars, f"`with {word}:` has no `as`")
         if len(node.items) > 1:
-            self.refuse(item.context_expr, f"`with {word}:` must stand alone in its `with`")
+            self.refuse(item.context_expr, f"`with {word}:` must be the only item of its `with`")
 
     def must_be_outermost(self, node: ast.AST, what: str) -> None:
         if self.nested is not None:
             self.refuse(
                 node,
-                f"{what} in {self.nested} cannot wait for the tamed function around it: move it"
-                " out, or make it a tamed function",
+                f"{what} in {self.nested} cannot make the enclosing tamed function wait: move it"
+                " out, or make a tamed function of its own",
             )
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -177,7 +177,7 @@ class _Reader(ast.NodeVisitor):
             self.plan.waits.append(node)
             self.visit(node.args[0])
         elif self.names.is_word(node.func, tame.mkevent):
-            self.making(node)
+            self.mkevent_call(node)
         else:
             self.generic_visit(node)
 
@@ -192,61 +192,63 @@ class _Reader(ast.NodeVisitor):
         for name, word in (("twait", tame.twait), ("mkevent", tame.mkevent), ("tvars", tame.tvars)):
             if self.names.is_word(node, word):
                 self.refuse(
-                    node, f"{name} is a word of the language and not a value: use it as one"
+                    node, f"{name} is a keyword of Tame, not a value: it cannot be stored or passed"
                 )
 
     # Events
 
-    def making(self, node: ast.Call) -> None:
+    def mkevent_call(self, node: ast.Call) -> None:
         for argument in node.args:
             if isinstance(argument, ast.Starred):
                 self.refuse(argument, "mkevent() takes its slots one by one, not with `*`")
         for keyword in node.keywords:
-            self.refuse(keyword.value, "mkevent() takes no keyword arguments: a slot is an lvalue")
-        making = Making(node, self.block, repeated=self.loops > 0)
-        self.choose_form(making)
+            self.refuse(
+                keyword.value, "mkevent() takes no keyword arguments: pass slots by position"
+            )
+        made = MkeventCall(node, self.block, repeated=self.loops > 0)
+        self.choose_form(made)
         if self.nested is not None:
-            if making.rendezvous is not None and not making.slots:
+            if made.rendezvous is not None and not made.slots:
                 for argument in node.args:  # `mkevent(r, id)` needs no translation
                     self.visit(argument)
                 return
             self.refuse(
                 node,
-                f"mkevent() in {self.nested} can neither join the block of the tamed function"
-                " around it nor have slots: make the event outside and use it there",
+                f"mkevent() in {self.nested} cannot belong to a `with twait:` of the enclosing"
+                " function or have slots: make the event outside and use it there",
             )
-        for slot in making.slots:
+        for slot in made.slots:
             self.must_be_lvalue(slot)
-        self.plan.makings.append(making)
+        self.plan.mkevents.append(made)
         for argument in node.args:
             self.visit(argument)
 
-    def choose_form(self, making: Making) -> None:
-        """Which form of `mkevent` is meant: that of the block, or that of a rendezvous."""
-        arguments = making.call.args
+    def choose_form(self, made: MkeventCall) -> None:
+        """Decide which form of `mkevent` is meant: of the block, or of a rendezvous."""
+        arguments = made.call.args
         kind = self.kind(arguments)
-        if making.block is None and kind != "rendezvous":
+        if made.block is None and kind != "rendezvous":
             if kind == "slot" and self.nested is None:
                 self.refuse(
-                    making.call,
+                    made.call,
                     "mkevent() outside `with twait:` makes an event of a rendezvous: write"
                     " mkevent(r, id, slot), or move it into a `with twait:`",
                 )
-            making.certain = False
+            made.certain = False
         elif kind == "either":
-            making.certain = False
+            made.certain = False
             if all(self.may_be_slot(argument) for argument in arguments[:2]):
-                making.slots = arguments
-                return  # the run will see
+                made.slots = arguments
+                return  # decided at run time
         if kind == "slot":
-            making.slots = arguments
+            made.slots = arguments
             return
-        making.rendezvous = arguments[0]
-        making.id = arguments[1] if len(arguments) > 1 else None
-        making.slots = arguments[2:]
+        made.rendezvous = arguments[0]
+        made.id = arguments[1] if len(arguments) > 1 else None
+        made.slots = arguments[2:]
 
     def may_be_slot(self, argument: ast.expr) -> bool:
-        """False for what is no lvalue, and for a variable of somebody else."""
+        """False for what is not an lvalue, and for variables of other scopes."""
         if not isinstance(argument, ast.Name):
             return isinstance(argument, LVALUES)
         name = argument.id
@@ -273,7 +275,7 @@ class _Reader(ast.NodeVisitor):
         if isinstance(first, ast.Attribute | ast.Subscript):
             return "either"
         if len(arguments) == 1 and self.block is not None:
-            return "slot"  # and no lvalue, which will be said
+            return "slot"  # not an lvalue, which `must_be_lvalue` reports
         calls = (ast.Call, ast.NamedExpr, ast.IfExp, ast.BoolOp)
         return "either" if isinstance(first, calls) else "slot"
 
@@ -285,19 +287,19 @@ class _Reader(ast.NodeVisitor):
                 " cannot be assigned to",
             )
         if isinstance(slot, ast.Name) and self.names.hidden(slot.id):
-            self.refuse(slot, f"the slot `{slot.id}` is the comprehension's own variable")
+            self.refuse(slot, f"the slot `{slot.id}` is a variable of the comprehension")
         if isinstance(slot, ast.Subscript):
             parts = slot.slice.elts if isinstance(slot.slice, ast.Tuple) else [slot.slice]
             for part in parts:
                 if isinstance(part, ast.Slice | ast.Starred):
-                    self.refuse(slot, "a slot is one item: a slice cannot be one")
+                    self.refuse(slot, "a slot must be a single item, not a slice")
 
     # What has no meaning in a tamed function
 
     def visit_Yield(self, node: ast.Yield | ast.YieldFrom | ast.Await) -> None:
         if self.nested is None:
             word = "await" if isinstance(node, ast.Await) else "yield"
-            self.refuse(node, f"`{word}` has no meaning in a tamed function: wait with twait")
+            self.refuse(node, f"`{word}` is not allowed in a tamed function: wait with twait")
         self.generic_visit(node)
 
     visit_YieldFrom = visit_Yield
@@ -307,7 +309,7 @@ class _Reader(ast.NodeVisitor):
         value = node.value
         nothing = value is None or (isinstance(value, ast.Constant) and value.value is None)
         if self.nested is None and not nothing:
-            self.refuse(node, "a tamed function returns nothing: hand the value to an event")
+            self.refuse(node, "a tamed function cannot return a value: trigger an event with it")
         self.generic_visit(node)
 
     # Nested scopes, loops
@@ -317,7 +319,7 @@ class _Reader(ast.NodeVisitor):
             self.visit(decorator)
         self.visit_defaults(node.args)
         if any(self.names.is_word(decorator, tame.tamed) for decorator in node.decorator_list):
-            return  # translated when it is made
+            return  # translated when it is defined
         self.visit_nested(node, node.body, f"the function {node.name}()")
 
     visit_AsyncFunctionDef = visit_FunctionDef
@@ -336,7 +338,7 @@ class _Reader(ast.NodeVisitor):
             if default is not None:
                 self.visit(default)
 
-    def visit_nested(self, scope: Scope, body: list[Any], what: str) -> None:
+    def visit_nested(self, scope: ScopeNode, body: list[Any], what: str) -> None:
         outer, self.nested = (self.nested, self.block, self.loops), what
         self.block, self.loops = None, 0
         with self.names.inside(bound_names(scope)):
@@ -359,7 +361,7 @@ class _Reader(ast.NodeVisitor):
                 self.visit(part)
         self.loops -= 1
         for wait in self.plan.waits[waits:]:
-            self.refuse(wait, "twait(r) cannot stand in a comprehension: write a loop")
+            self.refuse(wait, "twait(r) is not possible in a comprehension: write a loop")
 
     visit_ListComp = visit_comprehension_of
     visit_SetComp = visit_comprehension_of

@@ -1,15 +1,15 @@
-"""Closures: calls of tamed functions, and the queue of those that can go on.
+"""Closures: calls of tamed functions, and the queue of those that can be resumed.
 
 Theory of operation.  A tamed function is translated into a generator function that yields what
 it waits on whenever it must block.  A call starts the generator at once, in the caller's stack.
-If it finishes without a yield, that was all; most calls in a busy server end so, and cost a
-generator and nothing else.  At the first yield the call becomes a `Closure`, which from then on
-lives in one of two places: in the `waiter` of what it waits on, or in `runnable`, where a trigger
-puts it.  `drain` takes closures from there, first in first out, and resumes each up to its next
-wait.  A trigger never resumes anybody, so resumes never nest.
+If the generator finishes without a yield, the call is over; most calls in a busy server end like
+this and cost no more than a generator.  At the first yield the call becomes a `Closure`, which from
+then on is in one of two places: in the `waiter` of what it waits on, or in `runnable`, where a
+trigger puts it.  `drain` takes closures from there, first in first out, and resumes each up to its
+next wait.  A trigger never resumes a closure, so resumes never nest.
 
-This file knows neither descriptors nor time; the loop calls `drain` after it fired its events, and
-says which clock it goes by.
+This file knows neither descriptors nor timers; the loop calls `drain` after it has triggered its
+events, and provides the clock.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from tame.errors import LoopError, RendezvousBusyError
 from tame.event import Event, line_of
 
 MAX_DEPTH = 50
-"""How many tamed calls may stand eagerly on one stack; a deeper one is queued instead, because
-Python's own limit is 1,000 frames and each tamed call takes at least two."""
+"""How many tamed calls may be nested on one stack; a deeper one is queued instead, because Python's
+own limit is 1,000 frames and each tamed call takes at least two."""
 
-TURN = 1_000
-"""How many closures one turn of the loop resumes at most, so that closures that wake each other
-cannot starve descriptors and timers."""
+MAX_RESUMES = 1_000
+"""The most closures that one turn of the loop resumes, so that closures that wake each other cannot
+starve descriptors and timers."""
 
-TURNS = range(TURN)  # made once: 70 ns a drain, and most drains resume one closure
+RESUMES = range(MAX_RESUMES)  # made once: saves 70 ns a drain; most drains resume one closure
 
 GENERATORS = 0x20 | 0x80 | 0x200
-"""The flags of code that can be suspended, as `inspect` has them."""
+"""The flags of code that can be suspended, from `inspect`."""
 
-CHAIN = 12
+MAX_CALLERS = 12
 """How many callers a closure remembers."""
 
 
@@ -60,7 +60,7 @@ class Closure:
     def __init__(self, body: Body, wait: Wait, chain: tuple[Any, ...]) -> None:
         self.body = body
         self.wait = wait
-        self.chain = chain  # code and offset of each tamed caller, the nearest first
+        self.chain = chain  # code and offset of each tamed caller, nearest first
         self.since = clock()
         self.root = False  # whether `run` waits for its end
 
@@ -75,7 +75,7 @@ class Closure:
 
     @property
     def line(self) -> int:
-        """The line that the closure waits at."""
+        """The line of the wait."""
         frame = self.frame
         return frame.f_lineno if frame is not None else self.code.co_firstlineno
 
@@ -85,15 +85,15 @@ class Closure:
 
     @property
     def statement(self) -> str:
-        """What stands in the file at the wait; of a block the first line in it."""
-        import linecache  # programs that nobody looks at do without
+        """The source line of the wait; for a block, the first line inside it."""
+        import linecache  # only loaded when a program is inspected
 
         file, line = self.code.co_filename, self.line
         text = linecache.getline(file, line).strip()
         return linecache.getline(file, line + 1).strip() if text == "with twait:" else text
 
     def callers(self) -> list[str]:
-        """The tamed calls that led here, the nearest first, as ``file.py:12 in name``."""
+        """The tamed calls that led here, nearest first, as ``file.py:12 in name``."""
         codes, offsets = self.chain[::2], self.chain[1::2]
         return [
             f"{code.co_filename}:{line_of(code, offset)} in {code.co_qualname}"
@@ -102,19 +102,19 @@ class Closure:
 
 
 class Ready:
-    """What a closure waits on that was queued before its first step."""
+    """What a closure waits on that was queued before it started."""
 
     waiter: Closure | None = None
 
 
 runnable: deque[Closure] = deque()
-alive: dict[Closure, None] = {}  # every closure that has blocked and not ended, in that order
+alive: dict[Closure, None] = {}  # every closure that has blocked and not ended, oldest first
 depth = 0  # tamed calls on the stack
-asleep = True  # whether nobody is going to call `drain` unless `wake_loop` is called
-closing = False  # whether `run` closes what is left, and nothing may block any more
+asleep = True  # whether `drain` will only be called after a `wake_loop`
+closing = False  # whether `run` is closing what is left, and nothing may block any more
 running: Closure | None = None  # the closure that `drain` is resuming
 started: list[Closure] | None = None  # where `run` collects the closures that it must wait for
-bodies: dict[int, CodeType] = {}  # the code of every tamed function by id, to know its frames
+bodies: dict[int, CodeType] = {}  # the code of every tamed function by id, to recognize its frames
 
 
 def no_loop() -> None:
@@ -122,10 +122,10 @@ def no_loop() -> None:
 
 
 wake_loop: Callable[[], None] = no_loop
-"""Tells the loop that `runnable` is no longer empty; the loop puts its own function here."""
+"""Called when `runnable` is no longer empty; the loop puts its own function here."""
 
 
-clock: Callable[[], float] = monotonic  # that of the loop's driver
+clock: Callable[[], float] = monotonic  # the clock of the loop's driver
 
 
 def make_runnable(closure: Closure) -> None:
@@ -135,7 +135,7 @@ def make_runnable(closure: Closure) -> None:
 
 
 def tamed_call(body: Callable[..., Body]) -> Callable[..., None]:
-    """The function that users call: it starts `body` in the caller's stack."""
+    """The function that users call; it starts `body` in the caller's stack."""
     bodies[id(body.__code__)] = body.__code__
 
     def call(*args: Any, **kwargs: Any) -> None:
@@ -157,7 +157,7 @@ def tamed_call(body: Callable[..., Body]) -> Callable[..., None]:
 
 
 def plain_call(function: Callable[..., None]) -> Callable[..., None]:
-    """The same for a tamed function without any wait, which needs no generator."""
+    """Like `tamed_call`, for a tamed function without any wait, which needs no generator."""
     bodies[id(function.__code__)] = function.__code__
 
     def deferred(args: Any, kwargs: Any) -> Body:
@@ -179,10 +179,10 @@ def plain_call(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def block(generator: Body, wait: Wait) -> None:
-    """A call has come to its first wait: from here on it is a closure."""
+    """Make a closure of a call that has reached its first wait."""
     if closing:
         generator.close()
-        raise LoopError("run() is closing what was still blocked: nothing can wait any more")
+        raise LoopError("run() is closing the blocked closures: nothing can wait any more")
     while wait.waiter is not None:
         try:
             wait = refuse(generator, wait)
@@ -213,10 +213,10 @@ def defer(generator: Body) -> None:
 
 
 def chain_of(frame: FrameType | None) -> tuple[Any, ...]:
-    """The tamed calls on the stack from `frame` outwards, then those that led to the closure
-    that is being resumed, as a flat tuple of code and offset."""
+    """The tamed calls on the stack from `frame` outwards, then the callers of the closure that is
+    being resumed, as a flat tuple of code and offset."""
     chain: list[Any] = []
-    while frame is not None and len(chain) < 2 * CHAIN:
+    while frame is not None and len(chain) < 2 * MAX_CALLERS:
         code = frame.f_code
         if id(code) in bodies:
             chain += (code, frame.f_lasti)
@@ -225,7 +225,7 @@ def chain_of(frame: FrameType | None) -> tuple[Any, ...]:
         frame = frame.f_back
     if running is not None:
         chain += running.chain
-    return tuple(chain[: 2 * CHAIN])
+    return tuple(chain[: 2 * MAX_CALLERS])
 
 
 last_chain: tuple[Any, ...] = (None, 0)  # what `chain_under` made last
@@ -233,26 +233,26 @@ last_tail: tuple[Any, ...] = ()
 
 
 def chain_under(caller: Closure, frame: FrameType) -> tuple[Any, ...]:
-    """The chain of a call that `caller`, which is being resumed, makes itself.
+    """The chain of a call made directly by `caller`, the closure that is being resumed.
 
-    Without a walk, and with one tuple for all calls from one place: 400 ns and 96 bytes a call.
+    It needs no walk, and all calls from one place share a tuple: saves 400 ns and 96 bytes a call.
     """
     global last_chain, last_tail
     code, offset = frame.f_code, frame.f_lasti
     if last_tail is not caller.chain or last_chain[1] != offset or last_chain[0] is not code:
         last_tail = caller.chain
-        last_chain = (code, offset, *last_tail)[: 2 * CHAIN]
+        last_chain = (code, offset, *last_tail)[: 2 * MAX_CALLERS]
     return last_chain
 
 
 def drain() -> bool:
-    """Resume runnable closures, at most `TURN` of them; whether some are left."""
+    """Resume runnable closures, at most `MAX_RESUMES`; return whether some are left."""
     global asleep, running
     asleep = False
     next_closure = runnable.popleft
     now = clock()
     try:
-        for _ in TURNS:
+        for _ in RESUMES:
             if not runnable:
                 break
             running = closure = next_closure()
@@ -279,15 +279,15 @@ def drain() -> bool:
 
 
 def refuse(body: Body, wait: Wait) -> Wait:
-    """Tell a closure at its wait point that somebody else waits there; its next wait."""
+    """Raise `RendezvousBusyError` at a wait for what has a waiter; return the next wait."""
     assert wait.waiter is not None
     return body.throw(busy(wait.waiter))
 
 
 def busy(waiter: Closure) -> RendezvousBusyError:
     return RendezvousBusyError(
-        f"the closure at {waiter.place} waits on this rendezvous already; one at a time may:"
-        " give each waiter a rendezvous of its own"
+        f"the closure at {waiter.place} already waits on this rendezvous, which takes one waiter"
+        " at a time: give each waiter its own rendezvous"
     )
 
 
@@ -298,11 +298,11 @@ def ended(closure: Closure) -> None:
 
 
 def died(closure: Closure, error: BaseException) -> None:
-    """An exception has ended the closure; what its events were for learns of it by their drop."""
+    """An exception has ended the closure; its events are dropped, so their waiters learn of it."""
     global running
     running = None
     alive.pop(closure, None)
-    # Without the frame of `drain`, which tells the reader nothing.
+    # Without the frame of `drain`, which is of no use to the reader.
     error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
     if closure.root or not isinstance(error, Exception):
         root_ended(error)
@@ -312,10 +312,10 @@ def died(closure: Closure, error: BaseException) -> None:
 
 
 def clear_frames(error: BaseException, own: CodeType) -> None:
-    """Let go of what the dead closure held, though somebody may keep `error` and its traceback.
+    """Release what the dead closure held, even if `error` and its traceback are kept.
 
-    Like `traceback.clear_frames`, but a generator other than that of the code `own` may be
-    another closure that is alive and only waits.
+    Like `traceback.clear_frames`, but it leaves generators alone whose code is not `own`: they may
+    be other closures, which are alive and waiting.
     """
     traceback = error.__traceback__
     while traceback is not None:
@@ -327,7 +327,7 @@ def clear_frames(error: BaseException, own: CodeType) -> None:
 
 
 def no_run(error: BaseException | None) -> None:
-    """Without a run nobody waits for a closure."""
+    """Outside `run` nothing waits for the end of a closure."""
 
 
 root_ended: Callable[[BaseException | None], None] = no_run
@@ -337,7 +337,7 @@ ErrorHandler = Callable[[BaseException, str, list[str]], None]
 
 def log_error(error: BaseException, what: str, callers: list[str]) -> None:
     """The default error handler: one record on the logger ``tame``, with the chain of callers."""
-    import logging  # 1 MB of memory that a program without errors does not need
+    import logging  # saves 1 MB of memory in a program without errors
 
     lines = [what, *(f"  called from {caller}" for caller in callers)]
     logging.getLogger("tame").error("\n".join(lines), exc_info=error)
@@ -347,10 +347,10 @@ error_handler: ErrorHandler = log_error
 
 
 def on_error(handler: ErrorHandler) -> ErrorHandler:
-    """Set the runtime's error handler and return the one before.
+    """Set the runtime's error handler and return the previous one.
 
-    It gets the exception that ended a closure (or that nobody waited for), one line that says
-    what happened, and the chain of tamed calls that led there, the nearest first.
+    It gets the exception that ended a closure (or that no closure waited for), one line that says
+    what happened, and the chain of tamed calls that led there, nearest first.
     """
     global error_handler
     previous, error_handler = error_handler, handler
@@ -360,25 +360,25 @@ def on_error(handler: ErrorHandler) -> ErrorHandler:
 def report(error: BaseException, what: str, callers: list[str] | None = None) -> None:
     try:
         error_handler(error, what, callers or [])
-    except Exception as failure:  # it must not stop the other closures
+    except Exception as failure:  # must not stop the other closures
         log_error(failure, "the error handler failed", [])
         log_error(error, what, callers or [])
 
 
 class Blocked(NamedTuple):
-    """A closure that waits, as `blocked` lists it."""
+    """A waiting closure, as listed by `blocked`."""
 
     function: str
     """Qualified name of the tamed function."""
     file: str
     line: int
-    """The line that it waits at."""
+    """The line of the wait."""
     seconds: float
     """How long it has been waiting."""
     events: tuple[str, ...]
-    """Where the events were made that it waits for and that somebody still holds."""
+    """Where the events that it waits for were made, as far as anything still holds them."""
     callers: tuple[str, ...]
-    """The tamed calls that led to it, the nearest first, as ``file.py:12 in name``."""
+    """The tamed calls that led to it, nearest first, as ``file.py:12 in name``."""
 
     def __str__(self) -> str:
         sites = [
@@ -386,7 +386,7 @@ class Blocked(NamedTuple):
             for site, count in Counter(self.events).items()
         ]
         shown = sites[:10] + (["…"] if len(sites) > 10 else [])
-        events = ", ".join(shown) or "no event that anybody holds"
+        events = ", ".join(shown) or "no event that anything holds"
         return (
             f"{self.function} at {self.file}:{self.line}, for {self.seconds:.3f} s, waits for"
             f" {events}"
@@ -394,20 +394,20 @@ class Blocked(NamedTuple):
 
 
 def blocked() -> list[Blocked]:
-    """Every closure that waits, the longest first.
+    """Every waiting closure, longest wait first.
 
-    Costs a walk over the whole heap, because rendezvous keep no list of their events: a tool for
-    finding hangs, not for the hot path.
+    It walks the whole heap, because rendezvous keep no list of their events: a tool for finding
+    hangs, not for the hot path.
     """
-    can_go_on = {*runnable, running}
-    waiting = {id(c.wait): c for c in alive if c not in can_go_on}
+    resumable = {*runnable, running}
+    waiting = {id(c.wait): c for c in alive if c not in resumable}
     events: dict[int, list[str]] = {key: [] for key in waiting}
-    for thing in gc.get_objects():
-        # Not isinstance(): it asks the thing for its class, which may be a dead weak proxy.
-        if issubclass(type(thing), Event) and thing.live and id(thing._rendezvous) in events:
-            events[id(thing._rendezvous)].append(thing.site)
+    for found in gc.get_objects():
+        # Not isinstance(): that reads `__class__`, which fails on a dead weak proxy.
+        if issubclass(type(found), Event) and found.live and id(found._rendezvous) in events:
+            events[id(found._rendezvous)].append(found.site)
     now = clock()
-    found = [
+    entries = [
         Blocked(
             function=closure.code.co_qualname,
             file=closure.code.co_filename,
@@ -418,4 +418,4 @@ def blocked() -> list[Blocked]:
         )
         for key, closure in waiting.items()
     ]
-    return sorted(found, key=lambda entry: -entry.seconds)
+    return sorted(entries, key=lambda entry: -entry.seconds)

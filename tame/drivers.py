@@ -1,10 +1,10 @@
-"""Drivers: what stands between the loop and the operating system.
+"""Drivers: the layer between the loop and the operating system.
 
-A driver can watch descriptors, set one alarm, be woken, and run.  It triggers no events and knows
-no closures: it calls back.  Three are for use.  `AsyncioDriver` is uvloop's and the standard
-library's; `EpollDriver` stands on `select.epoll` alone and imports neither, which spares a process
-the memory of both.  `make bench-tame` sets them side by side.  A fourth, in `virtual.py`, is for
-tests: its time passes at once.
+A driver watches descriptors, has one alarm, can be woken, and runs.  It triggers no events and
+knows no closures: it calls back.  Programs choose between three.  `AsyncioDriver` runs on uvloop or
+on the standard library's asyncio; `EpollDriver` uses `select.epoll` alone and imports neither,
+which saves a process the memory of both.  `make bench-tame` compares them.  A fourth, in
+`testing/virtual.py`, is for tests: its time passes at once.
 """
 
 from __future__ import annotations
@@ -25,51 +25,55 @@ if TYPE_CHECKING:
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
-LONGEST: Final = 86_400.0
-"""Seconds that a driver sleeps at most: the system calls take no more than 24 days."""
+MAX_SLEEP: Final = 86_400.0
+"""The longest sleep of a driver in seconds: the system calls accept no more than 24 days."""
 
-MOST: Final = 512
-"""Descriptors that are reported before timers and closures get their turn."""
+MAX_REPORTED: Final = 512
+"""The most descriptors reported in a row before timers and closures get their turn."""
 
 BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 
 
 class Watched(Protocol):
-    """A descriptor as a driver sees it."""
+    """A descriptor, as far as drivers know it."""
 
     fd: int
     watched: int
-    """The directions that the driver reports, `READ` or `WRITE` or both; 0 for none."""
+    """The directions that the driver reports: `READ`, `WRITE`, both, or 0 for none."""
     reader: Event[()] | None
-    """Who waits for it to become readable."""
+    """The event that waits for it to become readable."""
     writer: Event[()] | None
+    """The event that waits for it to become writable."""
 
     def ready(self, directions: int) -> None:
-        """To be called when the descriptor is ready in `directions`."""
+        """The driver calls this when the descriptor is ready in `directions`."""
 
 
 class Driver(Protocol):
-    """The small interface behind which the drivers stand."""
+    """The interface of all drivers."""
 
     name: str
     watched: dict[int, Watched]
-    """The descriptors that it reports on, by number."""
+    """The descriptors that the driver reports on, by number."""
 
     def clock(self) -> float:
-        """The time in seconds, which `alarm` goes by."""
+        """The time in seconds that `alarm` uses."""
 
     def watch(self, descriptor: Watched, directions: int) -> None:
-        """Report `directions` of the descriptor from now on, and nothing else; 0 for none.
+        """From now on report exactly `directions` of the descriptor; 0 for none.
 
-        Raises `OSError` where the kernel cannot watch it; dropping never raises.
+        Raises `OSError` if the kernel cannot watch it; with 0 it never raises.
         """
 
     def alarm(self, when: float | None) -> None:
-        """Call `on_alarm` once when its clock shows `when`, or earlier if that is far off;
-        replaces the alarm set."""
+        """Call `on_alarm` once when the clock reaches `when`, or earlier if that is far off.
+
+        Replaces the previous alarm; None cancels it.
+        """
 
     def wake(self) -> None:
-        """Call `on_turn` soon; also from a signal handler or another thread's finalizer."""
+        """Call `on_turn` soon.  May be called from a signal handler, or from a finalizer on another
+        thread."""
 
     def run(self) -> None:
         """Dispatch until `stop` is called."""
@@ -77,20 +81,21 @@ class Driver(Protocol):
     def stop(self) -> None: ...
 
     def has_foreign_work(self) -> bool:
-        """Whether somebody other than Tame may still cause something on this loop."""
+        """Whether code outside Tame may still cause something to happen on this loop."""
 
     def close(self) -> None: ...
 
 
 MakeDriver = Callable[[Callable[[], bool], Callable[[], None]], Driver]
-"""Of `on_turn`, which resumes closures and tells whether some are left, and `on_alarm`."""
+"""Makes a driver from `on_turn`, which resumes closures and returns whether some are left, and
+`on_alarm`."""
 
 
 class Poll:
     """The descriptors of a driver, in an epoll of their own.
 
-    The drivers that stand on asyncio have one, too, and asyncio watches it: a poll of theirs
-    would cost a handle and 640 bytes for each descriptor, and resume closures one by one.
+    The asyncio drivers have one as well, and asyncio watches only that: `add_reader` would cost a
+    handle and 640 bytes per descriptor, and would resume closures one by one.
     """
 
     clock = staticmethod(monotonic)
@@ -103,7 +108,7 @@ class Poll:
         fd = descriptor.fd
         if not directions:
             if self.watched.pop(fd, None) is not None:
-                with suppress(OSError):  # closed behind our back: the kernel has dropped it
+                with suppress(OSError):  # it was closed, so the kernel has unregistered it
                     self._epoll.unregister(fd)
         elif descriptor.watched:
             self._epoll.modify(fd, directions)
@@ -113,10 +118,10 @@ class Poll:
         descriptor.watched = directions
 
     def report(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Tell those descriptors that are ready, `MOST` at once, after at most so many seconds;
-        what the kernel said."""
+        """Wait up to `timeout` seconds, call `ready` of the descriptors that are ready, at most
+        `MAX_REPORTED`, and return what the kernel reported."""
         watched = self.watched
-        found = self._epoll.poll(timeout, MOST)
+        found = self._epoll.poll(timeout, MAX_REPORTED)
         for fd, mask in found:
             descriptor = watched.get(fd)
             if descriptor is not None:
@@ -153,7 +158,7 @@ class EpollDriver(Poll):
             elif self._alarm is None:
                 timeout = None
             else:
-                timeout = min(max(0.0, self._alarm - monotonic()), LONGEST)
+                timeout = min(max(0.0, self._alarm - monotonic()), MAX_SLEEP)
             self.report(timeout)
             if self._alarm is not None and self._alarm <= monotonic():
                 self._alarm = None
@@ -187,17 +192,17 @@ class AsyncioDriver(Poll):
         self._on_turn = on_turn
         self._on_alarm = on_alarm
         self._timer: asyncio.Handle | None = None
-        self._turning = False  # whether `_turn` is to be called already
+        self._turning = False  # whether a call of `_turn` is scheduled
         self._error: BaseException | None = None
         self.tasks = 0
-        """Those that somebody waits for, and has not been told of."""
+        """Tasks whose outcome an event still waits for."""
         loop.add_reader(self._epoll.fileno(), self._descriptors)
 
     def _descriptors(self) -> None:
         try:
             self.report(0)
             if self._on_turn():
-                self._again()
+                self._schedule_turn()
         except BaseException as error:
             self._fail(error)
 
@@ -205,18 +210,19 @@ class AsyncioDriver(Poll):
         self._turning = False
         try:
             if self._on_turn():
-                self._again()
+                self._schedule_turn()
         except BaseException as error:
             self._fail(error)
 
-    def _again(self) -> None:
-        """One turn more; never two at once, or closures that stay runnable would take over."""
+    def _schedule_turn(self) -> None:
+        """Schedule a turn unless one is scheduled: two at once would starve other callbacks when
+        closures stay runnable."""
         if not self._turning:
             self._turning = True
             self.loop.call_soon(self._turn)
 
     def _fail(self, error: BaseException) -> None:
-        """End `run` with it: asyncio would log an exception of a callback and go on."""
+        """End `run` with `error`: asyncio would only log an exception in a callback."""
         self._error = error
         self.loop.stop()
 
@@ -225,11 +231,11 @@ class AsyncioDriver(Poll):
             self._timer.cancel()
             self._timer = None
         if when is not None:
-            delay = min(when - monotonic(), LONGEST)
+            delay = min(when - monotonic(), MAX_SLEEP)
             if delay <= 0:
                 self._timer = self.loop.call_soon(self._ring)
             else:
-                # uvloop counts in whole milliseconds and rounds: up, or the alarm comes early.
+                # uvloop rounds to milliseconds: round up, so that the alarm never comes early.
                 self._timer = self.loop.call_later(math.ceil(delay * 1000) / 1000, self._ring)
 
     def _ring(self) -> None:
@@ -237,7 +243,7 @@ class AsyncioDriver(Poll):
         try:
             self._on_alarm()
             if self._on_turn():
-                self._again()
+                self._schedule_turn()
         except BaseException as error:
             self._fail(error)
 
@@ -247,14 +253,14 @@ class AsyncioDriver(Poll):
             self.loop.call_soon_threadsafe(self._turn)
 
     def run(self) -> None:
-        self._again()
+        self._schedule_turn()
         self.loop.run_forever()
         error, self._error = self._error, None
         if error is not None:
             try:
                 raise error
             finally:
-                del error  # or its traceback would hold it by this frame
+                del error  # its traceback refers to this frame: a cycle
 
     def stop(self) -> None:
         self.loop.stop()
@@ -287,7 +293,7 @@ DRIVERS: Final = ("uvloop", "asyncio", "epoll")
 def make_driver(
     name: str | MakeDriver | None, on_turn: Callable[[], bool], on_alarm: Callable[[], None]
 ) -> Driver:
-    """The driver called `name`; by default uvloop's, or asyncio's where uvloop is missing."""
+    """The driver called `name`; by default uvloop, or asyncio if uvloop is not installed."""
     if callable(name):
         return name(on_turn, on_alarm)
     if name is None:
@@ -301,7 +307,7 @@ def make_driver(
 
         return VirtualDriver(on_turn, on_alarm)
     if name not in (None, "uvloop"):
-        raise ValueError(f"no driver is called {name!r}: choose one of {', '.join(DRIVERS)}")
+        raise ValueError(f"there is no driver {name!r}: choose one of {', '.join(DRIVERS)}")
     try:
         import uvloop
     except ImportError:

@@ -1,15 +1,15 @@
-"""What can go wrong in a tamed program: one small hierarchy under `TameError`.
+"""The errors of Tame: one small hierarchy under `TameError`.
 
 Each message says what happened, to what, and what to do about it.
 """
 
 
 class TameError(Exception):
-    """The base of every error that Tame raises itself."""
+    """The base class of the errors that Tame raises itself."""
 
 
 class TranslationError(TameError, SyntaxError):
-    """A tamed function says something that has no meaning in Tame; carries file and line."""
+    """Code in a tamed function that has no meaning in Tame; has file and line."""
 
 
 class OutsideTamedError(TameError, RuntimeError):
@@ -21,7 +21,7 @@ class EventSpentError(TameError):
 
 
 class EventDroppedError(TameError):
-    """The last handle of an awaited event is gone, so nobody can trigger it any more."""
+    """The last handle of an awaited event is gone, so nothing can trigger it any more."""
 
 
 class RendezvousBusyError(TameError):
@@ -33,15 +33,15 @@ class RendezvousCancelledError(TameError):
 
 
 class DescriptorBusyError(TameError):
-    """Two events were to wait for the same direction of one descriptor."""
+    """A second event was to wait for the same direction of a descriptor."""
 
 
 class LoopError(TameError, RuntimeError):
-    """Something that needs the event loop was called where none runs, or `run` inside `run`."""
+    """A function that needs the event loop was called outside `run`, or `run` inside `run`."""
 
 
 class DeadlockError(TameError):
-    """`run` cannot end: its closure is blocked, and nothing is left that could trigger an event."""
+    """`run` cannot end: its closure is blocked and nothing is left that could trigger an event."""
 
 
 class BlockedWarning(RuntimeWarning):

@@ -1,8 +1,8 @@
 """Events and their slots.
 
-An event is one occurrence in the future.  This file knows what an event *is*: its slots, its
-place of birth, when it is spent.  It never knows who waits: `rendezvous.py` has the two kinds of
-event that somebody waits for, the one of a ``with twait:`` block and the one of a rendezvous.
+An event is one occurrence in the future.  This file says what an event *is*: its slots, where it
+was made, when it is spent.  It knows nothing of waiting: `rendezvous.py` has the two kinds of event
+that a closure waits for, those of a ``with twait:`` block and those of a rendezvous.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tame.errors import EventSpentError
 Ts = TypeVarTuple("Ts")
 
 NOBODY = object()
-"""What an event belongs to that nobody waits for."""
+"""Takes the place of the rendezvous in an event that no closure waits for."""
 
 Site = str | tuple[CodeType, int] | None
 """Where an event was made: ``"file.py:12"``, or a code object and an offset into it."""
 
 
 def describe(site: Site) -> str:
-    """The place `site` as ``file.py:12``."""
+    """`site` as ``file.py:12``."""
     if site is None:
         return "an unknown place"
     if isinstance(site, str):
@@ -42,8 +42,8 @@ def line_of(code: CodeType, offset: int) -> int:
 
 
 class Slot(Protocol):
-    """Where a trigger value goes.  A local variable's slot is its cell, which is why the
-    attribute is called as it is: storing through a cell costs 20 ns, through a function 30."""
+    """Where a trigger value goes.  The slot of a local variable is its cell, hence the name of the
+    attribute: storing through a cell costs 20 ns, through a function 30 ns."""
 
     cell_contents: Any
 
@@ -91,17 +91,17 @@ def local(variable: Any) -> CellType:
 
 
 def check_error(error: object) -> None:
-    """Refuse at `fail` what could not be raised at the wait."""
+    """Check that `fail` was given something that can be raised at the wait."""
     if not isinstance(error, BaseException):
-        raise TypeError(f"fail() takes an exception, as ValueError('why'), and not {error!r}")
+        raise TypeError(f"fail() takes an exception, such as ValueError('why'), not {error!r}")
 
 
 class Event(Generic[*Ts]):
     """One occurrence in the future, with trigger values of types ``*Ts`` (paper, Figure 2).
 
-    All handles share the event: whoever triggers it first spends it for everyone.  Tamed code
-    makes events with `mkevent`; ``Event()`` makes one that nobody waits for, for callers that do
-    not care about the outcome.
+    All handles share the event: the first trigger spends it for all of them.  Tamed code makes
+    events with `mkevent`; ``Event()`` makes one that no closure waits for, for callers that do not
+    care about the outcome.
     """
 
     __slots__ = ("__weakref__", "_rendezvous", "_site", "_slots")
@@ -119,24 +119,24 @@ class Event(Generic[*Ts]):
         self._rendezvous = NOBODY
 
     def trigger(self, *values: *Ts) -> None:
-        """Make it happen: store `values` in the slots and wake the closure that waits for it.
+        """Make the event happen: store `values` in the slots and wake the closure that waits.
 
-        The waiter has not run when this returns.  A second trigger does nothing, or raises
+        The waiter has not run yet when this returns.  A second trigger does nothing, or raises
         `EventSpentError` under ``TAME_STRICT=1``.  The wrong number of values raises `TypeError`
-        and leaves the event as it was.
+        and leaves the event unchanged.
         """
         if self._rendezvous is None:
             self._triggered_again()
         self._rendezvous = None
 
     def __call__(self, *values: *Ts) -> None:
-        """The same as `trigger`, so that an event serves as a plain callback."""
+        """The same as `trigger`, so that an event can be used as a plain callback."""
         self.trigger(*values)
 
     def fail(self, error: BaseException) -> None:
-        """Hand `error` to the closure that waits, to be raised at its wait point; spends the event.
+        """Raise `error` at the wait point of the closure that waits; spends the event.
 
-        In a ``with twait:`` block the wait still lasts until every other event of the block is
+        In a ``with twait:`` block the wait still lasts until all other events of the block are
         spent; several errors arrive as one `ExceptionGroup`.
         """
         if self._rendezvous is None:
@@ -145,13 +145,13 @@ class Event(Generic[*Ts]):
         self._rendezvous = None
 
     def lose(self, error: BaseException) -> None:
-        """The same where nobody can trigger the event any more, and nobody need know who did
-        not wait for it: `error` is an `EventDroppedError`."""
+        """Like `fail`, for an event that nothing can trigger any more: `error`, an
+        `EventDroppedError`, is not reported if no closure waits for it."""
         self._rendezvous = None
 
     @property
     def live(self) -> bool:
-        """Whether a trigger would still do something: neither spent nor forgotten."""
+        """Whether a trigger would have an effect: the event is neither spent nor forgotten."""
         return self._rendezvous is not None
 
     @property

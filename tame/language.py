@@ -1,7 +1,7 @@
 """The words of the language: `tamed`, `twait`, `tvars`, `mkevent` (paper, Figure 2).
 
-In a tamed function the translator replaces the last three; what stands here is what they are
-elsewhere, and what a type checker sees.
+In a tamed function the translator replaces the last three.  The definitions here are used outside
+tamed functions, and by type checkers.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def tamed(f: F) -> F:
 
     A call runs its body at once, in the caller's stack, up to the first wait that must block;
     then control goes back to the caller.  It returns None: results travel through events.
-    Raises `TranslationError` for what has no meaning in Tame.
+    Raises `TranslationError` for code that has no meaning in Tame.
     """
-    from tame.translate import translate_function  # programs translated ahead do without
+    from tame.translate import translate_function  # not needed by programs translated ahead
 
     tamed_function: F = closure(translate_function(f), f)
     return tamed_function
@@ -33,7 +33,7 @@ def tamed(f: F) -> F:
 
 def _outside(word: str) -> NoReturn:
     raise OutsideTamedError(
-        f"{word} is only possible in a tamed function, itself and not one nested in it: put"
+        f"{word} is only possible directly in a tamed function, not in one nested in it: put"
         " @tamed above the `def`, below all other decorators"
     )
 
@@ -47,15 +47,15 @@ class Twait:
     def __exit__(self, *error: object) -> None: ...
 
     def __call__(self, rendezvous: Rendezvous[I]) -> I:
-        """The id of the next event of `rendezvous` that triggers."""
+        """Wait for the next event of `rendezvous` that triggers, and return its id."""
         _outside("`twait(r)`")
 
 
 class Tvars:
-    """``with tvars:`` declares variables that live across waits; Python's locals all do."""
+    """``with tvars:`` declares variables that live across waits, as all locals in Python do."""
 
     def __enter__(self) -> None:
-        """Outside a tamed function the block is an ordinary one."""
+        """Outside a tamed function the block has no effect."""
 
     def __exit__(self, *error: object) -> None: ...
 
@@ -70,12 +70,12 @@ def mkevent(rendezvous: Rendezvous[None], /) -> Event[()]: ...
 def mkevent(rendezvous: Rendezvous[I], id: I, /, *slots: *Ts) -> Event[*Ts]: ...
 @overload
 def mkevent(*slots: *Ts) -> Event[*Ts]: ...
-def mkevent(*arguments: Any) -> Any:  # type: ignore[misc]  # mypy takes *Any not for *Ts
-    """A new event: ``mkevent(slot…)`` of the ``with twait:`` around it, or
+def mkevent(*arguments: Any) -> Any:  # type: ignore[misc]  # mypy does not match *Any with *Ts
+    """Make an event: ``mkevent(slot…)`` of the enclosing ``with twait:``, or
     ``mkevent(rendezvous, id, slot…)``.
 
     Slots are variables, items or attributes; the trigger values are stored there.  Outside a
-    tamed function only ``mkevent(rendezvous, id)`` is possible, because a slot needs translation.
+    tamed function only ``mkevent(rendezvous, id)`` is possible, because slots need translation.
     """
     if 1 <= len(arguments) <= 2 and isinstance(arguments[0], Rendezvous):
         id = arguments[1] if len(arguments) > 1 else None

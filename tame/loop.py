@@ -1,8 +1,8 @@
 """The loop: `run`, and the two primitive events, time and descriptors (paper, Figure 2).
 
-One loop runs in a process at a time.  It turns what a driver reports into triggers and then lets
-the runnable closures go on.  Timers stand in one heap here, whatever the driver; a driver only
-ever has one alarm.
+A process runs one loop at a time.  It turns what a driver reports into triggers and then resumes
+the runnable closures.  All timers are in one heap here, whatever the driver; a driver has a single
+alarm.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tame.errors import (
 )
 from tame.event import Event
 
-active: Driver | None = None  # while `run` runs
+active: Driver | None = None  # the driver of the current `run`
 
 
 # -- time --------------------------------------------------------------------------------------
@@ -39,16 +39,20 @@ active: Driver | None = None  # while `run` runs
 Timer = tuple[float, int, Event[()]]
 timers: list[Timer] = []
 timer_order = itertools.count()
-sweep_at = 1024
+
+FIRST_SWEEP = 1024
+"""How many timers are kept before those of forgotten events are removed."""
+
+sweep_at = FIRST_SWEEP
 
 
 def now() -> float:
-    """The time in seconds by the clock that timers go by: the monotonic one, or a virtual one."""
+    """The time in seconds on the clock that timers use: the monotonic clock, or a virtual one."""
     return closures.clock()
 
 
 def timer(seconds: float, event: Event[()]) -> None:
-    """Trigger `event` after so many seconds (paper, Figure 2); at once, in effect, if negative.
+    """Trigger `event` after `seconds` (paper, Figure 2); a negative number counts as zero.
 
     Raises `TypeError` for an event with slots, `ValueError` for a NaN, `LoopError` outside `run`.
     """
@@ -60,11 +64,11 @@ def timer(seconds: float, event: Event[()]) -> None:
     if active is None:
         raise LoopError("timer() needs a running loop: call it inside tame.run(f)")
     if len(timers) >= sweep_at:
-        # An event that was forgotten leaves its timer behind.  Sweeping when the heap has
-        # doubled since the last sweep costs a constant share of each timer.
+        # A forgotten event leaves its timer behind.  A sweep each time the heap has doubled
+        # costs a constant amount per timer.
         timers[:] = [entry for entry in timers if entry[2].live]
         heapq.heapify(timers)
-        sweep_at = max(1024, 2 * len(timers))
+        sweep_at = max(FIRST_SWEEP, 2 * len(timers))
     entry = (closures.clock() + seconds, next(timer_order), event)
     heapq.heappush(timers, entry)
     if timers[0] is entry:
@@ -76,7 +80,7 @@ def _fire_timers() -> None:
     closures.asleep = False
     while timers and timers[0][0] <= now:
         event = heapq.heappop(timers)[2]
-        if event._rendezvous is not None:  # spent by somebody else, perhaps
+        if event._rendezvous is not None:  # it may have been triggered by other code
             event.trigger()
     while timers and not timers[0][2].live:
         heapq.heappop(timers)
@@ -92,12 +96,12 @@ class HasFileno(Protocol):
 
 
 class Descriptor:
-    """A file descriptor that belongs to Tame: close it with `close` and in no other way.
+    """A file descriptor that is only ever closed by its `close` method.
 
-    That promise is worth a system call or two for each wait: a `Descriptor` stays registered
-    with the kernel from one wait to the next, and is dropped only when it is ready and nobody
-    waits.  A bare number cannot stay, because the program may close it and the kernel then gives
-    the number to something else.
+    That promise saves a system call or two per wait: a `Descriptor` stays registered with the
+    kernel from one wait to the next, and is unregistered only when it becomes ready while nothing
+    waits for it.  A bare number cannot stay registered, because the program may close it and the
+    kernel may then give the number to another file.
     """
 
     __slots__ = ("fd", "reader", "watched", "writer")
@@ -115,7 +119,7 @@ class Descriptor:
         return self.fd
 
     def close(self) -> None:
-        """Close the descriptor; whoever still waits for it gets `EventDroppedError`.
+        """Close the descriptor; a closure that still waits for it gets `EventDroppedError`.
 
         A second call does nothing.
         """
@@ -132,14 +136,15 @@ class Descriptor:
                     event.lose(EventDroppedError(f"{why}, was closed"))
 
     def ready(self, directions: int) -> None:
-        """The driver's call: trigger who waits, and drop the directions nobody waits for."""
+        """Called by the driver: trigger the events of `directions`, and stop watching directions
+        that nothing waits for."""
         closures.asleep = False
         unwanted = 0
         if directions & READ:
             event = self.reader
             if event is not None:
                 self.reader = None
-                if event._rendezvous is not None:  # spent by somebody else, perhaps
+                if event._rendezvous is not None:  # it may have been triggered by other code
                     event.trigger()
             if event is None or not self.kept:
                 unwanted = READ
@@ -167,10 +172,11 @@ class Number(Descriptor):
 def wait_on_fd(fd: int | HasFileno, direction: int, event: Event[()]) -> None:
     """Trigger `event` when `fd` is ready for `direction`, `READ` or `WRITE` (paper, Figure 2).
 
-    `fd` is a `Descriptor`, a number, or anything with a ``fileno``.  An error or a hang-up counts
-    as ready, so that the next call on the descriptor reports it; a regular file is always ready.
-    Raises `DescriptorBusyError` if another event waits for the same, `OSError` for a descriptor
-    that is not open, `TypeError` for an event with slots, `LoopError` outside `run`.
+    `fd` is a `Descriptor`, a number, or any object with a ``fileno`` method.  An error or a hang-up
+    counts as ready, so that the next call on the descriptor reports it; a regular file is always
+    ready.  Raises `DescriptorBusyError` if another event waits for the same direction, `OSError`
+    for a descriptor that is not open, `TypeError` for an event with slots, `LoopError` outside
+    `run`.
     """
     if event._slots:
         raise event._wrong_arity(())
@@ -183,29 +189,31 @@ def wait_on_fd(fd: int | HasFileno, direction: int, event: Event[()]) -> None:
     if descriptor.fd < 0:
         raise OSError(errno.EBADF, "the descriptor is closed")
     if direction == READ:
-        if descriptor.reader is not None and descriptor.reader.live:
-            raise _descriptor_busy(descriptor, "READ", descriptor.reader)
-        descriptor.reader = event
+        earlier = descriptor.reader
     elif direction == WRITE:
-        if descriptor.writer is not None and descriptor.writer.live:
-            raise _descriptor_busy(descriptor, "WRITE", descriptor.writer)
-        descriptor.writer = event
+        earlier = descriptor.writer
     else:
         raise ValueError(f"wait_on_fd() waits for READ or WRITE, not {direction!r}")
-    if not descriptor.watched & direction:
-        try:
-            if not descriptor.watched and descriptor.fd in active.watched:
-                # The number was another file's, which was closed behind our back.
-                active.watch(active.watched[descriptor.fd], 0)
-            active.watch(descriptor, descriptor.watched | direction)
-        except OSError as error:
-            if direction == READ:
-                descriptor.reader = None
-            else:
-                descriptor.writer = None
-            if not isinstance(error, PermissionError):
-                raise
-            event.trigger()  # a regular file cannot be polled: it is always ready
+    if earlier is not None and earlier.live:
+        raise _descriptor_busy(descriptor, direction, earlier)
+    if not descriptor.watched & direction and not _watch(descriptor, direction, active):
+        event.trigger()  # a regular file is always ready
+    elif direction == READ:
+        descriptor.reader = event
+    else:
+        descriptor.writer = event
+
+
+def _watch(descriptor: Descriptor, direction: int, driver: Driver) -> bool:
+    """Have the driver watch `direction` as well; False for a file that cannot be polled."""
+    if not descriptor.watched and descriptor.fd in driver.watched:
+        # The number belonged to another file, which was closed without `Descriptor.close`.
+        driver.watch(driver.watched[descriptor.fd], 0)
+    try:
+        driver.watch(descriptor, descriptor.watched | direction)
+    except PermissionError:
+        return False
+    return True
 
 
 def _by_number(fd: int, driver: Driver) -> Descriptor:
@@ -215,17 +223,19 @@ def _by_number(fd: int, driver: Driver) -> Descriptor:
     assert isinstance(found, Descriptor)
     reader, writer = found.reader, found.writer
     if not found.kept and not (reader and reader.live) and not (writer and writer.live):
-        # Left by a wait that was forgotten: the number may mean another file by now.
+        # A forgotten wait left it behind: the number may belong to another file by now.
         driver.watch(found, 0)
     return found
 
 
 def _descriptor_busy(
-    descriptor: Descriptor, direction: str, event: Event[()]
+    descriptor: Descriptor, direction: int, event: Event[()]
 ) -> DescriptorBusyError:
+    name = "READ" if direction == READ else "WRITE"
     return DescriptorBusyError(
-        f"descriptor {descriptor.fd} is waited on for {direction} already, by the event made at"
-        f" {event.site}; one event a direction: wait in one place and pass the news on"
+        f"descriptor {descriptor.fd} is already waited on for {name} by the event made at"
+        f" {event.site}; each direction takes one event: wait in one place, and trigger other"
+        " events from there"
     )
 
 
@@ -238,10 +248,11 @@ class _Run:
     def __init__(self) -> None:
         self.outstanding = 0
         self.error: BaseException | None = None
-        self.hope: Event[()] | None = None  # an event that was still to happen when last looked
+        self.expected: Event[()] | None = None  # an event that the loop was last seen to hold
 
     def ended(self, error: BaseException | None) -> None:
-        """A closure that `run` waits for has ended, or one was ended by what ends a program."""
+        """A closure that `run` waits for has ended, or any closure with a `KeyboardInterrupt` or
+        `SystemExit`."""
         self.outstanding -= 1
         if error is not None:
             self.fail(error)
@@ -249,44 +260,49 @@ class _Run:
             active.stop()
 
     def fail(self, error: BaseException) -> None:
-        """End `run` with `error`; of several with the first, but a KeyboardInterrupt before all."""
+        """End `run` with `error`; of several errors the first counts, but a `KeyboardInterrupt` or
+        `SystemExit` takes precedence."""
         other: BaseException | None = error
         if self.error is None or not isinstance(error, Exception):
             self.error, other = error, self.error
         if other is not None:
-            closures.report(other, "run() ended with another exception than this one")
+            closures.report(other, "run() raises a different exception than this one")
         if active is not None:
             active.stop()
 
     def turn(self) -> bool:
-        """Resume runnable closures; whether some are left."""
+        """Resume runnable closures; return whether some are left."""
         more = closures.drain()
-        if not more and (self.hope is None or not self.hope.live):
-            self.hope = _next_hope()
-            if self.hope is None and self.outstanding > 0 and self.error is None:
-                return self.despair()
+        if not more and (self.expected is None or not self.expected.live):
+            self.expected = _next_event()
+            if self.expected is None and self.outstanding > 0 and self.error is None:
+                return self.check_deadlock()
         return more
 
-    def despair(self) -> bool:
-        """Nothing that the loop knows can trigger an event any more."""
+    def check_deadlock(self) -> bool:
+        """No timer and no descriptor will trigger an event: end `run`, unless something else may.
+
+        Returns whether closures have become runnable.
+        """
         assert active is not None
         if active.has_foreign_work():
             return False
-        gc.collect()  # a dropped event in a cycle is not dropped before
+        gc.collect()  # drops the events that only a reference cycle keeps
         if closures.runnable:
             return True
-        self.fail(DeadlockError(listing("no event can ever happen any more, yet")))
+        self.fail(DeadlockError(blocked_message("no event can happen any more, but")))
         return False
 
 
-FEW = 64
-"""How many timers and descriptors are searched for an event; with more, a program is not stuck."""
+MAX_SEARCHED = 64
+"""How many timers and descriptors are searched for an event; with more, the search is not made
+and the program counts as able to go on."""
 
 
-def _next_hope() -> Event[()] | None:
+def _next_event() -> Event[()] | None:
     """A live event that a timer or a descriptor will trigger."""
     assert active is not None
-    if len(timers) > FEW or len(active.watched) > FEW:
+    if len(timers) > MAX_SEARCHED or len(active.watched) > MAX_SEARCHED:
         return Event()
     for entry in timers:
         if entry[2].live:
@@ -301,20 +317,20 @@ def _next_hope() -> Event[()] | None:
 def run(f: Callable[..., None], *args: Any, driver: str | MakeDriver | None = None) -> None:
     """Call the tamed function `f` and dispatch events until its closure has ended.
 
-    An exception that ends it comes out of here.  Closures that are still blocked then are named
-    in a `BlockedWarning` and closed, so that their ``finally`` blocks run.  Raises
-    `DeadlockError` when the closure can never end, because nothing is left that could trigger an
-    event (an asyncio task could; a bare callback on the asyncio loop is not seen), and `LoopError`
-    inside another `run`.
+    An exception that ends the closure is raised here.  Closures that are still blocked by then are
+    listed in a `BlockedWarning` and closed, so that their ``finally`` blocks run.  Raises
+    `DeadlockError` when the closure can never end because nothing is left that could trigger an
+    event (asyncio tasks count, bare callbacks on the asyncio loop do not), and `LoopError` inside
+    another `run`.
 
-    `driver` is ``"uvloop"``, ``"asyncio"`` or ``"epoll"``; by default the environment's
-    ``TAME_DRIVER``, else uvloop, else asyncio where uvloop is not installed.  With ``"virtual"``
-    nobody waits for timers (`tame.testing.virtual`); it may also be a function that makes a driver.
+    `driver` is ``"uvloop"``, ``"asyncio"``, ``"epoll"``, or ``"virtual"`` for virtual time
+    (`tame.testing.virtual`); it may also be a function that makes a driver.  The default is the
+    environment variable ``TAME_DRIVER``, then uvloop, then asyncio if uvloop is not installed.
     """
     asyncio = sys.modules.get("asyncio")
     if active is None and asyncio is not None and asyncio._get_running_loop() is not None:
         raise LoopError(
-            "an asyncio loop runs in this thread already: call run() outside of it, or"
+            "an asyncio loop is already running in this thread: call run() outside it, or"
             " await tame.aio.run_inside(f)"
         )
     with running(partial(make_driver, driver), f, args) as opened:
@@ -331,10 +347,12 @@ def running(
     f: Callable[..., None],
     args: tuple[Any, ...],
 ) -> Iterator[D | None]:
-    """Call `f(*args)`; the block lets the driver run until it is told to stop, and gets None if
-    there is nothing to wait for."""
+    """Call `f(*args)`; the block runs the driver that it is given until the driver stops, or gets
+    None if there is nothing to wait for."""
     if active is not None:
-        raise LoopError("a loop runs in this process already: call the tamed function as it is")
+        raise LoopError(
+            "a loop is already running in this process: call the tamed function directly"
+        )
     this_run = _Run()
     turn: Callable[[], bool] = this_run.turn
     watched: AbstractContextManager[object] = nullcontext()
@@ -358,14 +376,14 @@ def _running(
         finally:
             closures.started = None
         if result is not None:
-            raise TypeError(f"run() calls a tamed function, which returns None, and not {result!r}")
+            raise TypeError(f"run() takes a tamed function, which returns None, not {result!r}")
         this_run.outstanding = len(started)
         del started
         yield opened if this_run.outstanding else None
         if this_run.error is not None:
             raise this_run.error
         if closures.alive:
-            warnings.warn(listing("run() ends while"), BlockedWarning, stacklevel=5)
+            warnings.warn(blocked_message("run() has ended, but"), BlockedWarning, stacklevel=5)
     finally:
         this_run.error = None  # or its traceback would hold this frame in a cycle
         _close(opened)
@@ -386,21 +404,23 @@ def _wake() -> None:
         active.wake()
 
 
-def listing(head: str) -> str:
+def blocked_message(head: str) -> str:
+    """`head`, and the list of the closures that are blocked."""
     lines = [str(entry) for entry in closures.blocked()]
     others = len(closures.alive) - len(lines)
     lines = lines[:20] + (["…"] if len(lines) > 20 else [])
     if others:
-        lines.append(f"{others} of them can go on")
+        lines.append(f"{others} of them can be resumed")
     count = len(closures.alive)
     are = "closure is" if count == 1 else "closures are"
     return "\n  ".join([f"{head} {count} {are} still blocked:", *lines])
 
 
 def _close(opened: Driver) -> None:
-    """Close what is still alive, so that its ``finally`` blocks run, and then the driver.
+    """Close the closures that are still alive, so that their ``finally`` blocks run, and then the
+    driver.
 
-    The last that blocked is closed first.  Whatever goes wrong, the loop is gone afterwards.
+    The closure that blocked last is closed first.  The loop ends whatever goes wrong.
     """
     global sweep_at
     _use(opened, closures.no_run)
@@ -411,7 +431,7 @@ def _close(opened: Driver) -> None:
         closures.closing = False
         closures.runnable.clear()
         timers.clear()
-        sweep_at = 1024
+        sweep_at = FIRST_SWEEP
         try:
             for descriptor in list(opened.watched.values()):
                 opened.watch(descriptor, 0)
@@ -430,8 +450,8 @@ def _close_closures() -> None:
         try:
             closure.body.close()
         except Exception as error:
-            closures.report(error, f"{closure.code.co_qualname} failed as run() closed it")
-        except BaseException as error:  # a second Ctrl-C: the others are closed all the same
+            closures.report(error, f"{closure.code.co_qualname} failed while run() closed it")
+        except BaseException as error:  # a second Ctrl-C must not leave the others open
             interrupt = interrupt or error
     if interrupt is not None:
         try:

@@ -1,7 +1,7 @@
 """What the names in a module mean to Tame, without running it.
 
-The words of the language are known by what they are bound to, and a rendezvous by how a variable
-is bound.  Nothing here knows what is to be translated, or into what.
+The words of the language are recognized by what they are bound to, and a rendezvous by how its
+variable is bound.  Nothing here knows what is translated, or into what.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import Any, Final, Literal
 import tame
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
-Scope = FunctionNode | ast.Lambda | ast.ClassDef | ast.Module
+ScopeNode = FunctionNode | ast.Lambda | ast.ClassDef | ast.Module
 Lookup = Callable[[str], object]
 
 UNKNOWN: Final = object()
-"""What `Lookup` answers for a name of which it knows nothing."""
+"""The answer of a `Lookup` for a name that it does not know."""
 
 BOUND: Final = object()
-"""What it answers for a name that is bound to something it cannot tell."""
+"""The answer of a `Lookup` for a name that is bound to an unknown value."""
 
 COMPREHENSIONS: Final = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 NAMING: Final = (
     ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler, ast.MatchAs,
     ast.MatchStar,
 )  # fmt: skip
-"""The nodes that bind the variable `name`, if they have one."""
+"""The nodes that bind the variable in their attribute `name`, if that is not None."""
 
 Kind = Literal["slot", "rendezvous", "either"]
-"""What the first argument of `mkevent` is, as far as the source tells."""
+"""What the first argument of `mkevent` is, as far as the source shows."""
 
 
 class Names:
-    """What the names in a tamed function are bound to: the words are known by that, not by
-    their spelling."""
+    """What the names in a tamed function are bound to; the words of the language are recognized by
+    that, not by their spelling."""
 
-    def __init__(self, node: Scope, lookup: Lookup) -> None:
+    def __init__(self, node: ScopeNode, lookup: Lookup) -> None:
         self._lookup = lookup
         self._local = bound_names(node)
         self._imported = dict(imports_of_tame(own_nodes(node)))
@@ -47,13 +47,13 @@ class Names:
 
     @contextmanager
     def inside(self, variables: set[str]) -> Iterator[None]:
-        """In a nested scope its own `variables` hide the outer ones."""
+        """Enter a nested scope, whose own `variables` hide the outer ones."""
         self._shadows.append(variables)
         yield
         self._shadows.pop()
 
     def hidden(self, name: str) -> bool:
-        """Whether `name` is a variable of a nested scope that we are in."""
+        """Whether `name` is a variable of a nested scope that has been entered."""
         return any(name in shadow for shadow in self._shadows)
 
     def value(self, node: ast.AST) -> object:
@@ -75,7 +75,7 @@ class Names:
         return self.value(node) is word
 
     def kind_of_type(self, annotation: ast.expr) -> Kind:
-        """Whether a variable annotated so is a rendezvous."""
+        """What a variable with this annotation is."""
         if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
             try:
                 annotation = ast.parse(annotation.value, mode="eval").body
@@ -91,93 +91,115 @@ class Names:
 
 
 def imports_of_tame(nodes: Iterator[ast.AST]) -> Iterator[tuple[str, object]]:
-    """The names that the imports among `nodes` bind to Tame, or to something of it."""
+    """The names that the imports among `nodes` bind to Tame or to its public names, and what to."""
     for node in nodes:
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name == "tame":
-                    yield alias.asname or "tame", tame
+            yield from ((alias.asname or "tame", tame) for alias in node.names if is_tame(alias))
         elif isinstance(node, ast.ImportFrom) and node.module == "tame" and not node.level:
             for alias in node.names:
-                if alias.name == "*":
-                    yield from ((name, getattr(tame, name)) for name in tame.__all__)
-                elif hasattr(tame, alias.name):
-                    yield alias.asname or alias.name, getattr(tame, alias.name)
+                yield from imported_from_tame(alias)
+
+
+def is_tame(alias: ast.alias) -> bool:
+    return alias.name == "tame"
+
+
+def imported_from_tame(alias: ast.alias) -> Iterator[tuple[str, object]]:
+    """What ``from tame import alias`` binds."""
+    if alias.name == "*":
+        yield from ((name, getattr(tame, name)) for name in tame.__all__)
+    elif hasattr(tame, alias.name):
+        yield alias.asname or alias.name, getattr(tame, alias.name)
 
 
 def own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
     """The nodes of `scope` without those of the functions and classes nested in it."""
     for child in ast.iter_child_nodes(scope):
         yield child
-        if not isinstance(child, Scope):
+        if not isinstance(child, ScopeNode):
             yield from own_nodes(child)
 
 
-def bound_names(scope: Scope) -> set[str]:
-    """The variables of a function, lambda or class, or of a module."""
-    bound: set[str] = set()
-    outer: set[str] = set()
-    comprehended: set[ast.AST] = set()  # variables of comprehensions, which have their own scope
-    for node in own_nodes(scope):
-        if isinstance(node, ast.comprehension):
-            comprehended.update(ast.walk(node.target))
-    for node in own_nodes(scope):
-        if isinstance(node, ast.Name):
-            if not isinstance(node.ctx, ast.Load) and node not in comprehended:
-                bound.add(node.id)
-        elif isinstance(node, ast.arg):
-            bound.add(node.arg)
-        elif isinstance(node, ast.alias):
-            bound.add(node.asname or node.name.partition(".")[0])
-        elif isinstance(node, NAMING) and node.name:
-            bound.add(node.name)
-        elif isinstance(node, ast.MatchMapping) and node.rest:
-            bound.add(node.rest)
-        elif isinstance(node, ast.Global | ast.Nonlocal):
-            outer.update(node.names)
-    return bound - outer
+def bound_names(scope: ScopeNode) -> set[str]:
+    """The variables of a function, lambda, class or module."""
+    nodes = list(own_nodes(scope))
+    bound = {name for node in nodes if (name := bound_by(node)) is not None}
+    bound |= {node.id for node in stored_names(nodes)}
+    outer = [node.names for node in nodes if isinstance(node, ast.Global | ast.Nonlocal)]
+    return bound.difference(*outer)
+
+
+def bound_by(node: ast.AST) -> str | None:
+    """The variable that `node` binds by an attribute, not by a name node below it."""
+    if isinstance(node, ast.arg):
+        return node.arg
+    if isinstance(node, ast.alias):
+        return node.asname or node.name.partition(".")[0]
+    if isinstance(node, NAMING):
+        return node.name
+    return node.rest if isinstance(node, ast.MatchMapping) else None
+
+
+def stored_names(nodes: list[ast.AST]) -> Iterator[ast.Name]:
+    """The assigned names among `nodes`, without variables of comprehensions."""
+    own_scope = {
+        part
+        for node in nodes
+        if isinstance(node, ast.comprehension)
+        for part in ast.walk(node.target)
+    }
+    for node in nodes:
+        if not isinstance(node, ast.Name) or node in own_scope:
+            continue
+        if not isinstance(node.ctx, ast.Load):
+            yield node
 
 
 # -- evidence ----------------------------------------------------------------------------------
 
 
 def evidence(node: FunctionNode, names: Names) -> dict[str, set[Kind]]:
-    """What the bindings of each local variable say about it."""
+    """What the bindings of each local variable, and waits for it, say about its kind."""
     kinds: dict[str, set[Kind]] = {}
-
-    def say(target: ast.AST, kind: Kind) -> None:
-        for part in ast.walk(target):
-            if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
-                # Only a name alone gets the whole value.
-                kinds.setdefault(part.id, set()).add(kind if part is target else "either")
-
     for part in own_nodes(node):
-        if isinstance(part, ast.arg):
-            kind = names.kind_of_type(part.annotation) if part.annotation else "either"
-            kinds.setdefault(part.arg, set()).add(kind)
-        elif isinstance(part, ast.AnnAssign):
-            say(part.target, names.kind_of_type(part.annotation))
-        elif isinstance(part, ast.Assign):
-            for target in part.targets:
-                say(target, kind_of_value(part.value, names))
-        elif isinstance(part, ast.NamedExpr):
-            say(part.target, kind_of_value(part.value, names))
-        elif isinstance(part, ast.AugAssign):
-            say(part.target, "slot")  # a rendezvous has no arithmetic
-        elif isinstance(part, ast.For):
-            say(part.target, "either")
-        elif isinstance(part, ast.withitem) and part.optional_vars:
-            say(part.optional_vars, "either")
-        elif isinstance(part, ast.MatchAs | ast.MatchStar | ast.ExceptHandler) and part.name:
-            kinds.setdefault(part.name, set()).add("either")
-        elif isinstance(part, ast.Call) and names.is_word(part.func, tame.twait):
-            for argument in part.args[:1]:
-                if isinstance(argument, ast.Name):
-                    kinds.setdefault(argument.id, set()).add("rendezvous")
+        for variable, kind in evidence_in(part, names):
+            kinds.setdefault(variable, set()).add(kind)
     return kinds
 
 
+def evidence_in(part: ast.AST, names: Names) -> Iterator[tuple[str, Kind]]:
+    """What one node says about the kinds of variables."""
+    match part:
+        case ast.arg(arg=variable, annotation=annotation):
+            yield variable, names.kind_of_type(annotation) if annotation else "either"
+        case ast.AnnAssign(target=target, annotation=annotation):
+            yield from evidence_of(target, names.kind_of_type(annotation))
+        case ast.Assign(targets=targets, value=value):
+            for target in targets:
+                yield from evidence_of(target, kind_of_value(value, names))
+        case ast.NamedExpr(target=target, value=value):
+            yield from evidence_of(target, kind_of_value(value, names))
+        case ast.AugAssign(target=target):
+            yield from evidence_of(target, "slot")  # a rendezvous has no arithmetic
+        case ast.For(target=target) | ast.withitem(optional_vars=ast.expr() as target):
+            yield from evidence_of(target, "either")
+        case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+            yield name, "either"
+        case ast.ExceptHandler(name=str(name)):
+            yield name, "either"
+        case ast.Call(func=func, args=[ast.Name(id=name), *_]) if names.is_word(func, tame.twait):
+            yield name, "rendezvous"
+
+
+def evidence_of(target: ast.expr, kind: Kind) -> Iterator[tuple[str, Kind]]:
+    """The evidence of assigning a value of `kind`: only a lone name gets the whole value."""
+    for part in ast.walk(target):
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+            yield part.id, kind if part is target else "either"
+
+
 def kind_of_value(value: ast.expr, names: Names) -> Kind:
+    """What a variable with this value is."""
     if isinstance(value, ast.Call):
         maker = value.func.value if isinstance(value.func, ast.Subscript) else value.func
         made = names.value(maker)
@@ -188,6 +210,7 @@ def kind_of_value(value: ast.expr, names: Names) -> Kind:
 
 
 def bound_names_of_targets(generators: list[ast.comprehension]) -> set[str]:
+    """The variables of a comprehension."""
     return {
         part.id
         for generator in generators
@@ -197,7 +220,7 @@ def bound_names_of_targets(generators: list[ast.comprehension]) -> set[str]:
 
 
 def mangled(name: str, class_name: str | None) -> str:
-    """A name private to the class around it, as Python stores it."""
+    """`name` as Python stores it in a class: names with two leading underscores are private."""
     if class_name is None or not name.startswith("__") or name.endswith("__"):
         return name
     return f"_{class_name.lstrip('_')}{name}" if class_name.strip("_") else name

@@ -17,14 +17,15 @@ from tame.sync import Lock
 from tame.threads import fork
 
 Address = tuple[Any, ...]
-"""As `socket` has it for the family."""
+"""A socket address; its form depends on the family, as in `socket`."""
 
 
 @tamed
 def resolve(host: str, port: int, done: Event[list[tuple[socket.AddressFamily, Address]]]) -> None:
-    """Trigger `done` with the addresses of a TCP service, the best first (RFC 6724), by the
-    system's own look-up on a thread.  Fails with `socket.gaierror`, or with `UnicodeError` for
-    what is no name.
+    """Trigger `done` with the addresses of a TCP service, best first (RFC 6724).
+
+    The system's own resolver is called in a thread.  Fails with `socket.gaierror`, or with
+    `UnicodeError` for an invalid name.
     """
     with tvars:
         found: list[Any]
@@ -41,7 +42,7 @@ def resolve(host: str, port: int, done: Event[list[tuple[socket.AddressFamily, A
 def connect(family: socket.AddressFamily, address: Address, done: Event[Stream]) -> None:
     """Trigger `done` with a connection; fails with `OSError`.
 
-    If `done` is forgotten meanwhile, the connection is closed as soon as it is there.
+    If `done` is forgotten, the connection is closed as soon as it is established.
     """
     end = socket.socket(family, socket.SOCK_STREAM)
     end.setblocking(False)
@@ -67,10 +68,10 @@ def connect(family: socket.AddressFamily, address: Address, done: Event[Stream])
 
 
 def accept(listener: Descriptor, done: Event[Stream]) -> None:
-    """Trigger `done` with the next connection; the listener does not block.  Fails with `OSError`,
-    for want of a descriptor, say, and with `EventDroppedError` if the listener is closed.
+    """Trigger `done` with the next connection of `listener`, which must be non-blocking.
 
-    If `done` is forgotten, the connection is left for who accepts next.
+    Fails with `OSError`, for instance without a free descriptor, and with `EventDroppedError` if
+    the listener is closed.  If `done` is forgotten, the connection is left for the next `accept`.
     """
     if not done.live:
         return
@@ -85,39 +86,38 @@ def accept(listener: Descriptor, done: Event[Stream]) -> None:
             finally:
                 borrowed.detach()
         if fd < 0:
-            # In front of `done`, so that it holds the listener only while that is waited for.
+            # An event in front of `done`: it waits for the listener only as long as `done` is live.
             wait_on_fd(listener, READ, in_front(done, lambda: accept(listener, done)))
             return
         os.set_blocking(fd, False)
-    except (OSError, TameError) as error:  # TameError: somebody else waits for the listener
+    except (OSError, TameError) as error:  # TameError: another event waits for the listener
         done.fail(error)
     else:
         done.trigger(Stream(fd))
 
 
 class Stream:
-    """A connection, or anything else whose descriptor does not block.
+    """A connection, or any other non-blocking descriptor.
 
-    Calls of one direction are done one after the other, in the order in which they were made; a
-    reader and a writer do not wait for each other.
+    Reads are done one after the other, in the order of the calls, and so are writes; a read and a
+    write do not wait for each other.
     """
 
     def __init__(self, fd: int) -> None:
-        """The descriptor is the stream's from now on."""
+        """Take over `fd`, which `close` will close."""
         self.descriptor = Descriptor(fd)
         self._reading = Lock()
         self._writing = Lock()
 
     def close(self) -> None:
-        """Who still waits for it gets `EventDroppedError`."""
+        """Close the descriptor; a closure that still waits for it gets `EventDroppedError`."""
         self.descriptor.close()
 
     @tamed
-    def read(self, most: int, done: Event[bytes]) -> None:
-        """Trigger `done` with what comes next, at most so many bytes, none at the end.  Fails with
-        `OSError`.
+    def read(self, size: int, done: Event[bytes]) -> None:
+        """Trigger `done` with the next bytes, at most `size`; with none at the end of the stream.
 
-        If `done` is forgotten, the bytes are left for who reads next.
+        Fails with `OSError`.  If `done` is forgotten, the bytes are left for the next `read`.
         """
         data: bytes | None = None
         with twait:
@@ -125,7 +125,7 @@ class Stream:
         try:
             while done.live:
                 try:
-                    data = os.read(self.descriptor.fd, most)
+                    data = os.read(self.descriptor.fd, size)
                     break
                 except BlockingIOError:
                     pass
@@ -141,9 +141,9 @@ class Stream:
 
     @tamed
     def write(self, data: bytes, done: Event[()]) -> None:
-        """Trigger `done` when all of `data` has been taken.  Fails with `OSError`.
+        """Trigger `done` when all of `data` is written.  Fails with `OSError`.
 
-        It is written whether or not `done` is forgotten: half of it would be worse.
+        All of `data` is written even if `done` is forgotten, because half of it would be worse.
         """
         with twait:
             self._writing.acquire(mkevent())
@@ -165,7 +165,7 @@ class Stream:
             self._writing.release()
 
     def connect(self, family: socket.AddressFamily, address: Address) -> int:
-        """Begin to; an error's number, or 0."""
+        """Begin to connect; return the number of the error, or 0."""
         with socket.socket(family, fileno=self.descriptor.fd) as borrowed:
             try:
                 return borrowed.connect_ex(address)
@@ -173,7 +173,7 @@ class Stream:
                 borrowed.detach()
 
     def error(self, family: socket.AddressFamily) -> int:
-        """The number of the error that is pending, or 0."""
+        """The number of the pending error, or 0."""
         with socket.socket(family, fileno=self.descriptor.fd) as borrowed:
             try:
                 return borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -1,4 +1,4 @@
-"""Signals and children: what else a process may wait for."""
+"""Signals and the exit of child processes as events."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ from tame.loop import Descriptor, wait_on_fd
 
 
 def at_signal(number: int, event: Event[()]) -> None:
-    """Trigger `event` when the process gets this signal; the handler before is there again then.
+    """Trigger `event` when the process gets the signal, and restore the previous handler.
 
-    The handler only writes to a descriptor, so that no exception comes up in the middle of other
-    code.  Only for the main thread.  Raises `ValueError` elsewhere, or for a signal that cannot be
-    handled.
+    The handler only writes to a descriptor, so no exception interrupts other code.  Raises
+    `ValueError` outside the main thread, or for a signal that cannot be handled.
     """
-    heard = Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+    received = Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
     try:
-        before = signal.signal(number, lambda *_: os.eventfd_write(heard.fd, 1))
+        before = signal.signal(number, lambda *_: os.eventfd_write(received.fd, 1))
     except (OSError, ValueError) as error:
-        heard.close()
+        received.close()
         raise ValueError(f"signal {number} cannot be waited for here: {error}") from None
-    hear(heard, number, before, event)
+    wait_for_signal(received, number, before, event)
 
 
 @tamed
-def hear(heard: Descriptor, number: int, before: Any, event: Event[()]) -> None:
+def wait_for_signal(received: Descriptor, number: int, before: Any, event: Event[()]) -> None:
     try:
         with twait:
-            wait_on_fd(heard, READ, mkevent())
+            wait_on_fd(received, READ, mkevent())
     finally:
         signal.signal(number, before)
-        heard.close()
+        received.close()
     if event.live:
         event.trigger()
 
 
 @tamed
 def child_exit(pid: int, done: Event[int]) -> None:
-    """Trigger `done` with the exit code of a child, as `subprocess` has it: negative for the signal
-    that ended it.  Fails with `OSError` if it is no child of this process, or was waited for.
+    """Trigger `done` with the exit code of a child process; as in `subprocess`, it is negative if a
+    signal ended the child.
+
+    Fails with `OSError` if `pid` is not a child of this process, or has already been waited for.
     """
     try:
         child = Descriptor(os.pidfd_open(pid))

@@ -1,12 +1,12 @@
 """Rendezvous: sets of outstanding events that one closure waits on.
 
-Two kinds, as in the paper.  A `Block` is the implicit rendezvous of ``with twait:``; it ends when
-all its events are spent.  A `Rendezvous` is the explicit one; it hands out the ids of its events
-one by one, in the order of their triggers.  Each has its own kind of event.
+There are two kinds, as in the paper.  A `Block` is the implicit rendezvous of ``with twait:``; its
+wait ends when all its events are spent.  A `Rendezvous` is the explicit one; it returns the ids of
+its events one by one, in the order of their triggers.  Each has its own kind of event.
 
 Nothing here runs a closure: a trigger only puts the waiting one on the runnable queue
-(`closure.py`).  A rendezvous holds no references to its events, so that a dropped event is
-noticed when its last handle goes (``__del__``, which costs 30 ns an event).
+(`closure.py`).  A rendezvous holds no references to its events, so a dropped event is noticed when
+its last handle goes (``__del__``, which costs 30 ns an event).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ I = TypeVar("I")  # noqa: E741  (the paper's name for the type of event ids)
 
 def dropped(site: Site) -> EventDroppedError:
     return EventDroppedError(
-        f"the event made at {describe(site)} was dropped: its last handle is gone, so nobody can"
+        f"the event made at {describe(site)} was dropped: its last handle is gone, so nothing can"
         " trigger it any more; keep the event until it is triggered"
     )
 
@@ -41,7 +41,7 @@ def store(slots: tuple[Slot, ...], values: tuple[Any, ...]) -> None:
 class Block:
     """The implicit rendezvous of one ``with twait:`` block.
 
-    `pending` counts the events still to be spent; a forgotten block has none, which is how its
+    `pending` counts the events that are not spent yet; in a forgotten block it is 0, and so its
     events know that they are forgotten.
     """
 
@@ -53,17 +53,17 @@ class Block:
         self.waiter: Closure | None = None
 
     def event(self, *slots: Slot) -> BlockEvent[*tuple[Any, ...]]:
-        """An event of this block, made where the caller stands."""
+        """An event of this block, made at the caller's line."""
         frame = sys._getframe(1)
         return block_event(self, (frame.f_code, frame.f_lasti), slots)
 
     def finish(self, waited: object = None) -> None:
-        """The end of the wait: raise what the block's events failed with, if any did."""
+        """End the wait: raise the error of the block's events, if any failed."""
         if self.failures is not None:
             raise self.failure()
 
     def failure(self) -> BaseException:
-        """What to raise because events of the block failed; the block forgets it."""
+        """The error to raise because events of the block failed; the block forgets it."""
         failures = self.failures
         assert failures is not None
         self.failures = None
@@ -77,7 +77,7 @@ class Block:
         self.failures = None
 
     def settle(self, error: BaseException | None = None) -> None:
-        """One event is spent, with `error` if it failed."""
+        """Count one event as spent, with `error` if it failed."""
         if error is not None:
             if self.failures is None:
                 self.failures = []
@@ -113,18 +113,18 @@ class BlockEvent(Event[*Ts]):
         self._rendezvous = None
         if slots:
             try:
-                if len(slots) == 1:  # the rule, and without a loop 100 ns less
+                if len(slots) == 1:  # the usual case: saves 100 ns
                     slots[0].cell_contents = values[0]  # type: ignore[misc]
                 else:
                     store(slots, values)
             except BaseException as error:
                 # The slot is the waiter's expression, so the waiter gets the error, without the
-                # frames of whoever triggered.
+                # frames of the trigger.
                 block.settle(error.with_traceback(None))
                 if not isinstance(error, Exception):
                     raise
                 return
-        # `block.settle()`, written out: the call would be a tenth of a whole wait.
+        # `block.settle()` inlined: the call would cost a tenth of a whole wait.
         pending = block.pending = block.pending - 1
         if not pending:
             waiter = block.waiter
@@ -156,13 +156,13 @@ class BlockEvent(Event[*Ts]):
 
     def lose(self, error: BaseException) -> None:
         block: Block = self._rendezvous
-        self._rendezvous = None  # the collector runs other finalizers, which may trigger it
+        self._rendezvous = None  # first: the collector may run finalizers that trigger it
         block.settle(error)
 
 
 def block_event(block: Block, site: Site, slots: tuple[Slot, ...]) -> BlockEvent[*tuple[Any, ...]]:
-    """A new event of `block`.  A function, because the interpreter runs a call of one in place and
-    that of a class not: 20 ns an event."""
+    """A new event of `block`.  A function, because the interpreter inlines calls of functions and
+    not of classes: saves 20 ns an event."""
     event: BlockEvent[*tuple[Any, ...]] = BlockEvent()
     event._rendezvous = block
     event._site = site
@@ -172,7 +172,7 @@ def block_event(block: Block, site: Site, slots: tuple[Slot, ...]) -> BlockEvent
 
 
 class Failure:
-    """An error on its way from `Event.fail` to the closure that will take it."""
+    """An error on its way from `Event.fail` to the closure that takes it."""
 
     __slots__ = ("claimed", "error")
 
@@ -182,31 +182,33 @@ class Failure:
 
     def __del__(self) -> None:
         if not self.claimed:
-            closures.report(self.error, "an event of a rendezvous failed and nobody waited for it")
+            closures.report(
+                self.error, "an event of a rendezvous failed and no closure waited for it"
+            )
 
 
 class Rendezvous(Generic[I]):
     """An open-ended set of outstanding events, each with an id of type `I` (paper, Figure 2).
 
-    ``mkevent(r, id, slots…)`` makes an event of it, ``id = twait(r)`` waits for the next one that
-    triggers.  Ids come in the order of the triggers and may repeat.  One closure at a time may
-    wait; a second one raises `RendezvousBusyError`.
+    ``mkevent(r, id, slots…)`` makes an event of it, and ``id = twait(r)`` waits for the next one
+    that triggers.  Ids come in the order of the triggers and may repeat.  One closure at a time
+    may wait; a second one gets `RendezvousBusyError`.
     """
 
     __slots__ = ("__weakref__", "ready", "round", "waiter")
 
     def __init__(self) -> None:
-        self.ready: deque[Any] = deque()  # ids and failures that nobody has taken yet
+        self.ready: deque[Any] = deque()  # ids and failures not taken yet
         self.round = 0  # events of an earlier round are forgotten
         self.waiter: Closure | None = None
 
     def event(self, id: I, *slots: Slot) -> RendezvousEvent[*tuple[Any, ...]]:
-        """An event of this rendezvous, made where the caller stands."""
+        """An event of this rendezvous, made at the caller's line."""
         frame = sys._getframe(1)
         return rendezvous_event(self, id, (frame.f_code, frame.f_lasti), slots)
 
     def take(self, waited: object = None) -> I:
-        """The id of the event that triggered first; only after `ready` or a wait."""
+        """The id of the event that triggered first; call it only when `ready` or after a wait."""
         if self.waiter is not None:
             raise closures.busy(self.waiter)
         first = self.ready.popleft()
@@ -215,15 +217,15 @@ class Rendezvous(Generic[I]):
             try:
                 raise first.error
             finally:
-                del first  # or the error, by its traceback and this frame, would hold itself
+                del first  # the error's traceback refers to this frame: a cycle
         id: I = first
         return id
 
     def cancel(self) -> None:
-        """Forget every outstanding event and every id not yet taken.
+        """Forget all outstanding events and all ids not taken yet.
 
-        A later trigger of a forgotten event does nothing and writes nothing.  A closure that
-        waits on the rendezvous gets `RendezvousCancelledError` at its wait point.
+        A later trigger of a forgotten event does nothing.  A closure that waits on the rendezvous
+        gets `RendezvousCancelledError` at its wait point.
         """
         self.round += 1
         already_runnable = bool(self.ready)
@@ -240,7 +242,7 @@ class Rendezvous(Generic[I]):
                 closures.make_runnable(self.waiter)
 
     def settle(self, result: I | Failure) -> None:
-        """One event is spent: queue its id or its failure for the waiter."""
+        """Count one event as spent: queue its id or its failure for the waiter."""
         self.ready.append(result)
         if self.waiter is not None and len(self.ready) == 1:
             closures.make_runnable(self.waiter)
@@ -268,7 +270,7 @@ class RendezvousEvent(Event[*Ts]):
         self._rendezvous = None
         if slots:
             try:
-                if len(slots) == 1:  # the rule, and without a loop 100 ns less
+                if len(slots) == 1:  # the usual case: saves 100 ns
                     slots[0].cell_contents = values[0]  # type: ignore[misc]
                 else:
                     store(slots, values)

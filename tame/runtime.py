@@ -1,6 +1,6 @@
-"""What translated code stands on.
+"""The runtime of translated code; it never imports the translator.
 
-The output of ``tame translate`` uses these names, and a generator written by hand may, too::
+The output of ``tame translate`` uses these names, and generators written by hand may use them::
 
     @closure
     def multidns_tame(name, a, n, done):
@@ -32,19 +32,20 @@ attribute = Attribute
 
 
 def closure(body: Callable[..., Any], described: Callable[..., Any] | None = None) -> Any:
-    """The tamed function whose translated body is `body`; it looks like `described`."""
+    """The tamed function with the translated body `body`, and the name and docstring of
+    `described`."""
     start = tamed_call if body.__code__.co_flags & GENERATOR else plain_call
     return functools.update_wrapper(start(body), described or body)
 
 
 def event(rendezvous: Rendezvous[Any], id: Any = None, *slots: Slot) -> Event[*tuple[Any, ...]]:
-    """An event of `rendezvous` with that id and those slots, made where the caller stands."""
+    """An event of `rendezvous` with this id and these slots, made at the caller's line."""
     frame = sys._getframe(1)
     return explicit(rendezvous, id, (frame.f_code, frame.f_lasti), slots)
 
 
 def choose(block: Block, *slots: Slot) -> Event[*tuple[Any, ...]]:
-    """`mkevent` of arguments of which only the run can say what they are."""
+    """The event of a `mkevent` call whose form only the values of its arguments decide."""
     frame = sys._getframe(1)
     return chosen(block, (frame.f_code, frame.f_lasti), slots)
 
@@ -54,9 +55,9 @@ def explicit(
 ) -> Event[*tuple[Any, ...]]:
     if not isinstance(rendezvous, Rendezvous):
         raise TypeError(
-            f"mkevent() was to make an event of a rendezvous, but its first argument is"
-            f" {rendezvous!r}: pass a Rendezvous; or if it is a slot, put it into a `with twait:`,"
-            " and declare a variable of an outer function nonlocal"
+            f"mkevent() needs a rendezvous here, but its first argument is {rendezvous!r}: pass a"
+            " Rendezvous; if it is meant to be a slot, move the call into a `with twait:`, and"
+            " declare a variable of an outer function nonlocal"
         )
     return rendezvous_event(rendezvous, id, site, slots)
 
@@ -64,7 +65,7 @@ def explicit(
 def chosen(block: Block, site: Site, slots: tuple[Slot, ...]) -> Event[*tuple[Any, ...]]:
     try:
         first = slots[0].cell_contents
-    except Exception:  # not bound yet, or not there yet: so it is a slot
+    except Exception:  # not bound, or no such item: so it is a slot
         first = None
     if isinstance(first, Rendezvous):
         id = slots[1].cell_contents if len(slots) > 1 else None

@@ -1,11 +1,10 @@
 """Coordination between closures: locks, semaphores, conditions, channels, windows.
 
-All of it is bookkeeping over events: who has to wait leaves an event in a queue, and whoever makes
-room triggers the first one there that is still live.  An event that its owner has forgotten,
-because a time limit was faster or its block was left, is passed over: it holds no lock and eats no
-value.
+All of it is bookkeeping over events: a closure that has to wait leaves an event in a queue, and
+code that makes room triggers the first live one.  A forgotten event, because of a time limit or
+because its block was left, is skipped: it holds no lock and takes no value.
 
-Nothing here knows of the loop, and nothing waits but `window`, which is written in Tame.
+Nothing here uses the loop, and only `window`, which is written in Tame, waits.
 """
 
 from __future__ import annotations
@@ -22,28 +21,28 @@ from tame.rendezvous import Rendezvous
 T = TypeVar("T")
 Q = TypeVar("Q")
 
-FEW: Final = 64
-"""Who waits up to this number is not looked at again until it is their turn."""
+FIRST_SWEEP: Final = 64
+"""The length of a queue at which forgotten entries are first removed."""
 
 
-class Waiting(deque[Q]):
-    """Who waits, in the order in which they came.
+class WaitQueue(deque[Q]):
+    """A first-in, first-out queue whose forgotten entries are removed from time to time.
 
-    Those that have been forgotten would stay behind one that goes on waiting.  Sweeping when the
-    queue has doubled since the last sweep costs a constant share of each.
+    Otherwise they would stay for as long as an entry before them waits.  A sweep each time the
+    queue has doubled costs a constant amount per entry.
     """
 
     def __init__(self, live: Callable[[Q], bool]) -> None:
         super().__init__()
         self._live = live
-        self._sweep_at = FEW
+        self._sweep_at = FIRST_SWEEP
 
     def append(self, entry: Q) -> None:
         if len(self) >= self._sweep_at:
             kept = [one for one in self if self._live(one)]
             self.clear()
             self.extend(kept)
-            self._sweep_at = max(FEW, 2 * len(kept))
+            self._sweep_at = max(FIRST_SWEEP, 2 * len(kept))
         super().append(entry)
 
 
@@ -51,8 +50,8 @@ def is_live(event: Event[*tuple[Any, ...]]) -> bool:
     return event.live
 
 
-def first_live(queue: Waiting[Event[()]]) -> Event[()] | None:
-    """The first event of the queue that somebody still waits for; those before it are let go."""
+def first_live(queue: WaitQueue[Event[()]]) -> Event[()] | None:
+    """The first live event of the queue; it and the forgotten ones before it are removed."""
     while queue:
         event = queue.popleft()
         if event.live:
@@ -61,14 +60,14 @@ def first_live(queue: Waiting[Event[()]]) -> Event[()] | None:
 
 
 class Semaphore:
-    """So many permits, given in the order in which they were asked for."""
+    """A number of permits, granted in the order of the requests."""
 
     def __init__(self, permits: int) -> None:
         self._permits = permits
-        self._waiting: Waiting[Event[()]] = Waiting(is_live)
+        self._waiting: WaitQueue[Event[()]] = WaitQueue(is_live)
 
     def acquire(self, done: Event[()]) -> None:
-        """Trigger `done` when there is a permit; it is the caller's until `release`."""
+        """Trigger `done` when there is a permit; the caller has it until `release`."""
         if not done.live:
             return
         if self._permits > 0 and not self._waiting:
@@ -78,7 +77,7 @@ class Semaphore:
             self._waiting.append(done)
 
     def release(self) -> None:
-        """Give a permit back: to who has waited longest, if anybody does."""
+        """Return a permit, which goes to the longest waiter, if there is one."""
         event = first_live(self._waiting)
         if event is not None:
             event.trigger()
@@ -87,31 +86,32 @@ class Semaphore:
 
 
 class Lock:
-    """One at a time, or several that share it; in the order in which they asked.
+    """A lock with one exclusive or several shared holders, granted in the order of the requests.
 
-    Who asks to share waits behind who has asked for it alone, so that nobody starves; if that one
-    has given up, until the next call of any kind.
+    A shared request waits behind an earlier exclusive one, so that no request starves.  If that one
+    has been forgotten, the shared request is granted at the next call of any method.
     """
 
     def __init__(self) -> None:
         self._holders = 0
-        """-1 for one that has it alone."""
-        self._waiting: Waiting[tuple[Event[()], bool]] = Waiting(lambda entry: entry[0].live)
+        """The number of shared holders; -1 for an exclusive one."""
+        self._waiting: WaitQueue[tuple[Event[()], bool]] = WaitQueue(lambda entry: entry[0].live)
 
     def acquire(self, done: Event[()]) -> None:
-        """Trigger `done` when nobody else has it; until `release`."""
+        """Trigger `done` when the lock is free; the caller has it alone until `release`."""
         self._waiting.append((done, False))
         self._admit()
 
     def acquire_shared(self, done: Event[()]) -> None:
-        """Trigger `done` when nobody has it alone; until `release`."""
+        """Trigger `done` when the lock has no exclusive holder; the caller shares it until
+        `release`."""
         self._waiting.append((done, True))
         self._admit()
 
     def release(self) -> None:
-        """Raises `LoopError` if nobody has it."""
+        """Give the lock back.  Raises `LoopError` if it is not held."""
         if not self._holders:
-            raise LoopError("a lock was released that nobody had acquired")
+            raise LoopError("a lock was released that is not held")
         self._holders = 0 if self._holders < 0 else self._holders - 1
         self._admit()
 
@@ -128,22 +128,23 @@ class Lock:
 
 
 class Condition:
-    """Closures that wait until something may have changed; what, is theirs to look at."""
+    """Lets closures wait until something may have changed; they check what it is."""
 
     def __init__(self) -> None:
-        self._waiting: Waiting[Event[()]] = Waiting(is_live)
+        self._waiting: WaitQueue[Event[()]] = WaitQueue(is_live)
 
     def wait(self, done: Event[()]) -> None:
+        """Trigger `done` at a later `notify` or `notify_all`."""
         self._waiting.append(done)
 
     def notify(self) -> None:
-        """Wake who has waited longest, if anybody does."""
+        """Wake the longest waiter, if there is one."""
         event = first_live(self._waiting)
         if event is not None:
             event.trigger()
 
     def notify_all(self) -> None:
-        """Wake those that wait now."""
+        """Wake all current waiters."""
         waiting = list(self._waiting)
         self._waiting.clear()
         for event in waiting:
@@ -151,31 +152,31 @@ class Condition:
 
 
 class Channel(Generic[T]):
-    """Values from those who `put` to those who `get`, in order; so many may lie there meanwhile.
+    """A queue of values, from `put` to `get`, with room for a limited number in between.
 
-    With room for none, a `put` ends when its value was taken.
+    Without room, a `put` is done when its value has been taken.
     """
 
     def __init__(self, room: int = 0) -> None:
         self._room = room
         self._values: deque[T] = deque()
-        self._getters: Waiting[Event[T]] = Waiting(is_live)
-        self._putters: Waiting[tuple[T, Event[()]]] = Waiting(lambda entry: entry[1].live)
+        self._getters: WaitQueue[Event[T]] = WaitQueue(is_live)
+        self._putters: WaitQueue[tuple[T, Event[()]]] = WaitQueue(lambda entry: entry[1].live)
 
     def __len__(self) -> int:
-        """Values that lie there."""
+        """The number of values in the queue."""
         return len(self._values)
 
     def put(self, value: T, done: Event[()]) -> None:
-        """Trigger `done` when `value` was taken, or lies where it will be.
+        """Trigger `done` when `value` is in the queue or has been taken.
 
-        If `done` is forgotten before, `value` is not put.
+        If `done` is forgotten before that, `value` is discarded.
         """
         self._putters.append((value, done))
         self._move()
 
     def get(self, value: Event[T]) -> None:
-        """Trigger `value` with the next one; if it is forgotten, that is for somebody else."""
+        """Trigger `value` with the next value; if it is forgotten, it takes none."""
         self._getters.append(value)
         self._move()
 
@@ -202,11 +203,11 @@ def window(
     """Call `start(item, event)` for each item, with at most `size` events outstanding, and trigger
     `done` when all have happened: the pipeline of the paper's `multidns_win`.
 
-    The first that fails or is dropped fails `done`; nothing more is started then, and those that
-    are under way are forgotten.  Raises `ValueError` for a size below one.
+    If an event fails or is dropped, `done` fails: nothing more is started, and the outstanding
+    events are forgotten.  Raises `ValueError` for a size below one.
     """
     if size < 1:
-        raise ValueError(f"a window of {size} lets nothing through: one at a time at least")
+        raise ValueError(f"the size of a window must be at least one, not {size}")
     with tvars:
         r = Rendezvous[None]()
         outstanding = 0

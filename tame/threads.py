@@ -1,7 +1,8 @@
-"""Threads beside the loop: calls that block run on one, and one may wait for what the loop does.
+"""Threads beside the loop: for calls that block, and for code that waits in its thread.
 
-`fork` is the paper's bridge from events to threads, `in_thread` the one back.  All triggers happen
-on the loop's thread: what a thread has to say lies in a queue, and a bell wakes the loop.
+`fork` is the paper's bridge from events to threads, and `wait_in_thread` the one back.  All
+triggers happen on the loop's thread: a thread puts its messages into a queue, and a bell wakes the
+loop.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from tame.rendezvous import Rendezvous
 
 T = TypeVar("T")
 
-MOST: Final = 16
-"""Threads of the pool that `fork` takes, by default."""
+MAX_THREADS: Final = 16
+"""The size of the pool that `fork` uses."""
 
-PATIENCE: Final = 1.0
-"""Seconds in which all threads of a pool together have to end when the loop does."""
+JOIN_TIMEOUT: Final = 1.0
+"""Seconds that the end of the loop waits for all threads of a pool together."""
 
 Job = tuple[Event[Any], Callable[..., Any], tuple[Any, ...]]
 Outcome = tuple[Event[Any], Any, BaseException | None]
@@ -41,73 +42,77 @@ log = logging.getLogger("tame")
 
 
 class Pool:
-    """Threads for calls that block, started when there are any and at most so many.
+    """Threads for calls that block, started when needed, up to a maximum.
 
-    They end when no call is under way.  If the loop ends before, calls that have not begun are let
-    go, and those that have are waited for, for `PATIENCE` seconds altogether.  One that takes
-    longer goes on, on a daemon thread, and what it comes to is let go.
+    They end when no call is outstanding.  If the loop ends before that, calls that have not begun
+    are discarded, and running ones are waited for, `JOIN_TIMEOUT` seconds altogether.  A call that
+    takes longer goes on in a daemon thread, and its result is discarded.
     """
 
-    def __init__(self, most: int = MOST, name: str = "tame") -> None:
-        self._most = most
+    def __init__(self, max_threads: int = MAX_THREADS, name: str = "tame") -> None:
+        self._max_threads = max_threads
         self._name = name
-        self._crew: Crew | None = None
+        self._threads: ThreadSet | None = None
 
     def fork(self, event: Event[T], f: Callable[..., T], *args: Any) -> None:
-        """Call `f(*args)` on a thread, and trigger `event` with its result, or fail it with its
-        exception (`SystemExit`, too), on the loop's thread.
+        """Call `f(*args)` in a thread, and trigger `event` with its result, or fail it with its
+        exception (even `SystemExit`), on the loop's thread.
 
-        An event that is forgotten meanwhile stops no call; its result is let go.  Where no thread
-        can be started at all, the call is made here.  Raises `LoopError` outside `run`.
+        If `event` is forgotten, the call still goes on, and its result is discarded.  If no thread
+        can be started at all, the call is made at once on the loop's thread.  Raises `LoopError`
+        outside `run`.
         """
         if loop.active is None:
             raise LoopError("fork() needs a running loop: call it inside tame.run(f)")
-        if self._crew is None:
-            self._crew = Crew(self._most, self._name)
-            self._listen(self._crew)
-        self._crew.take((event, f, args))
+        if self._threads is None:
+            self._threads = ThreadSet(self._max_threads, self._name)
+            self._listen(self._threads)
+        self._threads.submit((event, f, args))
 
     @tamed
-    def _listen(self, crew: Crew) -> None:
-        """While anything is under way: a program that waits for nothing else is not stuck then, and
-        is stuck otherwise."""
+    def _listen(self, threads: ThreadSet) -> None:
+        """Handle the messages of `threads` as long as calls are outstanding, and no longer: a
+        program that waits for nothing else is then a deadlock."""
         try:
             while True:
                 with twait:
-                    wait_on_fd(crew.bell, READ, mkevent())
-                crew.hear()
-                if not crew.under_way:
+                    wait_on_fd(threads.bell, READ, mkevent())
+                threads.handle_messages()
+                if not threads.outstanding:
                     break
         finally:
-            self._crew = None
-            crew.end()
+            self._threads = None
+            threads.end()
 
 
-class Crew:
-    """The threads of a pool from its first call to its last, and what lies between them and the
-    loop.  The next run has another one: a thread that was left over rings no bell there."""
+class ThreadSet:
+    """The threads of a pool from its first call to its last, and their queues to and from the loop.
 
-    def __init__(self, most: int, name: str) -> None:
-        self.most = most
+    The next run makes another set: a thread that outlives its run does not disturb that one.
+    """
+
+    def __init__(self, max_threads: int, name: str) -> None:
+        self.max_threads = max_threads
         self.name = name
         self.jobs: SimpleQueue[Job | None] = SimpleQueue()
         self.outcomes: deque[Outcome] = deque()
         self.requests: deque[tuple[Start, Answer]] = deque()
-        """What threads wait for."""
+        """The waits of threads that the loop has not started yet."""
         self.threads: list[threading.Thread] = []
-        self.under_way = 0
+        self.outstanding = 0
+        """Calls whose outcome has not been delivered."""
         self.ended = False
         self.lock = threading.Lock()
-        """Nobody rings when the bell is closed: its number may mean another file by then."""
+        """Keeps threads from ringing a closed bell, whose number may belong to another file."""
         self.bell = Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
 
-    def take(self, job: Job) -> None:
-        self.under_way += 1
-        if self.under_way > len(self.threads) and len(self.threads) < self.most:
+    def submit(self, job: Job) -> None:
+        self.outstanding += 1
+        if self.outstanding > len(self.threads) and len(self.threads) < self.max_threads:
             thread = threading.Thread(target=self.serve, name=self.name, daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # there are too many on this machine
+            except RuntimeError as error:  # the machine has too many threads
                 log.warning("cannot start a thread: %s", error)
             else:
                 self.threads.append(thread)
@@ -117,51 +122,54 @@ class Crew:
             self.work()
 
     def serve(self) -> None:
-        """A thread."""
-        working.crew = self
+        """The main function of each thread."""
+        current.threads = self
         self.work()
 
     def work(self) -> None:
+        """Make calls until a None is taken from the queue."""
         while (job := self.jobs.get()) is not None:
             event, f, args = job
             result: Any = None
             caught: BaseException | None = None
             try:
                 result = f(*args)
-            except BaseException as error:  # a thread that ended would leave the others' calls
+            except BaseException as error:  # the thread is still needed for other calls
                 caught = error
             self.outcomes.append((event, result, caught))
-            del job, event, f, args, result, caught  # an idle thread holds on to nothing
+            del job, event, f, args, result, caught  # an idle thread must not keep them alive
             self.ring()
 
     def ring(self) -> bool:
-        """Have the loop look at what a thread has left for it; whether it still can."""
+        """Have the loop handle the messages; return False if it has ended."""
         with self.lock:
             if not self.ended:
                 os.eventfd_write(self.bell.fd, 1)
             return not self.ended
 
     def ask(self, start: Start, answer: Answer) -> None:
-        """Have `start` called on the loop's thread; called on one of the crew's."""
+        """Have `start` called on the loop's thread; called on a thread of this set."""
         self.requests.append((start, answer))
         if not self.ring():
             answer.refuse()
 
-    def hear(self) -> None:
-        """On the loop's thread: do what the threads want done."""
+    def handle_messages(self) -> None:
+        """On the loop's thread: start the waits of threads, and deliver the outcomes of calls."""
         os.eventfd_read(self.bell.fd)
         while self.requests:
             wait_for(*self.requests.popleft())
         while self.outcomes:
-            self.under_way -= 1
+            self.outstanding -= 1
             event, result, error = self.outcomes.popleft()
             if event.live:
-                tell(event, result, error)
+                deliver(event, result, error)
             del event, result, error
 
     def end(self) -> None:
-        """Nothing is under way any more, or the loop ends.  No thread is kept: one that might do
-        something would hide that a program is stuck."""
+        """End the threads: no call is outstanding any more, or the loop ends.
+
+        None is kept for later, because a live thread would hide a deadlock.
+        """
         with self.lock:
             self.ended = True
             self.bell.close()
@@ -172,62 +180,63 @@ class Crew:
                 self.jobs.get_nowait()
         for _ in self.threads:
             self.jobs.put(None)
-        latest = monotonic() + PATIENCE
+        latest = monotonic() + JOIN_TIMEOUT
         for thread in self.threads:
             thread.join(max(0.0, latest - monotonic()))
         self.requests.clear()
         self.outcomes.clear()
 
 
-def tell(event: Event[Any], result: Any, error: BaseException | None) -> None:
+def deliver(event: Event[Any], result: Any, error: BaseException | None) -> None:
+    """Trigger or fail `event` with the outcome of a call."""
     if error is None:
         event.trigger(result)
     else:
         event.fail(error)
 
 
-class Working(threading.local):
-    """The crew whose thread this is."""
+class CurrentThread(threading.local):
+    """What belongs to the current thread."""
 
-    crew: Crew | None = None
+    threads: ThreadSet | None = None
+    """The set that it is in; None for any other thread."""
 
 
-working: Final = Working()
+current: Final = CurrentThread()
 
 default: Final = Pool()
 fork: Final = default.fork
 
 
 class Answer:
-    """What a thread waits for."""
+    """The outcome that a thread waits for."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
         self.error: BaseException | None = None
-        self.come = threading.Event()
+        self.arrived = threading.Event()
 
     def refuse(self) -> None:
         self.error = LoopError("the loop has ended while a thread waited for an event")
-        self.come.set()
+        self.arrived.set()
 
 
 def wait_in_thread(start: Callable[[Event[T]], None]) -> T:
-    """On a thread of `fork`: have `start(event)` called on the loop's, and block this thread until
-    `event` has happened; its value.
+    """In a thread of `fork`: have `start(event)` called on the loop's thread, block until `event`
+    has happened, and return its value.
 
         def work() -> str:                                     # fork(mkevent(found), work)
             return wait_in_thread(lambda e: gethost_ev("example.org", e))
 
-    What `event` fails with is raised here, `EventDroppedError` if nobody can trigger it any more,
-    and `LoopError` if the loop ends meanwhile, or on any other thread: nothing would keep the loop
-    running for that one.
+    Raises the error that `event` fails with, `EventDroppedError` if it is dropped, and `LoopError`
+    if the loop ends first or in any other thread, for which nothing would keep the loop running.
     """
-    crew = working.crew
-    if crew is None:
-        raise LoopError("only a thread of fork() can wait for an event: elsewhere there is twait")
+    threads = current.threads
+    if threads is None:
+        raise LoopError("only a thread of fork() can wait for an event here: use twait elsewhere")
     answer = Answer()
-    crew.ask(start, answer)
-    answer.come.wait()
+    threads.ask(start, answer)
+    answer.arrived.wait()
     if answer.error is not None:
         raise answer.error
     found: T = answer.values[0]
@@ -236,7 +245,7 @@ def wait_in_thread(start: Callable[[Event[T]], None]) -> T:
 
 @tamed
 def wait_for(start: Callable[[Event[T]], None], answer: Answer) -> None:
-    """On the loop's thread, for one of the pool's."""
+    """On the loop's thread: wait on behalf of a thread."""
     r = Rendezvous[None]()
     try:
         start(into(answer.values, mkevent(r, None)))
@@ -247,4 +256,4 @@ def wait_for(start: Callable[[Event[T]], None], answer: Answer) -> None:
     except Exception as error:
         answer.error = error
     finally:
-        answer.come.set()
+        answer.arrived.set()

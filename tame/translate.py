@@ -1,13 +1,13 @@
 """`@tamed`: from a function's syntax tree to the generator function that the runtime drives.
 
-Theory of operation.  The file is parsed once.  The tamed function's tree is taken out, its words
-are replaced (`_Rewriter`), and what is left is compiled inside the scopes that it stood in: a
-function that binds its free variables, and the class around it, so that private names, `super()`
-and `nonlocal` mean what they meant.  Of the result only the function's own code object is used;
-with the original's globals, defaults and cells it makes the body.  Every node keeps its place in
-the file, so tracebacks, debuggers and coverage show the user's source.
+Theory of operation.  The file is parsed once.  The tree of the tamed function is taken out, its
+words are replaced (`_Rewriter`), and the result is compiled inside scopes like its own: a function
+that binds its free variables, and the enclosing class, so that private names, `super()` and
+`nonlocal` keep their meaning.  Only the function's own code object is used; with the original's
+globals, defaults and cells it makes the body.  Every node keeps its position in the file, so
+tracebacks, debuggers and coverage show the user's source.
 
-Generated names have a dot in them (``.block``), which no name in a program has.
+Generated names contain a dot (``.block``), which no name in a program does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import lru_cache
 from types import CellType, CodeType, FunctionType
 from typing import Any, Final, TypeVar
 
-from tame.analysis import Making, Plan, Source, analyse
+from tame.analysis import MkeventCall, Plan, Source, analyse
 from tame.errors import TranslationError
 from tame.event import Attribute, Item
 from tame.names import UNKNOWN, FunctionNode, mangled
@@ -46,24 +46,24 @@ FUTURES: Final = sum(
 )
 
 FUNCTION: Final = 0x1
-"""The flag that the code of a function has and that of a class has not (`CO_OPTIMIZED`)."""
+"""`CO_OPTIMIZED`: the flag of code that belongs to a function, not to a class."""
 
 _done: dict[int, tuple[CodeType, CodeType]] = {}
-"""Translations by the id of the original's code, which is kept alive by standing there: a nested
-tamed function is decorated anew in every call of the outer one."""
+"""Translations by the id of the original code, which the entry keeps alive: a nested tamed function
+is decorated again in every call of the outer one."""
 
 
 def translate_function(f: Callable[..., Any]) -> FunctionType:
-    """The generator function of the tamed function `f`; a plain one if it has no wait.
+    """The generator function for the tamed function `f`, or a plain function if it has no wait.
 
-    Raises `TranslationError` if `f` says something that has no meaning in Tame, or if its source
-    cannot be had.
+    Raises `TranslationError` if `f` contains code that has no meaning in Tame, or if its source
+    cannot be read.
     """
     decorated = hasattr(f, "__wrapped__")
     if not isinstance(f, FunctionType) or f.__code__.co_name == "<lambda>" or decorated:
         raise TranslationError(
-            f"@tamed translates a function written with `def`, and this is {f!r}: put @tamed below"
-            " all other decorators, nearest to the `def`"
+            f"@tamed translates a function written with `def`, not {f!r}: put @tamed below all"
+            " other decorators, nearest to the `def`"
         )
     original = f.__code__
     if id(original) not in _done:
@@ -113,15 +113,15 @@ def _find(code: CodeType, text: str) -> Found:
     found = _functions(text, code.co_filename).get((code.co_name, code.co_firstlineno))
     if found is None or arguments_of(found[0]) != code.co_varnames[: len(arguments_of(found[0]))]:
         raise TranslationError(
-            f"{code.co_qualname}() does not stand at {code.co_filename}:{code.co_firstlineno} any"
-            " more: the file has changed since it was imported, start the program again"
+            f"{code.co_qualname}() is not at {code.co_filename}:{code.co_firstlineno} any more: the"
+            " file has changed since it was imported; restart the program"
         )
     return found
 
 
 @lru_cache(maxsize=4)
 def _functions(text: str, filename: str) -> dict[tuple[str, int], Found]:
-    """Every function of a file by its name and first line, with the class around it."""
+    """Every function of a file by its name and first line, with its enclosing class."""
     return {
         (node.name, first_line(node)): (node, around)
         for node, around in functions_of(ast.parse(text, filename))
@@ -129,7 +129,7 @@ def _functions(text: str, filename: str) -> dict[tuple[str, int], Found]:
 
 
 def functions_of(tree: ast.AST, around: ast.ClassDef | None = None) -> Iterator[Found]:
-    """The functions in `tree`, each with the innermost class around it."""
+    """The functions in `tree`, each with its innermost enclosing class."""
     for child in ast.iter_child_nodes(tree):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield child, around
@@ -137,12 +137,12 @@ def functions_of(tree: ast.AST, around: ast.ClassDef | None = None) -> Iterator[
 
 
 def first_line(node: FunctionNode | ast.ClassDef) -> int:
-    """The line that the function's code object begins at."""
+    """The line at which the code object of `node` begins."""
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
 
 
 def arguments_of(node: FunctionNode) -> tuple[str, ...]:
-    """The names of positional arguments, as far as they are not private to a class."""
+    """The names of the positional arguments; none if any of them is private to a class."""
     names = [argument.arg for argument in node.args.posonlyargs + node.args.args]
     return tuple(names) if not any(name.startswith("__") for name in names) else ()
 
@@ -153,7 +153,7 @@ def arguments_of(node: FunctionNode) -> tuple[str, ...]:
 def compile_body(
     node: FunctionNode, around: ast.ClassDef | None, plan: Plan, original: CodeType
 ) -> CodeType:
-    """The code of the translated function, free variables and place as in `original`."""
+    """The code of the translated function, with the free variables and position of `original`."""
     class_name = around.name if around is not None else None
     _Rewriter(plan, original.co_filename, class_name).rewrite(node)
     defined: FunctionNode | ast.ClassDef = _bare(node)
@@ -161,7 +161,7 @@ def compile_body(
         defined = _class(around.name, [defined])
     names = [name for name in original.co_freevars if name != "__class__"]
     scope = _scope([*names, ".globals", *RUNTIME], [defined])
-    if defined.name not in names:  # what the function calls so is not what stands here
+    if defined.name not in names:  # inside the function the name means a global
         scope.body.insert(0, ast.Global([defined.name]))
     module = ast.Module([scope], [])
     ast.fix_missing_locations(module)
@@ -172,9 +172,9 @@ def compile_body(
 
 
 def _bare(node: FunctionNode) -> FunctionNode:
-    """The function without what is evaluated when it is defined, which has happened already.
+    """The function without what is evaluated when it is defined: that has already happened.
 
-    Its decorators stay: the code object begins at the first one's line.
+    Placeholders for the decorators stay, because the code object begins at the first one's line.
     """
     arguments = node.args
     for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
@@ -224,16 +224,16 @@ def _is_same(code: CodeType, original: CodeType) -> bool:
 
 
 def _requalified(code: CodeType, wrong: str, right: str) -> CodeType:
-    """`code` and those nested in it with qualified names that begin with `right`, not `wrong`."""
+    """`code` and its nested code with `right` in place of `wrong` in qualified names."""
     name = code.co_qualname
-    if name == wrong or name.startswith(wrong + "."):  # no nested function declared global
+    if name == wrong or name.startswith(wrong + "."):  # false for a nested function made global
         name = right + name[len(wrong) :]
     constants: list[Any] = []
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             constant = _requalified(constant, wrong, right)
         elif constant == code.co_qualname and not code.co_flags & FUNCTION:
-            # The body of a class, which gets its name from there.
+            # The body of a class, which takes its qualified name from this constant.
             constant = name
         constants.append(constant)
     return code.replace(co_qualname=name, co_consts=tuple(constants))
@@ -243,13 +243,13 @@ def _requalified(code: CodeType, wrong: str, right: str) -> CodeType:
 
 
 class _Rewriter(ast.NodeTransformer):
-    """Replaces the words in one function, as its plan says."""
+    """Replaces the words of the language in one function, following its plan."""
 
     def __init__(self, plan: Plan, filename: str, class_name: str | None) -> None:
         self.plan = plan
         self.filename = filename
         self.class_name = class_name
-        self.makings = {making.call: making for making in plan.makings}
+        self.mkevents = {made.call: made for made in plan.mkevents}
         self.waits = set(plan.waits)
         self.blocks = {block: f".block{i}" for i, block in enumerate(plan.blocks)}
         self.prologue: list[ast.stmt] = []
@@ -261,7 +261,7 @@ class _Rewriter(ast.NodeTransformer):
         body = [part for old in node.body for part in self.statements(old)]
         after = 1 if ast.get_docstring(node, clean=False) is not None else 0
         for statement in self.prologue:
-            # At the first line of the body, where a debugger stops first anyway.
+            # At the first line of the body, where a debugger stops first in any case.
             _replace(statement, node.body[min(after, len(node.body) - 1)])
         node.body = body[:after] + self.prologue + body[after:] or [ast.Pass()]
 
@@ -271,13 +271,13 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit_With(self, node: ast.With) -> Any:
         if node in self.plan.declarations:
-            line = _place(ast.Pass(), node.items[0].context_expr)  # it counts as executed, too
+            line = _place(ast.Pass(), node.items[0].context_expr)  # so coverage sees the line
             return [line, *(part for old in node.body for part in self.statements(old))]
         name = self.blocks.get(node)
         if name is None:
             return self.generic_visit(node)
-        # A block that ends as it should is used again by the next round of a loop: what made it
-        # was a tenth of a wait.  One that was left early still has events that know it.
+        # In a loop, a block that ended normally is reused by the next round, because making one
+        # costs a tenth of a wait.  A block that was left early still has events that refer to it.
         repeated = self.plan.blocks[node]
         if repeated:
             self.prologue.append(_assign(name, ast.Constant(None)))
@@ -291,8 +291,8 @@ class _Rewriter(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if node in self.waits:
             return self.wait(node)
-        making = self.makings.get(node)
-        return self.event(making) if making else self.generic_visit(node)
+        made = self.mkevents.get(node)
+        return self.event(made) if made else self.generic_visit(node)
 
     def wait(self, node: ast.Call) -> ast.expr:
         rendezvous = self.visit(node.args[0])
@@ -306,27 +306,27 @@ class _Rewriter(ast.NodeTransformer):
         call = ast.Call(ast.Attribute(first, "take", ast.Load()), [either], [])
         return _place(call, node)
 
-    def event(self, making: Making) -> ast.expr:
-        site = ast.Constant(f"{self.filename}:{making.call.lineno}")
-        slots = self.slots(making)
-        if making.rendezvous is not None:
-            id = self.visit(making.id) if making.id is not None else ast.Constant(None)
-            maker = ".rendezvous_event" if making.certain else ".explicit"
-            arguments = [self.visit(making.rendezvous), id, site, slots]
+    def event(self, made: MkeventCall) -> ast.expr:
+        site = ast.Constant(f"{self.filename}:{made.call.lineno}")
+        slots = self.slots(made)
+        if made.rendezvous is not None:
+            id = self.visit(made.id) if made.id is not None else ast.Constant(None)
+            maker = ".rendezvous_event" if made.certain else ".explicit"
+            arguments = [self.visit(made.rendezvous), id, site, slots]
         else:
-            assert making.block is not None
-            maker = ".block_event" if making.certain else ".chosen"
-            arguments = [_name(self.blocks[making.block]), site, slots]
-        return _place(ast.Call(_name(maker), arguments, []), making.call)
+            assert made.block is not None
+            maker = ".block_event" if made.certain else ".chosen"
+            arguments = [_name(self.blocks[made.block]), site, slots]
+        return _place(ast.Call(_name(maker), arguments, []), made.call)
 
-    def slots(self, making: Making) -> ast.expr:
-        """The tuple of slots; a local variable's is its cell, got from ``(lambda: x)``."""
-        first = making.slots[0] if len(making.slots) == 1 else None
+    def slots(self, made: MkeventCall) -> ast.expr:
+        """The tuple of slots; that of a local variable is its cell, taken from ``(lambda: x)``."""
+        first = made.slots[0] if len(made.slots) == 1 else None
         if isinstance(first, ast.Name) and first.id not in self.plan.global_names:
-            return self.hoisted(making, _closure_of(first.id))  # it is such a tuple already
-        return ast.Tuple([self.slot(making, slot) for slot in making.slots], ast.Load())
+            return self.hoisted(made, _closure_of(first.id))  # already such a tuple
+        return ast.Tuple([self.slot(made, slot) for slot in made.slots], ast.Load())
 
-    def slot(self, making: Making, slot: ast.expr) -> ast.expr:
+    def slot(self, made: MkeventCall, slot: ast.expr) -> ast.expr:
         if isinstance(slot, ast.Subscript):
             arguments = [self.visit(slot.value), self.visit(slot.slice)]
             return ast.Call(_name(".Item"), arguments, [])
@@ -339,11 +339,12 @@ class _Rewriter(ast.NodeTransformer):
             name = mangled(slot.id, self.class_name)
             return ast.Call(_name(".Item"), [_name(".globals"), ast.Constant(name)], [])
         cell = ast.Subscript(_closure_of(slot.id), ast.Constant(0), ast.Load())
-        return self.hoisted(making, cell)
+        return self.hoisted(made, cell)
 
-    def hoisted(self, making: Making, cell: ast.expr) -> ast.expr:
-        """In a loop, a variable's cell is fetched once, before it: 95 ns an event."""
-        if not making.repeated:
+    def hoisted(self, made: MkeventCall, cell: ast.expr) -> ast.expr:
+        """The cell itself, or for an event in a loop a variable that is set to it before the loop,
+        which saves 95 ns an event."""
+        if not made.repeated:
             return cell
         name = f".slot{len(self.prologue)}"
         self.prologue.append(_assign(name, cell))
@@ -395,12 +396,12 @@ def _closure_of(variable: str) -> ast.expr:
 
 
 def _place(node: Node, place: ast.AST) -> Node:
-    """Give `node` the place of `place`, and all that it was made of that has none of its own."""
+    """Give `node` the position of `place`, and its parts too if they have none."""
     return ast.fix_missing_locations(ast.copy_location(node, place))
 
 
 def _replace(node: ast.AST, place: ast.AST) -> None:
-    """Give `node` and all that it is made of the place of `place`."""
+    """Give `node` and all its parts the position of `place`."""
     for part in ast.walk(node):
         ast.copy_location(part, place)
         ast.fix_missing_locations(part)

@@ -1,1 +1,1 @@
-"""Worlds to test a tamed program in: virtual time, a network and a disk in memory."""
+"""Test environments for tamed programs: virtual time, and a simulated network and disk."""

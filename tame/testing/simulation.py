@@ -1,14 +1,14 @@
-"""A simulated world for a program in Tame: time, order, a network and a disk, all from one seed.
+"""A simulated world for tamed programs: time, order, a network and a disk, all from one seed.
 
     world = Simulation(seed)
     with world.in_place_of(program):
         world.run(program.main)
 
-Nothing in it waits, and the same seed gives the same run, event by event.  The program is the one
-that is used: what its modules call `os`, `socket`, `time` and `monotonic` is replaced for the
-length of the run by what knows simulated descriptors and passes everything else on.
+Nothing in it waits, and the same seed gives the same run, event by event.  The program itself runs
+unchanged: the names `os`, `socket`, `time` and `monotonic` in its modules are replaced during the
+run by objects that handle simulated descriptors and pass everything else on.
 
-What is decided here is the order of things.  `streams.py` has what a connection does.
+This module decides the order in which things happen; `streams.py` says what a connection does.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from tame.errors import DeadlockError
 from tame.testing.streams import BROKEN_WITHIN, DELAYS, Buffer, End, Faults, Listener
 from tame.testing.virtual import VirtualDriver
 
-FIRST: Final = 1 << 20
-"""The first simulated descriptor; the real ones are smaller."""
+FIRST_FD: Final = 1 << 20
+"""The first simulated descriptor; real ones are smaller."""
 
-MOST_STEPS: Final = 1_000
-"""How often something can be ready before time passes all the same."""
+MAX_STEPS: Final = 1_000
+"""How many times in a row something can be ready before time passes nevertheless."""
 
 EPOCH: Final = 1_700_000_000
-"""What `time` says when a simulation begins."""
+"""The value of `time.time` when a simulation begins."""
 
 
 class Simulation:
-    """What one seed makes of the world."""
+    """One run of the world, determined by its seed."""
 
     def __init__(self, seed: int, faults: Faults | None = None) -> None:
         self.random = Random(seed)  # noqa: S311  (nothing here is secret)
         self.faults = faults or Faults()
         self.now = 0.0
-        """Virtual seconds since it began."""
+        """Virtual seconds since the beginning."""
         self.trace: list[str] = []
-        """What has happened."""
+        """Everything that has happened, one line each."""
         self.complaints: list[str] = []
-        """What the program has done that would have stopped the loop, or hit somebody else."""
+        """What the program did wrong: blocked the loop, or used a closed descriptor."""
         self.disk_errors: list[float] = []
-        """When the disk has failed."""
+        """The times at which the disk failed."""
         self.ends: list[End] = []
-        """All that there were."""
+        """Both ends of all connections so far."""
         self.descriptors: dict[int, End | Listener] = {}
         self.touched: dict[int, None] = {}
         """Descriptors that may be ready."""
@@ -72,21 +72,22 @@ class Simulation:
     # Time
 
     def at(self, delay: float, happening: Callable[[], None]) -> None:
-        """Let it happen in so many seconds."""
+        """Let `happening` happen after `delay` seconds."""
         self.at_time(self.now + delay, happening)
 
     def at_time(self, when: float, happening: Callable[[], None]) -> None:
+        """Let `happening` happen at the time `when`."""
         heapq.heappush(self._happenings, (when, next(self._order), happening))
 
     def next_happening(self) -> float | None:
         return self._happenings[0][0] if self._happenings else None
 
     def happen(self) -> None:
-        """Let the next thing happen."""
+        """Let the next happening happen."""
         heapq.heappop(self._happenings)[2]()
 
     def time(self) -> float:
-        """Instead of `time.time`."""
+        """Replaces `time.time`."""
         return EPOCH + self.now
 
     def note(self, what: str) -> None:
@@ -108,7 +109,7 @@ class Simulation:
 
     @contextmanager
     def in_place_of(self, *modules: ModuleType) -> Iterator[None]:
-        """Let the names of the system in those modules mean this world."""
+        """Replace the system's modules and functions in `modules` by those of this world."""
         ours: dict[Any, Any] = {
             os: self.os,
             socket: self.socket,
@@ -125,14 +126,14 @@ class Simulation:
             yield
 
     def clock(self) -> float:
-        """Instead of `time.monotonic`."""
+        """Replaces `time.monotonic`."""
         return self.now
 
     # Descriptors
 
     def open(self, thing: End | Listener) -> int:
-        """The smallest free descriptor, as from a kernel: who uses a closed one hits another."""
-        fd = heapq.heappop(self._free) if self._free else FIRST + len(self.descriptors)
+        """The smallest free descriptor, as from a kernel: a closed number is soon reused."""
+        fd = heapq.heappop(self._free) if self._free else FIRST_FD + len(self.descriptors)
         self.descriptors[fd] = thing
         thing.fds.append(fd)
         return fd
@@ -149,7 +150,7 @@ class Simulation:
         try:
             return self.descriptors[fd]
         except KeyError:
-            self.complain(f"descriptor {fd} is used, which is closed")
+            self.complain(f"descriptor {fd} is used after it was closed")
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
     def end(self, fd: int) -> End:
@@ -167,7 +168,7 @@ class Simulation:
         return Listener(self)
 
     def connect(self, listener: Listener, name: str) -> int:
-        """A client's end of a new connection: it can write at once."""
+        """The descriptor of a client's end of a new connection, which can write at once."""
         delay = self.random.choice(DELAYS)
         client, server = End(self, f"{name}>", delay), End(self, f"{name}<", delay)
         client.other, server.other = server, client
@@ -182,13 +183,13 @@ class Simulation:
         return self.open(client)
 
     def breaks(self, end: End) -> None:
-        """Reset the connection from outside."""
+        """Let the network reset the connection."""
         end.disturbed = end.other.disturbed = True
         end.reset_arrives()
         end.other.reset_arrives()
 
     def lose(self, end: End) -> None:
-        """Nothing arrives any more, on either side."""
+        """Let the network lose the connection: nothing arrives any more, on either side."""
         self.note(f"{end.name} is lost")
         end.lost = end.other.lost = end.disturbed = end.other.disturbed = True
 
@@ -206,7 +207,7 @@ def _replaced(places: Sequence[tuple[ModuleType, str, Any]]) -> Iterator[None]:
 
 
 class SimulatedDriver(VirtualDriver):
-    """Virtual time, simulated descriptors, and closures that go on in any order."""
+    """A driver with virtual time and simulated descriptors, which resumes closures in any order."""
 
     def __init__(
         self, world: Simulation, on_turn: Callable[[], bool], on_alarm: Callable[[], None]
@@ -214,8 +215,8 @@ class SimulatedDriver(VirtualDriver):
         super().__init__(self._turn, on_alarm)
         self._world = world
         self._resume = on_turn
-        self._real = 0  # real descriptors that are watched
-        self._steps = 0  # since time passed
+        self._real = 0  # how many real descriptors are watched
+        self._steps = 0  # how many since time passed
         self.time = world.now
 
     def clock(self) -> float:
@@ -228,18 +229,18 @@ class SimulatedDriver(VirtualDriver):
         return self._resume()
 
     def run(self) -> None:
-        turns, closures.TURNS = closures.TURNS, range(1)
+        turns, closures.RESUMES = closures.RESUMES, range(1)
         try:
             super().run()
         finally:
-            closures.TURNS = turns
+            closures.RESUMES = turns
 
     def wake(self) -> None:
-        """Nobody sleeps."""
+        """Does nothing: this driver never sleeps."""
 
     def watch(self, descriptor: Watched, directions: int) -> None:
         fd = descriptor.fd
-        if fd < FIRST:
+        if fd < FIRST_FD:
             self._real += (directions != 0) - (descriptor.watched != 0)
             return super().watch(descriptor, directions)
         if directions:
@@ -275,15 +276,15 @@ class SimulatedDriver(VirtualDriver):
     def advance(self) -> None:
         world = self._world
         self._steps += 1
-        if self._steps > MOST_STEPS:
-            world.complain(f"the loop spins: {MOST_STEPS} times round, and no time has passed")
+        if self._steps > MAX_STEPS:
+            world.complain(f"the loop spins: {MAX_STEPS} rounds, and no time has passed")
         elif self.report(0):
             return
         self._steps = 0
         happening, alarm = world.next_happening(), self._alarm
         if happening is None and alarm is None:
             if not self._real:
-                raise DeadlockError(loop.listing("nothing can ever happen any more, yet"))
+                raise DeadlockError(loop.blocked_message("nothing can happen any more, but"))
             super().report(None)
         elif happening is None or (alarm is not None and alarm < happening):
             self.time = world.now = max(world.now, alarm or 0.0)
@@ -292,11 +293,11 @@ class SimulatedDriver(VirtualDriver):
             world.happen()
 
 
-# -- what programs call --------------------------------------------------------------------------
+# -- the system that programs call ---------------------------------------------------------------
 
 
 class SimulatedOs:
-    """The module `os`, where it concerns simulated descriptors and what a disk does."""
+    """The module `os` with simulated descriptors and disk faults."""
 
     def __init__(self, world: Simulation) -> None:
         self._world = world
@@ -308,30 +309,30 @@ class SimulatedOs:
     # Streams
 
     def read(self, fd: int, size: int) -> bytes:
-        if fd < FIRST:
+        if fd < FIRST_FD:
             return os.read(fd, size)
         end = self._world.end(fd)
         return end.read(size, end.blocking)
 
     def write(self, fd: int, data: Buffer) -> int:
-        if fd < FIRST:
+        if fd < FIRST_FD:
             return os.write(fd, data)
         return self.writev(fd, (data,))
 
     def writev(self, fd: int, buffers: Sequence[Buffer]) -> int:
-        if fd < FIRST:
+        if fd < FIRST_FD:
             return os.writev(fd, buffers)
         end = self._world.end(fd)
         return end.write(buffers, end.blocking)
 
     def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int, flags: int = 0) -> int:
-        if fd < FIRST:
+        if fd < FIRST_FD:
             return os.pwritev(fd, buffers, offset, flags)
         end = self._world.end(fd)
         return end.write(buffers, end.blocking and not flags & os.RWF_NOWAIT)
 
     def preadv(self, fd: int, buffers: Sequence[Any], offset: int, flags: int = 0) -> int:
-        if fd < FIRST:
+        if fd < FIRST_FD:
             return self._read_file(fd, buffers, offset, flags)
         end = self._world.end(fd)
         data = end.read(sum(map(len, buffers)), end.blocking and not flags & os.RWF_NOWAIT)
@@ -342,7 +343,7 @@ class SimulatedOs:
         return len(data)
 
     def sendfile(self, out: int, file: int, offset: int, count: int) -> int:
-        if out < FIRST:
+        if out < FIRST_FD:
             return os.sendfile(out, file, offset, count)
         end = self._world.end(out)
         self._fail_sometimes(file)
@@ -353,28 +354,28 @@ class SimulatedOs:
         return next(self._numbers).to_bytes(size, "big")
 
     def set_blocking(self, fd: int, blocking: bool) -> None:
-        if fd < FIRST:
+        if fd < FIRST_FD:
             return os.set_blocking(fd, blocking)
         self._world.find(fd).blocking = blocking
 
     def dup(self, fd: int) -> int:
-        if fd < FIRST:
+        if fd < FIRST_FD:
             return os.dup(fd)
         return self._world.open(self._world.find(fd))
 
     def close(self, fd: int) -> None:
-        if fd < FIRST:
+        if fd < FIRST_FD:
             return os.close(fd)
         self._world.close(fd)
 
-    # Files, which are real ones on a simulated disk
+    # Files: real ones, on a simulated disk
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         self._fail_sometimes(fd)
         return os.pread(fd, size, offset)
 
     def posix_fadvise(self, fd: int, offset: int, length: int, advice: int) -> None:
-        """It makes no difference."""
+        """Does nothing."""
 
     def _read_file(self, fd: int, buffers: Sequence[Any], offset: int, flags: int) -> int:
         world = self._world
@@ -396,7 +397,7 @@ class SimulatedOs:
 
 
 class SimulatedSocketModule:
-    """The module `socket`."""
+    """The module `socket` with simulated connections."""
 
     def __init__(self, world: Simulation) -> None:
         self._world = world
@@ -406,11 +407,13 @@ class SimulatedSocketModule:
 
     def socket(self, *args: Any, **options: Any) -> Any:
         fd = options.get("fileno", -1)
-        return socket.socket(*args, **options) if fd < FIRST else SimulatedSocket(self._world, fd)
+        return (
+            socket.socket(*args, **options) if fd < FIRST_FD else SimulatedSocket(self._world, fd)
+        )
 
 
 class SimulatedSocket:
-    """A connection as an object."""
+    """A simulated connection as a socket object."""
 
     def __init__(self, world: Simulation, fd: int) -> None:
         self._world = world

@@ -1,9 +1,9 @@
-"""Stream sockets in memory, with all that a network does to them, in virtual time.
+"""Stream sockets in memory, and everything that a network does to them, in virtual time.
 
-An `End` is one side of a connection as its kernel sees it: what has come and was not read, what
-was written and has not left, who has ended what.  A `Listener` is what clients connect to.  The
-`Simulation` knows what the seed decides (delays, pieces, losses), and has the descriptors.
-This file knows nothing of the loop.
+An `End` is one side of a connection as its kernel sees it: bytes that have arrived and are unread,
+bytes that are written and unsent, and which side has ended which direction.  A `Listener` is what
+clients connect to.  The `Simulation` has the descriptors and the random generator, which decides
+about delays, pieces and losses.  This module does not use the loop.
 """
 
 from __future__ import annotations
@@ -27,37 +27,39 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class Faults:
-    """How often, between 0 and 1, what may happen at any time does."""
+    """The probability of each fault, between 0 and 1."""
 
     short: float = 0.2
     """A read or a write does less than it could."""
     split: float = 0.3
-    """Bytes come in two pieces or more."""
+    """Bytes arrive in two or more pieces."""
     spurious: float = 0.05
     """A descriptor is reported that is not ready."""
     overtaken: float = 0.5
-    """A reset takes away what has come and was not read."""
+    """A reset discards bytes that have arrived and are unread."""
     broken: float = 0.0
-    """A connection is reset from outside, at some time in its first seconds."""
+    """The network resets a connection in its first seconds."""
     lost: float = 0.0
-    """A connection goes silent: from some time on nothing that is sent arrives."""
+    """A connection goes silent: from some time on, nothing that is sent arrives."""
     accept: float = 0.05
-    """`accept` has no descriptor left, or finds a connection that is gone."""
+    """`accept` has no free descriptor, or finds that the connection is gone."""
     cold: float = 0.1
     """Pages of a file are not in memory."""
     disk: float = 0.0
-    """A disk does not give what it has (EIO)."""
+    """A read from the disk fails (EIO)."""
 
 
 DELAYS: Final = (0.0001, 0.001, 0.02, 0.15)
-"""Seconds from one end to the other, of which each connection has one."""
+"""Seconds from one end to the other; each connection has one of these."""
 
 ROOMS: Final = (1_000, 4_000, 16_000, 64_000)
-"""Bytes that an end takes before somebody reads them, or before they leave."""
+"""Sizes of the buffers for unread and for unsent bytes."""
 
 BROKEN_WITHIN: Final = 8.0
+"""Seconds within which a connection breaks or is lost, if it does."""
+
 DEFERRED: Final = 1.0
-"""Seconds after which a connection is accepted that sends nothing (TCP_DEFER_ACCEPT)."""
+"""Seconds after which a connection that sends nothing is accepted (TCP_DEFER_ACCEPT)."""
 
 
 class End:
@@ -74,33 +76,33 @@ class End:
         self.inbox_room = world.random.choice(ROOMS)
         self.outbox_room = world.random.choice(ROOMS)
         self.under_way = 0
-        """Bytes that have left and not arrived."""
+        """Bytes that are sent and have not arrived."""
         self.blocking = True
         self.lingers = True
-        """Unless SO_LINGER says that a close throws away what has not left."""
+        """False if SO_LINGER makes a close discard unsent bytes."""
         self.error = 0
         self.is_reset = False
         self.no_more_in = self.no_more_out = self.has_end = False
         self.closed = False
         self.lost = False
         self.door: Listener | None = None
-        """Where it knocks, as long as it was not let in."""
+        """The listener, until the connection can be accepted."""
         self._end_sent = False
         self._arrives = 0.0
-        # What a test may want to know
+        # For tests
         self.waits_since: float | None = None
-        """When it could have been accepted."""
+        """When it could first be accepted."""
         self.accepted_at: float | None = None
         self.refused = False
         self.reads: list[tuple[float, int]] = []
-        """When something was read, and how much it was altogether by then."""
+        """The time of each read, and the number of bytes read by then."""
         self.writes: list[tuple[float, int]] = []
-        """The same of what was written."""
+        """The time of each write, and the number of bytes written by then."""
         self.ended_at: float | None = None
-        """When this side said that no more will come, or that it has gone."""
+        """When this side was shut down for writing or closed."""
         self.closed_at: float | None = None
         self.disturbed = False
-        """Whether the network has broken or lost it."""
+        """Whether the network has broken or lost the connection."""
 
     # What a program calls
 
@@ -145,20 +147,20 @@ class End:
 
     @property
     def taken_in(self) -> int:
-        """Bytes that were read altogether."""
+        """All bytes read so far."""
         return self.reads[-1][1] if self.reads else 0
 
     @property
     def given_out(self) -> int:
-        """Bytes that were written altogether."""
+        """All bytes written so far."""
         return self.writes[-1][1] if self.writes else 0
 
     def _would_wait(self, call: str) -> None:
-        self.world.complain(f"{self.name}: a {call} that waits would have stopped the loop")
+        self.world.complain(f"{self.name}: a blocking {call} would have stopped the loop")
 
     @property
     def writable(self) -> int:
-        """Bytes that a write would take."""
+        """The number of bytes that a write would take."""
         return max(0, self.outbox_room - len(self.outbox))
 
     def shutdown(self, how: int) -> None:
@@ -202,7 +204,7 @@ class End:
     # What the network does
 
     def pump(self) -> None:
-        """Send what there is room for at the other end."""
+        """Send the bytes for which the other end has room."""
         other = self.other
         if self.lost:
             return
@@ -210,7 +212,7 @@ class End:
             room = other.inbox_room - len(other.inbox) - self.under_way
             size = min(len(self.outbox), room)
             if size < len(self.outbox) and room < other.inbox_room // 4:
-                return  # or a slow reader would get it byte by byte (RFC 9293, section 3.8.6.2.2)
+                return  # avoids tiny segments to a slow reader (RFC 9293, section 3.8.6.2.2)
             if size > 1 and self.world.random.random() < self.world.faults.split:
                 size = self.world.random.randint(1, size)
             data = bytes(self.outbox[:size])
@@ -223,7 +225,7 @@ class End:
             self.send(self._end_arrives)
 
     def send(self, arrival: Callable[[], None]) -> None:
-        """In order, whatever the delay."""
+        """Let `arrival` happen after the delay, in the order of sending."""
         delay = self.delay * (0.5 + self.world.random.random())
         self._arrives = max(self._arrives, self.world.now + delay)
         self.world.at_time(self._arrives, arrival)
@@ -283,7 +285,7 @@ class End:
 
 
 class Listener:
-    """What clients connect to; as much of a `socket.socket` as a server needs."""
+    """What clients connect to, with the methods of `socket.socket` that a server needs."""
 
     family = socket.AF_INET
 
@@ -299,7 +301,7 @@ class Listener:
         return self._fd
 
     def _accept(self) -> tuple[int, tuple[str, int]]:
-        """As that of a `socket.socket`: a descriptor, and the address."""
+        """Like the method of `socket.socket`: a descriptor and an address."""
         world = self.world
         if self.waiting and world.random.random() < world.faults.accept:
             number = world.random.choice((errno.EMFILE, errno.ECONNABORTED))
@@ -319,7 +321,7 @@ class Listener:
             self.world.close(fd)
 
     def knock(self, end: End, deferred: bool) -> None:
-        """A client has come; it is let in at once, or when it says something."""
+        """A client connects; it can be accepted at once or, if deferred, when it sends."""
         end.door = self
         if deferred and not end.readiness() & READ and not self.closed:
             self.world.at(DEFERRED, lambda: self.admit(end))
@@ -341,9 +343,9 @@ class Listener:
         return READ if self.waiting else 0
 
     def closes(self) -> None:
-        """The last descriptor has been closed: who waits meets nobody."""
+        """The last descriptor has been closed: refuse the clients that wait."""
         self.closed = True
-        self.world.note("nobody listens any more")
+        self.world.note("the listener closes")
         while self.waiting:
             self._refuse(self.waiting.popleft())
 

@@ -1,9 +1,9 @@
 """Virtual time: a driver whose clock jumps to the next timer when nothing else can happen.
 
-For tests: an hour of time-outs takes no time, and each comes exactly when it should.  Descriptors
-are the real ones, but nobody waits for them while a timer is set: what another process or thread
-does takes no virtual time, so a program whose timers must lose against such a one is no program
-for this driver.
+It is for tests: an hour of time-outs takes no time, and each comes exactly when it is due.
+Descriptors are real, but the driver does not wait for them while a timer is set.  Work of other
+processes and threads takes no virtual time, so do not use this driver for programs that race a
+timer against such work.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Final
 
 from tame.drivers import EpollDriver
 
-TURNS: Final = 1_000
-"""Turns in which closures keep each other runnable before time passes all the same, so that they
-cannot keep timers from coming."""
+MAX_TURNS: Final = 1_000
+"""The number of turns after which time passes even if closures keep each other runnable, so that
+they cannot keep timers from firing."""
 
 
 class VirtualDriver(EpollDriver):
-    """The bare loop on `select.epoll`, by a clock that shows 0 when it starts."""
+    """The epoll driver with a virtual clock, which starts at 0."""
 
     name = "virtual"
 
@@ -35,7 +35,7 @@ class VirtualDriver(EpollDriver):
         more = self._on_turn()
         turns = 0
         while self._running:
-            if more and turns < TURNS:
+            if more and turns < MAX_TURNS:
                 turns += 1
                 self.report(0)
             else:
@@ -47,7 +47,7 @@ class VirtualDriver(EpollDriver):
             more = self._on_turn()
 
     def advance(self) -> None:
-        """Let the next thing happen, at the time when it does."""
+        """Wait for descriptors, or move the clock to the alarm if none is ready."""
         if self._alarm is None:
             self.report(None)
         elif not self.report(0):

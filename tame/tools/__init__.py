@@ -1,1 +1,1 @@
-"""Programs for writers of Tame: `tame doctor`, `tame translate`, and views of a live program."""
+"""Tools for tamed programs: `tame doctor`, `tame translate`, and views of a live program."""

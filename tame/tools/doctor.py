@@ -1,7 +1,7 @@
-"""``tame doctor FILE.py``: what is wrong with tamed functions, found without running them.
+"""``tame doctor FILE.py``: mistakes in tamed functions, found without running them.
 
-Each check looks at one function and knows the language, not the program: what is not sure to be
-a mistake is passed over.  A finding is silenced by ``# tame: ignore[T001]`` on its line.
+Each check looks at one function.  It knows the language but not the rest of the program, and
+reports only what is certain to be a mistake.  ``# tame: ignore[T001]`` on a line silences it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
-from tame.analysis import Making, Plan, Source, analyse
+from tame.analysis import MkeventCall, Plan, Source, analyse
 from tame.names import FunctionNode, own_nodes
-from tame.tools.plain import Surroundings, module_names, tamed_functions
+from tame.tools.plain import Scope, module_names, tamed_functions
 
 IGNORE: Final = re.compile(r"#\s*tame:\s*ignore(?:\[([\w, ]*)\])?")
 
@@ -35,7 +35,7 @@ BLOCKING: Final = {
     "socket.create_connection": "fork(event, socket.create_connection, address)",
     "socket.getaddrinfo": "fork(event, socket.getaddrinfo, host, port)",
 }
-"""Calls that hold the loop, and what to do instead."""
+"""Calls that block the loop, and what to use instead."""
 
 
 class Finding(NamedTuple):
@@ -46,26 +46,26 @@ class Finding(NamedTuple):
 
 
 class Function(NamedTuple):
-    """A tamed function, and what is known of it."""
+    """A tamed function and what is known about it."""
 
     node: FunctionNode
     plan: Plan
     modules: dict[str, str]
-    """What the imports of the module bind, by name: ``sleep`` is ``time.sleep``."""
+    """What each imported name stands for: ``sleep`` may be ``time.sleep``."""
 
 
 def examine(text: str, filename: str) -> list[Finding]:
-    """What is found in a module, in the order of its lines.
+    """The mistakes in a module, in the order of its lines.
 
-    Raises `SyntaxError`, of which `TranslationError` is one for what has no meaning in Tame.
+    Raises `SyntaxError`, or its subclass `TranslationError` for code that has no meaning in Tame.
     """
     tree = ast.parse(text, filename)
     lines = text.splitlines()
     source = Source(filename, lines)
     modules = imported(tree)
     found: set[Finding] = set()
-    for tamed in tamed_functions(tree, Surroundings(module_names(tree)), source):
-        plan = analyse(tamed.node, tamed.around.variables, tamed.around.lookup, source)
+    for tamed in tamed_functions(tree, Scope(module_names(tree)), source):
+        plan = analyse(tamed.node, tamed.scope.variables, tamed.scope.lookup, source)
         function = Function(tamed.node, plan, modules)
         for check in CHECKS:
             found.update(check(function))
@@ -81,65 +81,66 @@ def at(node: ast.expr | ast.stmt | ast.arg, code: str, text: str) -> Finding:
     return Finding(node.lineno, node.col_offset + 1, code, text)
 
 
-# -- events that nobody can trigger ----------------------------------------------------------------
+# -- events that nothing can trigger ---------------------------------------------------------------
 
 
 def made_and_lost(function: Function) -> Iterator[Finding]:
     """T001: an event is made and nothing is done with it."""
-    calls = {making.call for making in function.plan.makings}
+    calls = {made.call for made in function.plan.mkevents}
     for node in own_nodes(function.node):
         if isinstance(node, ast.Expr) and node.value in calls:
             yield at(
                 node.value,
                 "T001",
-                "this event is dropped at once, so nobody can trigger it: hand it to somebody",
+                "this event is dropped at once, so nothing can trigger it: pass it to a function",
             )
 
 
 def bound_and_lost(function: Function) -> Iterator[Finding]:
-    """T002: an event is bound to a variable that is never looked at."""
-    read = {
-        node.id
-        for node in ast.walk(function.node)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
+    """T002: an event is bound to a variable that is never read."""
+    read = {name.id for name in names_read(function.node)}
     shared = function.plan.global_names | {
         name
         for node in own_nodes(function.node)
         if isinstance(node, ast.Nonlocal)
         for name in node.names
     }
-    for making in function.plan.makings:
-        for node in own_nodes(function.node):
-            if isinstance(node, ast.Assign) and node.value is making.call:
-                targets = node.targets
-            elif isinstance(node, ast.AnnAssign) and node.value is making.call:
-                targets = [node.target]
-            else:
-                continue
-            for target in targets:
+    calls = {made.call for made in function.plan.mkevents}
+    for node in own_nodes(function.node):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value in calls:
+            for target in targets_of(node):
                 if isinstance(target, ast.Name) and target.id not in read | shared:
                     yield at(
                         target,
                         "T002",
-                        f"nothing is done with the event {target.id}: nobody will trigger it",
+                        f"nothing is done with the event {target.id}: nothing will trigger it",
                     )
 
 
+def targets_of(node: ast.Assign | ast.AnnAssign) -> list[ast.expr]:
+    return node.targets if isinstance(node, ast.Assign) else [node.target]
+
+
 def never_handed_on(function: Function) -> Iterator[Finding]:
-    """T003: an event that the caller has given is not triggered, failed or handed on, on some way
-    through the function; of several events none is, for one may be there in place of another."""
+    """T003: on some path through the function, no event among its parameters is used.
+
+    One of several is enough, because one event may stand in for another.
+    """
     parameters = list(event_parameters(function.node))
     if not parameters:
         return
     names = [parameter.arg for parameter in parameters]
-    for way in unused_ways(function.node, set(names)):
-        where = "here" if way is not function.node else "at its end"
+    paths = Paths(set(names))
+    exits: list[tuple[ast.stmt | ast.arg, str]] = []
+    if paths.falls_through(function.node.body):
+        exits.append((parameters[0], "at its end"))
+    exits += [(statement, "here") for statement in paths.returns]
+    for place, where in exits:
         yield at(
-            parameters[0] if way is function.node else way,
+            place,
             "T003",
-            f"the function may return {where} without having triggered, failed or handed on"
-            f" {' or '.join(names)}: whoever waits for that gets EventDroppedError",
+            f"the function may return {where} without having triggered, failed or passed on"
+            f" {' or '.join(names)}: its waiter would get EventDroppedError",
         )
 
 
@@ -159,61 +160,65 @@ def event_parameters(node: FunctionNode) -> Iterator[ast.arg]:
             yield argument
 
 
-def unused_ways(node: FunctionNode, names: set[str]) -> list[ast.stmt]:
-    """The returns, or the function itself for its end, that are reached without a use of any of
-    `names`."""
-    ways: list[ast.stmt] = []
+class Paths:
+    """The paths through a function on which none of `names` is used."""
 
-    def uses(part: ast.AST) -> bool:
-        return any(isinstance(found, ast.Name) and found.id in names for found in ast.walk(part))
+    def __init__(self, names: set[str]) -> None:
+        self.names = names
+        self.returns: list[ast.Return] = []
+        """The return statements that such a path ends at."""
 
-    def walk(body: list[ast.stmt]) -> bool:
-        """Whether the end of `body` may be reached without a use."""
-        for statement in body:
-            if isinstance(statement, ast.Return):
-                if not uses(statement):
-                    ways.append(statement)
-                return False
-            if isinstance(statement, ast.Raise | ast.Continue | ast.Break):
-                return False  # an exception is told to who waits; a loop is gone on with below
-            if not goes_on(statement):
-                return False
-        return True
+    def uses(self, *nodes: ast.AST) -> bool:
+        return any(
+            isinstance(part, ast.Name) and part.id in self.names
+            for node in nodes
+            for part in ast.walk(node)
+        )
 
-    def goes_on(statement: ast.stmt) -> bool:
-        if isinstance(statement, ast.If):
-            if uses(statement.test):
-                return False
-            return any([walk(statement.body), walk(statement.orelse)])
+    def falls_through(self, body: list[ast.stmt]) -> bool:
+        """Whether such a path reaches the end of `body`."""
+        return all(self.passes(statement) for statement in body)
+
+    def passes(self, statement: ast.stmt) -> bool:
+        """Whether such a path goes on after `statement`."""
+        if isinstance(statement, ast.Return):
+            if not self.uses(statement):
+                self.returns.append(statement)
+            return False
+        if isinstance(statement, ast.Raise | ast.Continue | ast.Break):
+            return False  # an exception reaches the waiter by itself; `passes_loop` sees to loops
         if isinstance(statement, ast.While | ast.For):
-            head = statement.test if isinstance(statement, ast.While) else statement.iter
-            if uses(head):
-                return False
-            walk(statement.body)
-            endless = isinstance(statement, ast.While) and is_true(statement.test)
-            if endless and not any(isinstance(n, ast.Break) for n in ast.walk(statement)):
-                return False
-            return walk(statement.orelse) if not endless else not uses(statement)
+            return self.passes_loop(statement)
+        if isinstance(statement, ast.If):
+            return not self.uses(statement.test) and self.any_path(statement.body, statement.orelse)
         if isinstance(statement, ast.With):
-            if any(uses(item) for item in statement.items):
-                return False
-            return walk(statement.body)
+            return not self.uses(*statement.items) and self.falls_through(statement.body)
         if isinstance(statement, ast.Try):
-            if any(uses(part) for part in statement.finalbody):
-                return False
-            ends = [walk(statement.body) and walk(statement.orelse)]
-            ends += [walk(handler.body) for handler in statement.handlers]
-            return any(ends) and walk(statement.finalbody)
+            return not self.uses(*statement.finalbody) and self.passes_try(statement)
         if isinstance(statement, ast.Match):
-            if uses(statement.subject):
-                return False
-            ends = [walk(case.body) for case in statement.cases]
-            return any(ends) or not any(is_default(case) for case in statement.cases)
-        return not uses(statement)
+            return not self.uses(statement.subject) and self.passes_match(statement)
+        return not self.uses(statement)
 
-    if walk(node.body):
-        ways.append(node)
-    return ways
+    def any_path(self, *bodies: list[ast.stmt]) -> bool:
+        return True in [self.falls_through(body) for body in bodies]  # look into every one
+
+    def passes_loop(self, loop: ast.While | ast.For) -> bool:
+        if self.uses(loop.test if isinstance(loop, ast.While) else loop.iter):
+            return False
+        self.falls_through(loop.body)
+        if isinstance(loop, ast.For) or not is_true(loop.test):
+            return self.falls_through(loop.orelse)
+        has_break = any(isinstance(part, ast.Break) for part in ast.walk(loop))
+        return has_break and not self.uses(loop)
+
+    def passes_try(self, statement: ast.Try) -> bool:
+        succeeds = self.falls_through(statement.body) and self.falls_through(statement.orelse)
+        is_caught = self.any_path(*(handler.body for handler in statement.handlers))
+        return (succeeds or is_caught) and self.falls_through(statement.finalbody)
+
+    def passes_match(self, statement: ast.Match) -> bool:
+        passes_case = self.any_path(*(case.body for case in statement.cases))
+        return passes_case or not any(is_default(case) for case in statement.cases)
 
 
 def is_true(node: ast.expr) -> bool:
@@ -228,31 +233,31 @@ def is_default(case: ast.match_case) -> bool:
 
 
 def read_too_early(function: Function) -> Iterator[Finding]:
-    """T004: a slot is looked at in the block that waits for its value."""
+    """T004: a slot is read in the block that waits for its value."""
     for block in function.plan.blocks:
-        made: dict[str, ast.Call] = {}
+        slots: dict[str, ast.Call] = {}  # those of the statements above
         for statement in block.body:
-            for node in ast.walk(statement):
-                if (
-                    isinstance(node, ast.Name)
-                    and isinstance(node.ctx, ast.Load)
-                    and node.id in made
-                    and not is_within(node, made[node.id])
-                ):
-                    yield at(
-                        node,
-                        "T004",
-                        f"{node.id} has its value only when the block has ended: look at it then",
-                    )
-            for making in makings_in(function.plan, block):
-                if is_within(making.call, statement):
-                    for slot in making.slots:
-                        if isinstance(slot, ast.Name):
-                            made[slot.id] = making.call
+            for name in names_read(statement):
+                if name.id in slots and not is_within(name, slots[name.id]):
+                    text = f"{name.id} has its value only after the block: read it there"
+                    yield at(name, "T004", text)
+            for made in mkevents_of(function.plan, block):
+                if is_within(made.call, statement):
+                    slots |= {slot.id: made.call for slot in made.slots if is_name(slot)}
 
 
-def makings_in(plan: Plan, block: ast.With) -> Iterator[Making]:
-    return (making for making in plan.makings if making.block is block and not making.rendezvous)
+def names_read(node: ast.AST) -> Iterator[ast.Name]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load):
+            yield part
+
+
+def is_name(node: ast.expr) -> TypeGuard[ast.Name]:
+    return isinstance(node, ast.Name)
+
+
+def mkevents_of(plan: Plan, block: ast.With) -> Iterator[MkeventCall]:
+    return (made for made in plan.mkevents if made.block is block and not made.rendezvous)
 
 
 def is_within(node: ast.AST, outer: ast.AST) -> bool:
@@ -260,12 +265,12 @@ def is_within(node: ast.AST, outer: ast.AST) -> bool:
 
 
 def waits_for_nothing(function: Function) -> Iterator[Finding]:
-    """T005: a rendezvous is waited for, of which no event can ever be made."""
+    """T005: a wait for a rendezvous that can never have an event."""
     own = {
         target.id
         for node in own_nodes(function.node)
         if isinstance(node, ast.Assign | ast.AnnAssign)
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        for target in targets_of(node)
         if isinstance(target, ast.Name)
     }
     for wait in function.plan.waits:
@@ -275,10 +280,8 @@ def waits_for_nothing(function: Function) -> Iterator[Finding]:
         waits = {id(other.args[0]) for other in function.plan.waits if other.args}
         others = [
             node
-            for node in ast.walk(function.node)
-            if isinstance(node, ast.Name)
-            and node.id == argument.id
-            and isinstance(node.ctx, ast.Load)
+            for node in names_read(function.node)
+            if node.id == argument.id
             and id(node) not in waits
             and not is_cancelled(node, function.node)
         ]
@@ -292,7 +295,7 @@ def waits_for_nothing(function: Function) -> Iterator[Finding]:
 
 
 def is_cancelled(name: ast.Name, function: FunctionNode) -> bool:
-    """Whether it stands there as ``r.cancel()``."""
+    """Whether `name` is used as ``r.cancel()``."""
     return any(
         isinstance(node, ast.Attribute) and node.value is name and node.attr == "cancel"
         for node in ast.walk(function)
@@ -300,16 +303,16 @@ def is_cancelled(name: ast.Name, function: FunctionNode) -> bool:
 
 
 def holds_the_loop(function: Function) -> Iterator[Finding]:
-    """T006: a call blocks, and with it everything else."""
+    """T006: a call that blocks the whole loop."""
     for node in own_nodes(function.node):
         if isinstance(node, ast.Call):
             name = full_name(node.func, function.modules)
             if name in BLOCKING:
-                yield at(node, "T006", f"{name}() holds up everything else: use {BLOCKING[name]}")
+                yield at(node, "T006", f"{name}() blocks the whole loop: use {BLOCKING[name]}")
 
 
 def full_name(node: ast.expr, modules: dict[str, str]) -> str:
-    """``time.sleep``, however it was imported."""
+    """The name of what is called, as ``time.sleep``, however it was imported."""
     if isinstance(node, ast.Name):
         return modules.get(node.id, "input" if node.id == "input" else "")
     if isinstance(node, ast.Attribute):
@@ -319,6 +322,7 @@ def full_name(node: ast.expr, modules: dict[str, str]) -> str:
 
 
 def imported(tree: ast.Module) -> dict[str, str]:
+    """What each imported name of the module stands for."""
     found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

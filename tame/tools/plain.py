@@ -1,11 +1,11 @@
 """`tame translate`: a module with tamed functions as plain Python on the public runtime.
 
-The text is edited where the words stand and nowhere else, so comments, layout and line numbers
-stay.  One thing may need a line: after a compound statement at the end of a ``with twait:`` block
-the wait goes on the blank or comment line that follows, or else on a line of its own, for which
-the next blank line is taken out.
+Only the words of the language are edited, so comments, layout and line numbers stay.  One case
+may need another line: after a compound statement at the end of a ``with twait:`` block, the wait
+goes on the blank or comment line that follows, or else on a new line, and the next blank line is
+removed to make up for it.
 
-What a name is bound to is read from the imports of `tame`, because nothing is run here.
+The module is never run, so what a name is bound to is read from the imports of `tame`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import tame
-from tame.analysis import Making, Plan, Source, analyse
+from tame.analysis import MkeventCall, Plan, Source, analyse
 from tame.errors import TranslationError
 from tame.names import (
     BOUND,
@@ -40,19 +40,19 @@ COMPOUND = (
 
 
 def translate_module(text: str, filename: str) -> str:
-    """The module `text` without the words of Tame.
+    """The module `text` with the words of Tame replaced.
 
-    Raises `TranslationError` for what has no meaning in Tame, and `SyntaxError` for what has none
-    in Python.
+    Raises `TranslationError` for code that has no meaning in Tame, and `SyntaxError` for code that
+    is not Python.
     """
     tree = ast.parse(text, filename)
     compile(text, filename, "exec", dont_inherit=True)
     source = Source(filename, text.split("\n"))
-    functions = list(tamed_functions(tree, Surroundings(module_names(tree)), source))
+    functions = list(tamed_functions(tree, Scope(module_names(tree)), source))
     writer = _Writer(text)
     for function in functions:
-        around = function.around
-        plan = analyse(function.node, around.variables, around.lookup, source)
+        scope = function.scope
+        plan = analyse(function.node, scope.variables, scope.lookup, source)
         writer.write(function, plan)
     if functions:
         writer.import_runtime(tree)
@@ -72,59 +72,67 @@ def translate_module(text: str, filename: str) -> str:
 
 
 @dataclass
-class Surroundings:
-    """What the place of a function tells, in a module that is not run."""
+class Scope:
+    """What is known about names at one place of a module that is not run."""
 
     lookup: Lookup
     variables: frozenset[str] = frozenset()
-    """Those of the functions around."""
+    """The variables of the enclosing functions."""
     class_name: str | None = None
 
-    def within(self, scope: FunctionNode | ast.Lambda | ast.ClassDef) -> Surroundings:
-        """What the inside of `scope` tells, which stands here."""
-        if isinstance(scope, ast.ClassDef):
-            return Surroundings(self.lookup, self.variables, scope.name)
-        bound = bound_names(scope)
-        found = dict(imports_of_tame(own_nodes(scope)))
+    def within(self, node: FunctionNode | ast.Lambda | ast.ClassDef) -> Scope:
+        """The scope inside `node`, a function or class in this scope."""
+        if isinstance(node, ast.ClassDef):
+            return Scope(self.lookup, self.variables, node.name)
+        bound = bound_names(node)
+        found = dict(imports_of_tame(own_nodes(node)))
 
         def lookup(name: str) -> object:
             return found.get(name, BOUND) if name in bound else self.lookup(name)
 
-        return Surroundings(lookup, self.variables | bound, self.class_name)
+        return Scope(lookup, self.variables | bound, self.class_name)
 
 
 @dataclass
 class Tamed:
-    """A tamed function."""
+    """A tamed function, its `@tamed`, and the scope that it is defined in."""
 
     node: FunctionNode
     decorator: ast.expr
-    around: Surroundings
+    scope: Scope
 
 
-def tamed_functions(scope: ast.AST, around: Surroundings, source: Source) -> Iterator[Tamed]:
-    """The tamed functions in `scope`, of which `around` tells what its inside is."""
-    names = Names(ast.Module([], []), around.lookup)
-    used_above = set(scope.decorator_list) if isinstance(scope, FunctionNode) else set()
-    for node in own_nodes(scope):
+def tamed_functions(outer: ast.AST, scope: Scope, source: Source) -> Iterator[Tamed]:
+    """The tamed functions in the module, function or class `outer`, whose inside is `scope`."""
+    names = Names(ast.Module([], []), scope.lookup)
+    used_above = set(outer.decorator_list) if isinstance(outer, FunctionNode) else set()
+    for node in own_nodes(outer):
         if isinstance(node, FunctionNode):
-            decorators = [d for d in node.decorator_list if names.is_word(d, tame.tamed)]
-            if decorators:
-                if decorators[0] is not node.decorator_list[-1]:
-                    source.refuse(
-                        decorators[0],
-                        "@tamed translates a function written with `def`: put it below all other"
-                        " decorators, nearest to the `def`",
-                    )
-                yield Tamed(node, decorators[0], around)
+            decorator = tamed_decorator(node, names, source)
+            if decorator is not None:
+                yield Tamed(node, decorator, scope)
         if isinstance(node, FunctionNode | ast.Lambda | ast.ClassDef):
-            yield from tamed_functions(node, around.within(node), source)
+            yield from tamed_functions(node, scope.within(node), source)
         elif names.is_word(node, tame.tamed) and node not in used_above:
             source.refuse(node, "tamed can only be translated as `@tamed` above a `def`")
 
 
+def tamed_decorator(node: FunctionNode, names: Names, source: Source) -> ast.expr | None:
+    """The `@tamed` of a function, which must be the innermost decorator; None if it has none."""
+    found = [d for d in node.decorator_list if names.is_word(d, tame.tamed)]
+    if not found:
+        return None
+    if found[0] is not node.decorator_list[-1]:
+        source.refuse(
+            found[0],
+            "@tamed translates a function written with `def`: put it below all other"
+            " decorators, nearest to the `def`",
+        )
+    return found[0]
+
+
 def module_names(tree: ast.Module) -> Lookup:
-    """What the module's own names are bound to, as far as that is to be seen."""
+    """What the module's own names are bound to, as far as its source shows."""
     found: dict[str, object] = {}
     bound = bound_names(tree)
 
@@ -152,7 +160,7 @@ def module_names(tree: ast.Module) -> Lookup:
 
 
 class _Writer:
-    """The edits of one module's text.  Offsets are in bytes, as the syntax tree's columns are."""
+    """The edits of one module's text.  Offsets are in bytes, as columns are in a syntax tree."""
 
     def __init__(self, text: str) -> None:
         self.data = text.encode()
@@ -201,11 +209,11 @@ class _Writer:
             self.edit(self.start(declaration), colon, "if True")
         for wait in plan.waits:
             self.write_wait(wait)
-        for making in plan.makings:
-            self.write_event(making, plan, function.around.class_name)
+        for made in plan.mkevents:
+            self.write_event(made, plan, function.scope.class_name)
 
     def write_wait(self, call: ast.Call) -> None:
-        """``twait(r)``: yield unless an id is there, then take it."""
+        """``twait(r)``: yield unless an id is ready, then take it."""
         argument = call.args[0]
         if isinstance(argument, ast.Name) and call.lineno == call.end_lineno:
             name = argument.id
@@ -242,23 +250,23 @@ class _Writer:
             self.spare_line(following)
 
     def spare_line(self, after: int) -> None:
-        """Take out the next blank line, for one that was put in above it."""
+        """Remove the next blank line, because a line was inserted above it."""
         spare = next((number for number in self.blank_lines if number > after), None)
         if spare is not None:
             self.blank_lines.remove(spare)
             self.edit(self.starts[spare - 1], self.starts[spare], "")
 
-    def write_event(self, making: Making, plan: Plan, class_name: str | None) -> None:
-        call = making.call
+    def write_event(self, made: MkeventCall, plan: Plan, class_name: str | None) -> None:
+        call = made.call
         paren = self.data.index(b"(", self.end(call.func))
-        if making.rendezvous is not None:
+        if made.rendezvous is not None:
             maker = f"{self.runtime}.event("
-        elif making.certain:
+        elif made.certain:
             maker = f"{self.block}.event("
         else:
             maker = f"{self.runtime}.choose({self.block}, "
         self.edit(self.start(call.func), paren + 1, maker)
-        for slot in making.slots:
+        for slot in made.slots:
             self.write_slot(slot, plan, class_name)
 
     def write_slot(self, slot: ast.expr, plan: Plan, class_name: str | None) -> None:
@@ -267,7 +275,9 @@ class _Writer:
             name = slot.id
             if name in plan.global_names:
                 text = f'{self.runtime}.item(globals(), "{mangled(name, class_name)}")'
-            elif name in plan.unbound:  # what is assigned to, even never, is a local variable
+            elif (
+                name in plan.unbound
+            ):  # an assignment, even one never run, makes it a local variable
                 text = f"{self.runtime}.local((lambda: {name}) if True else ({name} := None))"
             else:
                 text = f"{self.runtime}.local(lambda: {name})"
@@ -285,8 +295,8 @@ class _Writer:
             self.edit(end - 1, end, "))" if several else ")")
 
     def import_runtime(self, tree: ast.Module) -> None:
-        """Beside the first import of Tame, or of anything, or the docstring, or on a blank line
-        at the top, so that no line moves."""
+        """Import `tame.runtime` without moving a line: beside the first import of Tame, else beside
+        the first import of anything, else beside the docstring, else on a blank line at the top."""
         text = f"from tame import runtime as {self.runtime}"
         imports = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
         of_tame = [s for s in imports if any(imports_of_tame(iter([s])))]

@@ -1,7 +1,7 @@
 """What a live program waits for: the blocked closures as a tree, as a picture, and on a signal.
 
-Nothing here costs anything until somebody looks.  Who holds an event is found by a look into the
-variables of the closures, at the timers and at the descriptors; no trigger is made dearer for it.
+Nothing here costs anything until it is used.  What holds an event is found in the variables of the
+closures, the timers and the descriptors, so triggers do no extra work for it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from tame.closure import Closure
 from tame.event import Event
 from tame.rendezvous import Block, Rendezvous
 
-MOST: Final = 200
-"""Closures that are shown."""
+MAX_SHOWN: Final = 200
+"""The most closures that are shown."""
 
-FUNCTIONS: Final = 20
-"""Functions that are shown, those with most closures."""
+MAX_FUNCTIONS: Final = 20
+"""The most functions that are shown, those with most closures."""
 
-DEEP: Final = 3
-"""How deep containers are searched for events: a list of pairs is two."""
+MAX_DEPTH: Final = 3
+"""How deep containers are searched for events: a list of pairs is two deep."""
 
-WIDE: Final = 1000
-"""Members of one container that are looked at."""
+MAX_MEMBERS: Final = 1000
+"""The most members of a container that are searched."""
 
 
 @dataclass
@@ -47,13 +47,13 @@ class Waiting:
     place: str
     """File and line of the wait."""
     seconds: float
-    """Since when."""
+    """How long it has been waiting."""
     source: str = ""
-    """The statement, as it stands in the file."""
+    """The source line."""
     events: list[str] = field(default_factory=list)
-    """What its events are in the hands of, if that is no closure: a timer, a descriptor."""
+    """What else holds its events: timers and descriptors."""
     holders: list[Waiting] = field(default_factory=list)
-    """Closures that have an event of its in a variable."""
+    """The closures that hold one of its events in a variable."""
 
     def __str__(self) -> str:
         what = f": {self.source}" if self.source else ""
@@ -61,11 +61,11 @@ class Waiting:
 
 
 def blocked_tree() -> list[Waiting]:
-    """The blocked closures that no other one waits for, each with those that it waits for.
+    """The blocked closures that no other closure waits for, each with those that it waits for.
 
-    A closure waits for another if that one has an event of its in a variable, in a container there,
-    or behind an adapter; an event that is hidden elsewhere, as in an object's attribute, is not
-    found.  One that several wait for stands below each of them.  Takes some 10 µs a closure.
+    A closure waits for another if that one holds one of its events in a variable, in a container in
+    a variable, or behind an adapter; an event elsewhere, as in an attribute of an object, is not
+    found.  A closure that several wait for is below each of them.  Takes about 10 µs per closure.
     """
     now = closures.clock()
     runnable = set(closures.runnable)
@@ -93,13 +93,13 @@ def blocked_tree() -> list[Waiting]:
         if waiter is not None:
             waiter.events.append(what)
     roots = [node for node in nodes.values() if id(node) not in waited_for]
-    return roots or list(nodes.values())[:1]  # a circle has no beginning
+    return roots or list(nodes.values())[:1]  # a cycle has no root
 
 
-def events_in(values: Iterable[Any], depth: int = DEEP) -> Iterator[Event[*tuple[Any, ...]]]:
+def events_in(values: Iterable[Any], depth: int = MAX_DEPTH) -> Iterator[Event[*tuple[Any, ...]]]:
     """The live events among `values`, and in containers there."""
     for number, value in enumerate(values):
-        if number == WIDE:
+        if number == MAX_MEMBERS:
             return
         owner = getattr(value, "__self__", value)  # a bound method, as event.trigger
         if isinstance(owner, Event):
@@ -112,7 +112,7 @@ def events_in(values: Iterable[Any], depth: int = DEEP) -> Iterator[Event[*tuple
 
 
 def waiter_of(event: Any) -> Closure | None:
-    """The closure that waits for it, through any adapters."""
+    """The closure that waits for `event`, directly or behind adapters."""
     target = event
     while target is not None and not isinstance(target, Block | Rendezvous):
         target = getattr(target, "_rendezvous", None) or getattr(target, "target", None)
@@ -134,8 +134,8 @@ def outside_events(now: float) -> Iterator[tuple[Event[()], str]]:
 # -- as text, and as a picture ---------------------------------------------------------------------
 
 
-def show(tree: Iterable[Waiting], most: int = MOST) -> str:
-    """The tree as lines, at most so many; what is not shown is counted."""
+def show(tree: Iterable[Waiting], most: int = MAX_SHOWN) -> str:
+    """The tree as text of at most `most` lines, and the number of closures not shown."""
     lines: list[str] = []
     left_out = 0
 
@@ -145,7 +145,7 @@ def show(tree: Iterable[Waiting], most: int = MOST) -> str:
             left_out += 1
             return
         if id(node) in above:
-            lines.append(f"{first}{node.name} again: they wait for each other")
+            lines.append(f"{first}{node.name} again: a cycle")
             return
         lines.append(f"{first}{node}")
         below: list[str | Waiting] = [*node.events, *node.holders]
@@ -164,13 +164,13 @@ def show(tree: Iterable[Waiting], most: int = MOST) -> str:
     return "\n".join(lines)
 
 
-def as_dot(tree: Iterable[Waiting], most: int = MOST) -> str:
-    """The tree for Graphviz, so many closures of it at most: an arrow leads from who waits to what
+def as_dot(tree: Iterable[Waiting], most: int = MAX_SHOWN) -> str:
+    """The tree for Graphviz, at most `most` closures of it, with arrows from each closure to what
     it waits for."""
     lines = ["digraph blocked {", '  rankdir=LR; node [shape=box, fontname="sans-serif"];']
     names: dict[int, str] = {}
     to_draw = list(tree)
-    for node in to_draw:  # which grows meanwhile
+    for node in to_draw:  # grows in the loop
         if id(node) in names or len(names) >= most:
             continue
         name = names[id(node)] = f"c{len(names)}"
@@ -196,10 +196,10 @@ def quoted(text: str) -> str:
 
 
 def as_svg(tree: Iterable[Waiting]) -> str:
-    """The picture, drawn by Graphviz.  Raises `FileNotFoundError` if that is not installed."""
+    """The tree drawn by Graphviz.  Raises `FileNotFoundError` if that is not installed."""
     dot = shutil.which("dot")
     if dot is None:
-        raise FileNotFoundError("a picture needs dot: install Graphviz, or take as_dot()")
+        raise FileNotFoundError("a picture needs dot: install Graphviz, or use as_dot()")
     drawn = subprocess.run(  # noqa: S603  (it is Graphviz)
         [dot, "-Tsvg"], input=as_dot(tree), capture_output=True, text=True, check=True
     )
@@ -216,8 +216,8 @@ def by_function() -> Counter[str]:
 
 
 def statistics() -> Mapping[str, int]:
-    """What there is now: closures that are blocked, those that can go on, timers that are set, and
-    descriptors that the kernel watches."""
+    """The number of blocked and of runnable closures, of timers that are set, and of descriptors
+    that the kernel watches."""
     watched = len(loop.active.watched) if loop.active is not None else 0
     return {
         "blocked": len(closures.alive.keys() - {closures.running, *closures.runnable}),
@@ -228,22 +228,22 @@ def statistics() -> Mapping[str, int]:
 
 
 def report(frame: FrameType | None = None) -> str:
-    """All of it: the statistics, the tree, and where the program stands, if `frame` is given."""
+    """The statistics, the tree and, if `frame` is given, the stack of the program."""
     counts = ", ".join(f"{number} {name}" for name, number in statistics().items())
     parts = [f"tame: {counts}"]
-    parts += [f"{number:8} {name}" for name, number in by_function().most_common(FUNCTIONS)]
+    parts += [f"{number:8} {name}" for name, number in by_function().most_common(MAX_FUNCTIONS)]
     if debugging is not None:
-        held = ", ".join(f"{name} {n}" for name, n in debugging.samples.most_common(FUNCTIONS))
-        parts.append(f"held the loop when it was looked at: {held or 'nobody'}")
+        held = ", ".join(f"{name} {n}" for name, n in debugging.samples.most_common(MAX_FUNCTIONS))
+        parts.append(f"running when sampled: {held or 'no tamed function'}")
     parts.append(show(blocked_tree()))
     if frame is not None:
-        parts += ["it is at:", "".join(traceback.format_stack(frame)).rstrip()]
+        parts += ["the program is at:", "".join(traceback.format_stack(frame)).rstrip()]
     return "\n".join(part for part in parts if part)
 
 
 def print_on(number: int = signal.SIGUSR1) -> None:
-    """Print a `report` on standard error whenever the process gets this signal, in the middle of a
-    long step, too.  Only for the main thread."""
+    """Print a `report` on standard error whenever the process gets the signal, even in the middle
+    of a long step.  Call it in the main thread."""
 
     def handle(_: int, frame: FrameType | None) -> None:
         print(report(frame), file=sys.stderr, flush=True)
@@ -251,63 +251,64 @@ def print_on(number: int = signal.SIGUSR1) -> None:
     signal.signal(number, handle)
 
 
-# -- steps that take too long ----------------------------------------------------------------------
+# -- slow steps ----------------------------------------------------------------------
 
-TOO_LONG: Final = 0.05
-"""Seconds for which a program should not hold the loop."""
+SLOW_STEP: Final = 0.05
+"""Seconds after which a step that still holds the loop is reported."""
 
 
 class Watchdog:
-    """Tells of steps that hold the loop for too long, while they do, with the line that they are
-    at, and counts which functions it finds at work when it looks, every 25 ms.  It costs two clock
-    readings a turn; a program that is debugged has it (``TAME_DEBUG=1``).
+    """Reports steps that hold the loop for too long while they run, with the current line, and
+    samples every 25 ms which function is running.
+
+    It costs two clock readings a turn; ``TAME_DEBUG=1`` turns it on.
     """
 
     samples: Counter[str]
-    """How often each tamed function was found at work: its share of the loop's time."""
+    """How often each tamed function was found running: its share of the loop's time."""
 
     def __init__(
-        self, tell: Callable[[str], None] | None = None, too_long: float = TOO_LONG
+        self, write: Callable[[str], None] | None = None, too_long: float = SLOW_STEP
     ) -> None:
-        """`tell` is called on the watchdog's thread; by default standard error is written to."""
-        self._tell = tell or (lambda text: print(text, file=sys.stderr, flush=True))
+        """`write` is called in the watchdog's thread; by default it prints on standard error."""
+        self._write = write or (lambda text: print(text, file=sys.stderr, flush=True))
         self._too_long = too_long
         self.samples = Counter()
         self._began: float | None = None
-        self._told = False
+        self._reported = False
         self._over = threading.Event()
         self._of = threading.get_ident()
         self._thread = threading.Thread(target=self._watch, name="tame-watchdog", daemon=True)
 
     def turn(self, turn: Callable[[], bool]) -> Callable[[], bool]:
-        """`turn`, watched."""
+        """`turn`, with the watchdog looking on."""
 
         def watched() -> bool:
-            self._told = False
+            self._reported = False
             self._began = monotonic()
             try:
                 return turn()
             finally:
                 began, self._began = self._began, None
-                if self._told:
+                if self._reported:
                     took = monotonic() - began
-                    self._tell(f"tame: the loop was held for {took:.3f} s")
+                    self._write(f"tame: the loop was held for {took:.3f} s")
 
         return watched
 
     def _watch(self) -> None:
         while not self._over.wait(self._too_long / 2):
-            at_work = closures.running
-            if at_work is not None:
-                self.samples[at_work.code.co_qualname] += 1
+            running = closures.running
+            if running is not None:
+                self.samples[running.code.co_qualname] += 1
             began = self._began
-            if began is None or self._told or monotonic() - began < self._too_long:
+            if began is None or self._reported or monotonic() - began < self._too_long:
                 continue
             frame = sys._current_frames().get(self._of)
             stack = "".join(traceback.format_stack(frame)).rstrip()
-            self._told = True
+            self._reported = True
             held = f"tame: a step has held the loop for {self._too_long:g} s"
-            self._tell(f"{held}; it is at:\n{stack}")
+            self._write(f"{held}; it is at:\n{stack}")
 
     def __enter__(self) -> Watchdog:
         global debugging
@@ -323,4 +324,4 @@ class Watchdog:
 
 
 debugging: Watchdog | None = None
-"""The one of the program that runs."""
+"""The watchdog of the running program, if it has one."""

@@ -274,7 +274,7 @@ def test_one_of_all_that_fails_or_is_dropped_is_enough() -> None:
 
 @pytest.mark.parametrize("several", [any_of, all_of])
 def test_of_none_nothing_can_be_waited_for(several: Any) -> None:
-    with pytest.raises(ValueError, match="one at least"):
+    with pytest.raises(ValueError, match="at least one event"):
         several(Event(), 0)
 
 

@@ -85,7 +85,7 @@ WRONG = {
                     done.trigger(x)
         """,
     ],
-    "T004 only when the block has ended": [
+    "T004 only after the block": [
         """
         def f() -> None:
             with twait:
@@ -102,7 +102,7 @@ WRONG = {
             r.cancel()
         """,
     ],
-    "T006 holds up everything else": [
+    "T006 blocks the whole loop": [
         """
         def f() -> None:
             time.sleep(1)  # <-

@@ -92,7 +92,7 @@ def test_run_waits_for_every_closure_that_its_function_started_outside_any_other
 def test_run_inside_run_is_refused() -> None:
     @tamed
     def main() -> None:
-        with pytest.raises(LoopError, match="a loop runs in this process already"):
+        with pytest.raises(LoopError, match="a loop is already running in this process"):
             run(main)
 
     run(main)
@@ -362,7 +362,7 @@ def test_a_second_event_for_the_same_direction_is_refused(pair: Pair) -> None:
         first = mkevent(r, 1)
         wait_on_fd(end, READ, first)
         second = mkevent(r, 2)
-        with pytest.raises(DescriptorBusyError, match=r"for READ already, by .*test_loop\.py"):
+        with pytest.raises(DescriptorBusyError, match=r"for READ by .*test_loop\.py"):
             wait_on_fd(end, READ, second)
         r.cancel()
         third = mkevent(r, 3)

@@ -112,7 +112,7 @@ def test_a_circle_is_shown_once() -> None:
         first[0].trigger()
 
     run(main)
-    assert "they wait for each other" in said[0]
+    assert "again: a cycle" in said[0]
     assert len(said[0].splitlines()) < 10
 
 
@@ -270,5 +270,5 @@ def test_a_program_that_is_debugged_has_a_watchdog(
     reports: list[str] = []
     run(main)
     assert "a step has held the loop for 0.05 s" in capsys.readouterr().err
-    assert re.search(r"held the loop when it was looked at: \S*main \d+", reports[0])
+    assert re.search(r"running when sampled: \S*main \d+", reports[0])
     assert seeing.debugging is None

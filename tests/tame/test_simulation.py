@@ -26,7 +26,7 @@ from tame import (
     wait_on_fd,
 )
 from tame import closure as closures
-from tame.testing.simulation import EPOCH, FIRST, Simulation
+from tame.testing.simulation import EPOCH, FIRST_FD, Simulation
 from tame.testing.streams import End, Faults, Listener
 
 KIND = Faults(short=0, split=0, spurious=0, overtaken=0, accept=0, cold=0)
@@ -204,8 +204,8 @@ def test_a_call_that_would_wait_is_a_complaint() -> None:
         world.os.read(client.fds[0], 10)
     world.os.write(client.fds[0], b"x" * 1001)
     assert [text.partition(" ")[2] for text in world.complaints] == [
-        "a read that waits would have stopped the loop",
-        "a write that waits would have stopped the loop",
+        "a blocking read would have stopped the loop",
+        "a blocking write would have stopped the loop",
     ]
 
 
@@ -297,4 +297,4 @@ def test_a_number_is_given_again_and_one_that_is_closed_is_a_complaint() -> None
     with pytest.raises(OSError, match="Bad file descriptor"):
         world.os.read(fd, 1)
     assert world.complaints
-    assert world.os.dup(listener.fileno()) == fd >= FIRST
+    assert world.os.dup(listener.fileno()) == fd >= FIRST_FD

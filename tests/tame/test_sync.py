@@ -63,7 +63,7 @@ def test_readers_share_a_lock_and_a_writer_is_not_starved() -> None:
             assert had == expected
             had.clear()
             lock.release()
-        with pytest.raises(LoopError, match="nobody had acquired"):
+        with pytest.raises(LoopError, match="that is not held"):
             lock.release()
 
     run(main)
@@ -312,5 +312,5 @@ def test_who_has_given_up_leaves_nothing_behind(ask: Callable[[Event[()]], None]
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_window_has_room_for_one_at_least(size: int) -> None:
-    with pytest.raises(ValueError, match="one at a time at least"):
+    with pytest.raises(ValueError, match="at least one"):
         window(size, [1], lambda item, event: event.trigger(), Event())

@@ -324,7 +324,7 @@ def stuck_at_the_end(pool: Pool, number: int, call: Callable[[], object]) -> lis
 def test_many_threads_that_do_not_end_are_waited_for_no_longer_than_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tame.threads.PATIENCE", 0.2)
+    monkeypatch.setattr("tame.threads.JOIN_TIMEOUT", 0.2)
     go = threading.Event()
     began = time.monotonic()
     stuck_at_the_end(Pool(16), 16, go.wait)
@@ -335,7 +335,7 @@ def test_many_threads_that_do_not_end_are_waited_for_no_longer_than_one(
 def test_a_call_of_an_earlier_run_is_no_business_of_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tame.threads.PATIENCE", 0.0)
+    monkeypatch.setattr("tame.threads.JOIN_TIMEOUT", 0.0)
     pool, go = Pool(2), threading.Event()
     results: list[str] = []
 
@@ -360,7 +360,7 @@ def test_a_call_of_an_earlier_run_is_no_business_of_the_next(
 def test_a_thread_that_asks_when_the_loop_has_ended_is_told_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tame.threads.PATIENCE", 0.0)
+    monkeypatch.setattr("tame.threads.JOIN_TIMEOUT", 0.0)
     pool, go = Pool(1), threading.Event()
     said: list[str] = []
 

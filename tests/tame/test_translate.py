@@ -652,7 +652,7 @@ def test_the_words_outside_of_a_tamed_function_say_where_they_belong() -> None:
     x = 0
     with pytest.raises(OutsideTamedError, match="`with twait:` is only possible"), twait:
         pass
-    with pytest.raises(OutsideTamedError, match=r"`twait\(r\)` is only possible in a tamed"):
+    with pytest.raises(OutsideTamedError, match=r"`twait\(r\)` is only possible directly in"):
         twait(r)
     for arguments in ((), (x,), (x, x), (r, 1, x)):
         with pytest.raises(OutsideTamedError, match=r"a slot of mkevent\(\) is only possible"):

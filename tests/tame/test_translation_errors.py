@@ -31,7 +31,7 @@ IN_A_FUNCTION = [
             with «twait»:
                 timer(0, mkevent())
         """,
-        "cannot stand inside another one, begun in line 8",
+        "cannot be nested in another one, which begins in line 8",
     ),
     (
         "a block deep in a block",
@@ -61,7 +61,7 @@ IN_A_FUNCTION = [
         with «twait», open("/dev/null"):
             pass
         """,
-        "`with twait:` must stand alone in its `with`",
+        "`with twait:` must be the only item of its `with`",
     ),
     (
         "something else and a block",
@@ -69,7 +69,7 @@ IN_A_FUNCTION = [
         with open("/dev/null") as y, «twait»:
             pass
         """,
-        "`with twait:` must stand alone in its `with`",
+        "`with twait:` must be the only item of its `with`",
     ),
     (
         "declarations with as",
@@ -85,7 +85,7 @@ IN_A_FUNCTION = [
         with «tvars», open("/dev/null"):
             pass
         """,
-        "`with tvars:` must stand alone in its `with`",
+        "`with tvars:` must be the only item of its `with`",
     ),
     # Waits in nested scopes
     (
@@ -95,7 +95,7 @@ IN_A_FUNCTION = [
             with «twait»:
                 pass
         """,
-        "`with twait:` in the function nested() cannot wait for the tamed function around it",
+        "`with twait:` in the function nested() cannot make the enclosing tamed function wait",
     ),
     (
         "a block in a nested coroutine",
@@ -104,7 +104,7 @@ IN_A_FUNCTION = [
             with «twait»:
                 pass
         """,
-        "`with twait:` in the function nested() cannot wait",
+        "`with twait:` in the function nested() cannot make",
     ),
     (
         "a block in a class body",
@@ -113,7 +113,7 @@ IN_A_FUNCTION = [
             with «twait»:
                 pass
         """,
-        "`with twait:` in the body of class C cannot wait",
+        "`with twait:` in the body of class C cannot make",
     ),
     (
         "a block in a method",
@@ -123,7 +123,7 @@ IN_A_FUNCTION = [
                 with «twait»:
                     pass
         """,
-        "`with twait:` in the function method() cannot wait",
+        "`with twait:` in the function method() cannot make",
     ),
     (
         "a wait in a nested function",
@@ -131,36 +131,36 @@ IN_A_FUNCTION = [
         def nested():
             return «twait(r)»
         """,
-        "twait(r) in the function nested() cannot wait",
+        "twait(r) in the function nested() cannot make",
     ),
-    ("a wait in a lambda", "y = lambda: «twait(r)»", "twait(r) in a lambda cannot wait"),
+    ("a wait in a lambda", "y = lambda: «twait(r)»", "twait(r) in a lambda cannot make"),
     (
         "a wait in a class body",
         """
         class C:
             y = «twait(r)»
         """,
-        "twait(r) in the body of class C cannot wait",
+        "twait(r) in the body of class C cannot make",
     ),
     (
         "a wait in a comprehension",
         "y = [«twait(r)» for _ in a]",
-        "twait(r) cannot stand in a comprehension: write a loop",
+        "twait(r) is not possible in a comprehension: write a loop",
     ),
     (
         "a wait in a comprehension's condition",
         "y = {i: i for i in a if i == «twait(r)»}",
-        "twait(r) cannot stand in a comprehension",
+        "twait(r) is not possible in a comprehension",
     ),
     (
         "a wait in a comprehension's source",
         "y = {i for i in «twait(unknown.r)»}",
-        "twait(r) cannot stand in a comprehension",
+        "twait(r) is not possible in a comprehension",
     ),
     (
         "a wait in a generator expression",
         "y = all(i == «twait(r)» for i in a)",
-        "twait(r) cannot stand in a comprehension",
+        "twait(r) is not possible in a comprehension",
     ),
     # Events in nested scopes
     (
@@ -170,7 +170,7 @@ IN_A_FUNCTION = [
             def nested():
                 «mkevent()».trigger()
         """,
-        "mkevent() in the function nested() can neither join the block",
+        "mkevent() in the function nested() cannot belong to a `with twait:`",
     ),
     (
         "an event of the block in a lambda",
@@ -188,7 +188,7 @@ IN_A_FUNCTION = [
             class C:
                 y = «mkevent()»
         """,
-        "mkevent() in the body of class C can neither join the block",
+        "mkevent() in the body of class C cannot belong to a `with twait:`",
     ),
     (
         "a slot in a nested function",
@@ -196,7 +196,7 @@ IN_A_FUNCTION = [
         def nested():
             «mkevent(r, 1, x)».trigger()
         """,
-        "nor have slots",
+        "or have slots",
     ),
     # Slots
     (
@@ -282,7 +282,7 @@ IN_A_FUNCTION = [
         with twait:
             mkevent(«a[1:2]»)
         """,
-        "a slot is one item: a slice cannot be one",
+        "a slot must be a single item, not a slice",
     ),
     (
         "a slice in several dimensions as slot",
@@ -290,7 +290,7 @@ IN_A_FUNCTION = [
         with twait:
             mkevent(«a[1:2, 0]»)
         """,
-        "a slot is one item: a slice cannot be one",
+        "a slot must be a single item, not a slice",
     ),
     (
         "a comprehension's own variable as slot",
@@ -298,12 +298,12 @@ IN_A_FUNCTION = [
         with twait:
             y = [mkevent(x, «i») for i in a]
         """,
-        "the slot `i` is the comprehension's own variable",
+        "the slot `i` is a variable of the comprehension",
     ),
     (
         "a comprehension's own variable as slot of a rendezvous",
         "y = {mkevent(r, i, «i») for i in a}",
-        "the slot `i` is the comprehension's own variable",
+        "the slot `i` is a variable of the comprehension",
     ),
     (
         "an event without a block or a rendezvous",
@@ -321,17 +321,21 @@ IN_A_FUNCTION = [
     ("a wait for two things", "y = «twait(r, 1)»", "its value is the event's id"),
     ("a wait for any number of things", "«twait(*a)»", "twait(r) takes one rendezvous"),
     ("a wait with a keyword", "«twait(rendezvous=r)»", "twait(r) takes one rendezvous"),
-    ("twait as a value", "y = «twait»", "twait is a word of the language and not a value"),
-    ("mkevent as a value", "print(«mkevent»)", "mkevent is a word of the language"),
-    ("tvars as a value", "print([«tvars»])", "tvars is a word of the language"),
-    ("an attribute as a value", "print(«t.mkevent»)", "mkevent is a word of the language"),
-    ("a word in a nested function", "y = lambda: «twait»", "twait is a word of the language"),
-    ("a word as a slot", "with twait: mkevent(x, «twait»)", "twait is a word of the language"),
+    ("twait as a value", "y = «twait»", "twait is a keyword of Tame, not a value"),
+    ("mkevent as a value", "print(«mkevent»)", "mkevent is a keyword of Tame"),
+    ("tvars as a value", "print([«tvars»])", "tvars is a keyword of Tame"),
+    ("an attribute as a value", "print(«t.mkevent»)", "mkevent is a keyword of Tame"),
+    ("a word in a nested function", "y = lambda: «twait»", "twait is a keyword of Tame"),
+    ("a word as a slot", "with twait: mkevent(x, «twait»)", "twait is a keyword of Tame"),
     # What a tamed function cannot do
-    ("yield", "«yield»", "`yield` has no meaning in a tamed function: wait with twait"),
-    ("a yield of a value", "y = [(«yield 1»)]", "`yield` has no meaning in a tamed function"),
-    ("yield from", "«yield from a»", "`yield` has no meaning in a tamed function"),
-    ("a value to return", "«return x»", "a tamed function returns nothing: hand the value to an"),
+    ("yield", "«yield»", "`yield` is not allowed in a tamed function: wait with twait"),
+    ("a yield of a value", "y = [(«yield 1»)]", "`yield` is not allowed in a tamed function"),
+    ("yield from", "«yield from a»", "`yield` is not allowed in a tamed function"),
+    (
+        "a value to return",
+        "«return x»",
+        "a tamed function cannot return a value",
+    ),
     (
         "a value to return from a block",
         """
@@ -339,9 +343,9 @@ IN_A_FUNCTION = [
             if a:
                 «return 1»
         """,
-        "a tamed function returns nothing",
+        "a tamed function cannot return a value",
     ),
-    ("after other characters", "print('Ä', «twait»)", "twait is a word of the language"),
+    ("after other characters", "print('Ä', «twait»)", "twait is a keyword of Tame"),
     (
         "an error of several lines",
         """
@@ -379,7 +383,7 @@ WHOLE_FILES = [
 
         f()
         """,
-        "a tamed function returns nothing",
+        "a tamed function cannot return a value",
     ),
     (
         "an error in a tamed method",

@@ -128,7 +128,7 @@ def test_nothing_can_wait_any_more_while_run_closes(reports: list[BaseException]
 
 def test_run_inside_an_asyncio_loop_is_refused_and_does_no_harm() -> None:
     async def program() -> None:
-        with pytest.raises(LoopError, match="an asyncio loop runs in this thread already"):
+        with pytest.raises(LoopError, match="an asyncio loop is already running in this thread"):
             run(lambda: None)
 
     asyncio.run(program())
@@ -164,7 +164,7 @@ def test_run_of_something_that_returns_a_value_is_refused() -> None:
     def generator() -> Any:
         yield
 
-    with pytest.raises(TypeError, match="returns None, and not <generator"):
+    with pytest.raises(TypeError, match="returns None, not <generator"):
         run(generator)
 
 
@@ -310,7 +310,7 @@ def test_at_most_one_turn_is_queued_however_much_is_runnable(
     """Or a lasting backlog, joined by timers, would take the loop over."""
     if driver in ("epoll", "virtual"):
         pytest.skip("this driver has no queue of turns")
-    monkeypatch.setattr(closures, "TURNS", range(3))
+    monkeypatch.setattr(closures, "RESUMES", range(3))
     queued = most = 0
 
     @tamed
