@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TAME = (ROOT / "docs" / "tame.md").read_text()
+LANGUAGE = (ROOT / "docs" / "language.md").read_text()
 SIMULATION = (ROOT / "docs" / "simulation.md").read_text()
 COOKBOOK = (ROOT / "docs" / "cookbook.md").read_text()
 FEATURES = (ROOT / "docs" / "tame-features.md").read_text()
@@ -24,7 +25,7 @@ BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 def programs() -> dict[str, tuple[str, str]]:
     """By the heading of the section: its program, and what it prints."""
     found = {}
-    pages = f"{TAME}\n{SIMULATION}\n{COOKBOOK}\n{README}"
+    pages = f"{TAME}\n{LANGUAGE}\n{SIMULATION}\n{COOKBOOK}\n{README}"
     for section in re.split(r"\n(?=##? )", pages):
         blocks = BLOCK.findall(section)
         program = "\n\n".join(text for language, text in blocks if language == "python")
@@ -45,11 +46,29 @@ def test_a_section_is_a_program_that_prints_what_it_says(section: str, tmp_path:
 
 
 def test_the_tests_that_are_named_exist() -> None:
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", TAME + SIMULATION + FEATURES)
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", TAME + LANGUAGE + SIMULATION + FEATURES)
     assert len(named) >= 30
     for file, test in named:
         sources = [path.read_text() for path in (ROOT / "tests").rglob(file)]
         assert any(f"def {test}(" in source for source in sources), f"{file}::{test}"
+
+
+CITED = re.compile(r"language\.md, section (\d)(?:, rules? ([\d, toand]+))?")
+
+
+def test_a_rule_of_the_language_that_a_test_cites_exists() -> None:
+    sections = {
+        section[3]: set(re.findall(r"^(\d+)\. \*\*", section, re.MULTILINE))
+        for section in re.split(r"\n(?=## )", LANGUAGE)
+        if section.startswith("## ")
+    }
+    cited = [
+        found for path in (ROOT / "tests" / "tame").glob("*.py")
+        for found in CITED.findall(path.read_text())
+    ]  # fmt: skip
+    assert len(cited) >= 4
+    for section, rules in cited:
+        assert set(re.findall(r"\d+", rules)) <= sections[section]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -104,12 +123,7 @@ def test_the_architecture_names_what_a_request_and_a_call_pass_through() -> None
     assert len([page for page, _, _ in NAMES if page == "architecture.md"]) > 30
 
 
-WIDE = {"cookbook.md", "simulation.md", "tame-features.md", "tame.md", "when-asyncio.md"}
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name not in WIDE], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_can_be_read_in_a_window_of_120_columns(page: Path) -> None:
     for line in BLOCK.sub("", page.read_text()).splitlines():
         if line.startswith("|"):

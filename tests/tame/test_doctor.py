@@ -238,5 +238,5 @@ def test_the_command_tells_where_and_has_a_status(tmp_path: Path) -> None:
     assert runner.invoke(main, ["doctor", str(tmp_path / "good.py")]).exit_code == 0
     result = runner.invoke(main, ["doctor", str(tmp_path)])
     assert result.exit_code == 1
-    assert f"{tmp_path / 'bad.py'}:9:5: T006 time.sleep() holds up" in result.output
+    assert f"{tmp_path / 'bad.py'}:9:5: T006 time.sleep() blocks the whole loop" in result.output
     assert f"{tmp_path / 'broken.py'}: " in result.output

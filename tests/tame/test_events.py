@@ -1,4 +1,4 @@
-"""Events and blocks: TAME.md, section 2, rules 1 to 3 and 5 to 7."""
+"""Events and blocks: docs/language.md, section 2, rules 1 to 3 and 5 to 7."""
 
 from __future__ import annotations
 

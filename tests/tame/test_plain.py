@@ -499,7 +499,7 @@ def test_a_wrong_output_file_is_one_sentence(tmp_path: Path) -> None:
     [
         (
             f"{IMPORT}\n@tamed\ndef f():\n    print('Ä', twait)\n".encode(),
-            "{file}:4:16: twait is a word of the language and not a value: use it as one\n"
+            "{file}:4:16: twait is a keyword of Tame, not a value: it cannot be stored or passed\n"
             "    print('Ä', twait)",
         ),
         (b"x = 1\ny = (2\n", "{file}:2:5: '(' was never closed\n    y = (2"),
@@ -538,5 +538,5 @@ def test_python_m_tame_is_the_command(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        f"{file}:4:5: `yield` has no meaning in a tamed function: wait with twait\n    yield\n"
+        f"{file}:4:5: `yield` is not allowed in a tamed function: wait with twait\n    yield\n"
     )

@@ -1,4 +1,4 @@
-"""The explicit rendezvous: TAME.md, section 2, rules 4 and 9."""
+"""The explicit rendezvous: docs/language.md, section 2, rules 4 and 9."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_a_failure_that_nobody_takes_is_reported() -> None:
     finally:
         on_error(before)
     assert [str(error) for error, _ in reports] == ["lost"]
-    assert "nobody waited" in reports[0][1]
+    assert "no closure waited" in reports[0][1]
 
 
 def test_mkevent_of_something_that_is_no_rendezvous_says_so() -> None:

@@ -181,7 +181,7 @@ def test_a_report_has_all_of_it() -> None:
     assert said.startswith("tame: 5 blocked, ")
     assert "       2 query" in said
     assert "timer(100, mkevent())" in said
-    assert "it is at:" in said
+    assert "the program is at:" in said
 
 
 PROGRAM = """
@@ -230,7 +230,7 @@ def test_a_live_program_prints_it_on_a_signal(step: str, tmp_path: Path) -> None
         process.kill()
     assert said[0].startswith("tame: 1 blocked")
     assert any(line.startswith("wait at ") for line in said)
-    assert any("it is at:" in line for line in said)
+    assert any("the program is at:" in line for line in said)
 
 
 def test_a_step_that_holds_the_loop_is_told_with_its_line() -> None:

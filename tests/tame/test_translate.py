@@ -1,4 +1,4 @@
-"""`@tamed`: what a tamed function means and how it looks (TAME.md, section 3).
+"""`@tamed`: what a tamed function means and how it looks (docs/language.md, section 3).
 
 What the programs mean stands in `programs.py`; they run here as written and as ``tame translate``
 rewrites them.

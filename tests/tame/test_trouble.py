@@ -557,7 +557,7 @@ def test_only_an_exception_can_be_handed_over() -> None:
         r = Rendezvous[int]()
         with twait:
             for event in (mkevent(), mkevent(r, 1), Event[()]()):
-                with pytest.raises(TypeError, match="takes an exception, as ValueError"):
+                with pytest.raises(TypeError, match="takes an exception, such as ValueError"):
                     event.fail(wrong)
                 assert event.live
                 event.trigger()

@@ -1,4 +1,4 @@
-"""Types: TAME.md, section 2, rule 10.  `mypy --strict` on right and on wrong programs.
+"""Types: docs/language.md, section 2, rule 10.  `mypy --strict` on right and on wrong programs.
 
 `types/good.py` and the examples must be clean.  In `types/wrong.py` each wrong line says which
 kinds of error mypy must report there, as ``# E: arg-type``, and it must report no others.
