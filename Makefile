@@ -18,7 +18,7 @@ test test-%: export PYTHONDONTWRITEBYTECODE =
 
 # In parts, two at once; the slowest come first.
 test: .venv/test ## Run all tests, ruff and mypy
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target \
+	$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=target \
 		test-adversarial test-knot-a test-knot-i test-others test-reports test-loadtest
 
 test-adversarial test-loadtest test-reports: test-%: .venv/test

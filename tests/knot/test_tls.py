@@ -227,7 +227,7 @@ def test_who_speaks_http_is_told(site: Path, pair: tuple[str, str]) -> None:
             client.sendall(GET % (b"/", b""))
             received = client.recv(4096)
         assert received.startswith(b"HTTP/1.1 400 ")
-        assert b"This port speaks HTTPS, and not HTTP" in received
+        assert b"This port speaks HTTPS, not HTTP" in received
 
 
 def test_the_files_of_the_certificate_are_not_served(site: Path) -> None:

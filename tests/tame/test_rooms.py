@@ -41,7 +41,7 @@ START = {"__init__", *LANGUAGE} - TRANSLATOR
 """What `import tame` loads."""
 
 HEAVY = {
-    "ast", "asyncio", "click", "inspect", "linecache", "logging", "re", "socket", "subprocess",
+    "ast", "asyncio", "click", "inspect", "linecache", "logging", "socket", "subprocess",
     "threading", "tokenize", "uvloop",
 }  # fmt: skip
 
