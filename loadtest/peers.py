@@ -1,7 +1,7 @@
 """The other static-file servers of Python, as benchmarks and the experiment start them.
 
 ``python -m loadtest.peers NAME DIR PORT`` serves DIR with the peer of that name.  They come
-with ``pip install 'knot[peers]'``, so each is imported only when it runs.
+with ``pip install '.[peers]'``, so each is imported only when it runs.
 """
 
 from __future__ import annotations

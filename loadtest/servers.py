@@ -145,7 +145,7 @@ def knot(
         serve += ["--cert", str(place.certificate)] if place.setup.tls else []
         return [*serve, "--port", str(place.port), *options, *map(place.fill, place.setup.knot)]
 
-    return Server(name, command, version("knot"), environment=environment, stack=stack)
+    return Server(name, command, version("knot-httpd"), environment=environment, stack=stack)
 
 
 def nginx() -> Server | None:
@@ -210,7 +210,7 @@ def null(root: Path | None = None) -> Server:
         serve = python("-m", "loadtest.null_server", "--port", str(place.port))
         return [*serve, *(["--root", str(root)] if root else ["--file", str(place.file)])]
 
-    return Server("null", command, version("knot"))
+    return Server("null", command, version("knot-httpd"))
 
 
 def peers() -> tuple[list[Server], list[str]]:

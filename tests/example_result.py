@@ -79,7 +79,7 @@ def example(
         runs=tuple(runs),
         held=tuple(made.held()),
         missing={
-            "uvicorn": "it is not installed: pip install 'knot[peers]'",
+            "uvicorn": "it is not installed: pip install '.[peers]'",
             "pool, 1,024 connections and more": "its 350 threads hold 350 connections",
         },
     )

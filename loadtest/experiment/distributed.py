@@ -99,7 +99,9 @@ def run(
         settings={name: f"{value:g}" for name, value in settings.items()} | {"seed": str(seed)},
         environment=environment(pinned=False),
         servers=(
-            Server(name="events", kind="model", version=version("knot"), command="knot serve"),
+            Server(
+                name="events", kind="model", version=version("knot-httpd"), command="knot serve"
+            ),
         ),
         runs=(Run(server="events", part=scenario, round=0, load=found, cost=cost),),
     )

@@ -261,7 +261,7 @@ class Experiment:
         others, absent = peers()
         yield from others
         for name in absent:
-            self.missing[name] = "it is not installed: pip install 'knot[peers]'"
+            self.missing[name] = "it is not installed: pip install '.[peers]'"
 
     def run(self) -> None:
         """Measure everything.  Whatever ends it, `result` has what was measured until then."""

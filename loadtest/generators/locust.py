@@ -38,7 +38,7 @@ from loadtest.results import Load
 from loadtest.scenario import ANSWER_TIMEOUT, SCENARIOS, Scenario
 
 LOCUSTFILE: Final = Path(__file__).with_name("locustfile.py")
-REMEDY: Final = "pip install 'knot[loadtest]'"
+REMEDY: Final = "pip install '.[loadtest]'"
 
 OUTCOME: Final = "load.json"
 

@@ -51,7 +51,7 @@ WINDOW: Final = 64
 STARTS: Final = 10_000
 """Clients that start in a second, for the same reason."""
 
-REMEDY: Final = "pip install 'knot[loadtest]'"
+REMEDY: Final = "pip install '.[loadtest]'"
 
 
 # -- what others call ---------------------------------------------------------------------------

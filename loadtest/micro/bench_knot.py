@@ -108,7 +108,7 @@ def main(rounds: int, seconds: int, only: str) -> None:
         click.echo(f"\n{note}")
     show("The other servers of Python", OTHERS_HEAD, lines_of([ours, *others], figures, memory))
     if missing:
-        click.echo(f"\nLeft out: {', '.join(missing)}; pip install 'knot[peers]' installs them.")
+        click.echo(f"\nLeft out: {', '.join(missing)}; pip install '.[peers]' installs them.")
     show("Knot on each driver", OTHERS_HEAD, lines_of([ours, *drivers], figures, memory))
 
 

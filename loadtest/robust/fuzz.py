@@ -226,7 +226,7 @@ def main(name: str | None, file: Path | None, seconds: int, inside: bool) -> Non
         click.echo(f"{name} accepts {file}")
         return
     if importlib.util.find_spec("atheris") is None:
-        sys.exit("make fuzz needs atheris: pip install 'knot[fuzz]'")
+        sys.exit("make fuzz needs atheris: pip install '.[fuzz]'")
     if inside:
         assert name is not None
         search(name, seconds)

@@ -1067,7 +1067,7 @@ def test_a_server_that_is_to_go_gently_answers_once_more(
         with Connected(open_secure(address, authority, "h2")) as client:
             client.get(b"/small")
             process.send_signal(signal.SIGQUIT)
-            with suppress(ConnectionRefusedError):
+            with suppress(ConnectionRefusedError, ConnectionResetError):
                 while True:
                     socket.create_connection(address).close()
             assert client.get(b"/small").content == b"small"

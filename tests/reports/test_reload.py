@@ -294,8 +294,10 @@ def test_counts_go_on(config: Config) -> None:
             assert all(now[name] > last[name] for name in now)
             last = now
         assert last["knot_requests"] >= asked + 3 * 6
-        assert last["knot_cache_misses"] == 5  # one for each cache that there was
-        assert last["knot_requests"] == count("knot_cache_hits_total") + 5
+        # One for each cache that there was, and one for each second in which the file was too new.
+        assert last["knot_cache_misses"] >= 5
+        hits = count("knot_cache_hits_total")
+        assert last["knot_requests"] == hits + last["knot_cache_misses"]
 
 
 def test_a_root_outside_the_sandbox_needs_a_restart_and_says_so(

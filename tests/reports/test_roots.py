@@ -303,7 +303,7 @@ CONFINED = """
 import sys
 from pathlib import Path
 from knot.process.sandbox import READ, confine
-from knot.files.site import Missing, Site
+from knot.files.site import Site
 work = Path(sys.argv[1])
 site = Site(work / "site")
 if not confine({str(work / "site"): READ}):
@@ -333,13 +333,13 @@ def test_a_root_that_the_sandbox_does_not_cover_is_said_with_the_remedy(work: Pa
             process.stdin.write("moved\n")
             process.stdin.flush()
             assert process.stdout.readline() == "moved\n"
-            assert process.stdout.readline() == "Missing(status=503)\n"
+            assert process.stdout.readline() == "NotServed(status=503)\n"
         site.rename(work / "releases" / "b")
         (work / "old").rename(site)
         process.stdin.write("back\n")
         process.stdin.close()
         assert process.stdout.readline() == "back\n"
-        assert process.stdout.readline().startswith("<knot.files.site.Representation")
+        assert process.stdout.readline().startswith("<knot.files.representation.Representation")
         said = process.stderr.read().splitlines()
     assert len(said) == 2, said
     assert said[0].startswith(f"cannot serve {site}: the sandbox does not cover it; restart Knot")
