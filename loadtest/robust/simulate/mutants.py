@@ -61,7 +61,7 @@ EVENTS: Final = "models/events.py"
 
 BUGS: Final = [
     Bug(
-        "an event is dropped that a disk's thread was to trigger",
+        "an event is dropped that a disk thread should trigger",
         EVENTS,
         "server.disk.fork(mkevent(made), response.work)",
         "[server.disk.fork(Event(), response.work), mkevent(made)]",
@@ -232,7 +232,7 @@ BUGS: Final = [
         "            timer(grace + 0.5, mkevent(r, True))\n",
     ),
     Bug(
-        "told to finish, the server cuts an idle client that might ask again",
+        "in a graceful stop, the server cuts an idle client that might ask again",
         CLOSING,
         """    server.most_requests = 0
     if gently:
