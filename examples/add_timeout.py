@@ -1,9 +1,9 @@
 """Event ids and composability: `add_timeout` gives any event a time limit.
 
-Whoever triggers an event knows nothing of what stands behind it, so `gethost_ev`, which has never
-heard of time limits, gets one here.  Two things differ from the paper.  Python has no reference
-parameters, so `_add_timeout` hands its event over in a list.  And it has no empty value of every
-type, so what comes with a timeout is None.
+Code that triggers an event does not know what waits for it, so `gethost_ev` can be given a time
+limit here without any change.  Two things differ from the paper.  Python has no reference
+parameters, so `_add_timeout` returns its event in a list.  And Python types have no empty value, so
+the value after a time-out is None.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def add_timeout(e: Event[bool, T | None]) -> Event[T]:
 
 @tamed
 def multidns_timeout(name: list[str], a: list[str], n: int, done: Event[()]) -> None:
-    """`multidns_par`, with a limit for each lookup."""
+    """`multidns_par`, with a time limit for each lookup."""
     with tvars:
         ok = [False] * n
         address: list[str | None] = [None] * n

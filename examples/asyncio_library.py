@@ -1,9 +1,9 @@
-"""A tamed program that uses a library of asyncio's: pages by aiohttp, three at a time.
+"""A tamed program that uses an asyncio library: it fetches pages by aiohttp, three at a time.
 
     python examples/asyncio_library.py URL...
 
-The session and its requests are coroutines; `start` runs each for an event, and a window of Tame's
-sees to it that not all run at once.
+The session and its requests are coroutines.  `start` runs a coroutine and triggers an event with
+its result, and `window` limits how many run at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AT_ONCE = 3
 
 
 async def fetch(session: aiohttp.ClientSession, url: str) -> tuple[int, int]:
-    """Status and bytes."""
+    """The status and the number of bytes of a page, as text."""
     async with session.get(url) as response:
         return response.status, len(await response.read())
 

@@ -1,4 +1,4 @@
-"""What the examples do as programs: look up the names that they are given, print the addresses."""
+"""The command line of the examples: look up the given names, and print their addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The blocking original: one lookup after the other, and nothing else happens meanwhile."""
+"""The blocking version: one lookup after the other, and nothing else can run meanwhile."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Parallel control flow: all lookups at once.
 
-The loop has moved into the block, and that is the whole difference from `multidns_tame`.
+The only difference from `multidns_tame` is that the loop is inside the block.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Serial control flow: the order of `multidns`, but while it waits the program goes on."""
+"""Serial control flow: one lookup after the other, while the rest of the program can run."""
 
 from __future__ import annotations
 

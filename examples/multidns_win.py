@@ -1,4 +1,4 @@
-"""Window control flow: at most `WINDOWSIZE` lookups at a time, and the next as soon as one ends."""
+"""Window control flow: at most `WINDOWSIZE` lookups at a time; when one ends, the next begins."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 
     NAMESERVER=127.0.0.1:5353 python examples/multidns_par.py example.org
 
-asks that name server; without the variable it is the first one of /etc/resolv.conf.  `gethost_ev`
-is tamed, `gethostbyname` is the same lookup with blocking calls, for contrast.  Below them stand
-plain functions that make and read datagrams (RFC 1035) and know neither events nor sockets.
+asks that name server; without the variable, the first one in /etc/resolv.conf is asked.
+`gethost_ev` is tamed; `gethostbyname` is the same lookup with blocking calls, for comparison.  The
+functions that make and read datagrams (RFC 1035) use neither events nor sockets.
 
-Only IPv4 addresses are asked for; /etc/hosts, search domains and DNS over TCP are left out.
+Only IPv4 addresses are looked up; /etc/hosts, search domains and DNS over TCP are not supported.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ REFUSALS = {2: "the name server failed (SERVFAIL)", 3: "there is no such name (N
 
 
 class ResolverError(OSError):
-    """A name that could not be looked up."""
+    """A name could not be looked up."""
 
 
 @tamed
@@ -61,9 +61,7 @@ def gethost_ev(name: str, e: Event[str]) -> None:
                 timer(RETRY_AFTER, mkevent(r, False))
                 wait_on_fd(server, READ, mkevent(r, True))
                 while twait(r):
-                    address = None
-                    with suppress(BlockingIOError):  # its checksum was wrong
-                        address = read_answer(os.read(server.fd, MAX_DATAGRAM), query)
+                    address = receive(server, query)
                     if address is not None:
                         e.trigger(address)
                         return
@@ -76,31 +74,42 @@ def gethost_ev(name: str, e: Event[str]) -> None:
         r.cancel()  # the timer
 
 
+def receive(server: Descriptor, query: bytes) -> str | None:
+    """The address in the datagram that has arrived; None if it does not answer `query`."""
+    with suppress(BlockingIOError):  # the kernel has discarded it for its checksum
+        return read_answer(os.read(server.fd, MAX_DATAGRAM), query)
+    return None
+
+
 def gethostbyname(name: str) -> str:
     """The address of `name`; the whole program waits for it.  Raises `ResolverError`."""
     if is_address(name):
         return name
     try:
-        query = make_query(os.urandom(2), name)
         with connect(blocking=True) as server:
-            server.settimeout(RETRY_AFTER)
-            for _ in range(ATTEMPTS):
-                server.send(query)
-                with suppress(TimeoutError):
-                    while True:
-                        address = read_answer(server.recv(MAX_DATAGRAM), query)
-                        if address is not None:
-                            return address
-        raise ResolverError("the name server does not answer")
+            return ask(server, make_query(os.urandom(2), name))
     except OSError as error:
         raise ResolverError(f"{name}: {error}") from error
+
+
+def ask(server: socket.socket, query: bytes) -> str:
+    """Send `query` until it is answered, and return the address."""
+    server.settimeout(RETRY_AFTER)
+    for _ in range(ATTEMPTS):
+        server.send(query)
+        with suppress(TimeoutError):
+            while True:
+                address = read_answer(server.recv(MAX_DATAGRAM), query)
+                if address is not None:
+                    return address
+    raise ResolverError("the name server does not answer")
 
 
 # -- the name server -----------------------------------------------------------------------------
 
 
 def name_server(resolv_conf: str = "/etc/resolv.conf") -> tuple[str, str]:
-    """The host and the port to ask, both as numbers."""
+    """The host and the port of the name server, both as numbers."""
     given = os.environ.get("NAMESERVER")
     if given:
         host, _, port = given.rpartition(":")
@@ -112,7 +121,7 @@ def name_server(resolv_conf: str = "/etc/resolv.conf") -> tuple[str, str]:
 
 
 def connect(blocking: bool) -> socket.socket:
-    """A UDP socket that hears the name server only: the kernel drops what others send."""
+    """A UDP socket connected to the name server, so that the kernel drops what others send."""
     host, port = name_server()
     numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=numeric)
@@ -139,7 +148,7 @@ def is_address(name: str) -> bool:
 
 
 def make_query(id: bytes, name: str) -> bytes:
-    """The question for the address of `name`, under the two bytes of `id`."""
+    """A query for the address of `name`, with the two bytes `id`."""
     try:
         labels = name.removesuffix(".").encode("idna").split(b".")
     except UnicodeError:
@@ -154,7 +163,7 @@ def make_query(id: bytes, name: str) -> bytes:
 def read_answer(answer: bytes, query: bytes) -> str | None:
     """The address in `answer`; None if it does not answer `query`.
 
-    Raises `ResolverError` if it says that there is none, or says it wrongly.
+    Raises `ResolverError` if it says that there is no address, or if it is malformed.
     """
     same_question = answer[12 : len(query)].lower() == query[12:].lower()
     if answer[:2] != query[:2] or not same_question:
@@ -174,9 +183,9 @@ def read_answer(answer: bytes, query: bytes) -> str | None:
 
 
 def find_address(answer: bytes, at: int, records: int) -> str:
-    """The address of the name asked for, or of what it is an alias of.
+    """The address of the name in the question, or of the name that it is an alias of.
 
-    `at` is where the `records` begin.
+    `at` is the offset of the first of the `records`.
     """
     aliases: dict[bytes, bytes] = {}
     addresses: dict[bytes, str] = {}
@@ -191,14 +200,14 @@ def find_address(answer: bytes, at: int, records: int) -> str:
         at += length
     name, _ = read_name(answer, HEADER.size)
     while name in aliases:
-        name = aliases.pop(name)  # which also ends a circle of them
+        name = aliases.pop(name)  # `pop`, so that a cycle of aliases ends
     if name not in addresses:
         raise ResolverError("this name has no IPv4 address")
     return addresses[name]
 
 
 def read_name(message: bytes, at: int) -> tuple[bytes, int]:
-    """The name at `at`, in lower case, and where the bytes after it begin."""
+    """The name at the offset `at`, in lower case, and the offset after it."""
     labels = []
     begin, end = at, None
     while message[at]:
@@ -206,10 +215,10 @@ def read_name(message: bytes, at: int) -> tuple[bytes, int]:
         if length < 0xC0:
             labels.append(message[at + 1 : at + 1 + length])
             at += 1 + length
-        else:  # the rest stands further up in the message (RFC 1035, 4.1.4)
+        else:  # a pointer: the rest is earlier in the message (RFC 1035, section 4.1.4)
             end = end or at + 2
             at = (length & 0x3F) << 8 | message[at + 1]
-            if at >= begin:  # not further up: it could go round for ever
+            if at >= begin:  # not earlier, so there could be a cycle
                 raise ResolverError("the answer cannot be read")
             begin = at
     return b".".join(labels).lower(), end or at + 1

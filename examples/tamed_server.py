@@ -1,4 +1,4 @@
-"""An asyncio program with a tamed server in it, on one thread: the server greets, asyncio asks.
+"""An asyncio program with a tamed server and clients in asyncio, on one thread.
 
 python examples/tamed_server.py
 """
@@ -15,7 +15,7 @@ from tame.net import Stream, accept
 
 @tamed
 def greet(client: Stream) -> None:
-    """One client: a line comes, a line goes."""
+    """Serve one client: answer each line with a greeting."""
     line = b"first"
     try:
         while line:
@@ -25,14 +25,14 @@ def greet(client: Stream) -> None:
                 with twait:
                     client.write(b"hello, " + line, mkevent())
     except OSError:
-        pass  # it has gone
+        pass  # the client has gone
     finally:
         client.close()
 
 
 @tamed
 def serve(listener: Descriptor, over: Event[()]) -> None:
-    """Until the listener is closed."""
+    """Accept clients until the listener is closed, then trigger `over`."""
     with tvars:
         client: Stream
     try:

@@ -1,4 +1,4 @@
-"""Options as click has them: the types of their values, and how their help is written.
+"""Options for click: the types of their values, and how their help is written.
 
 Which options there are is in `knot.cli`, and what their values become in `knot.config`.
 """
@@ -19,7 +19,7 @@ SIZE: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]?)(?:i?B)?", re.IGN
 UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 LINK: Final = re.compile(r"(?:tcp|udp|sctp)://\S*")
-"""What Kubernetes and Docker put into variables such as ``KNOT_PORT`` for a service named knot."""
+"""Values that Kubernetes and Docker give ``KNOT_PORT`` and the like for a service named knot."""
 
 OF_LINKS: Final = re.compile(
     r".*_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
@@ -27,7 +27,7 @@ OF_LINKS: Final = re.compile(
 """The names of those variables."""
 
 MAX_SECONDS: Final = 1e9
-"""31 years; timers do not take infinity."""
+"""The longest time, 31 years: timers do not accept infinity."""
 
 MIN_RATE: Final = 1e-3
 MAX_RATE: Final = 1e6
@@ -213,10 +213,10 @@ def with_unit(size: int) -> str:
 
 
 class Option(click.Option):
-    """One whose environment variable may be empty, or meant for something else."""
+    """An option whose environment variable may be empty, or be meant for something else."""
 
     def __init__(self, *names: str, otherwise: str = "", **attributes: Any) -> None:
-        """`otherwise` is what happens without the option, where that depends on something."""
+        """`otherwise` describes the default, if it depends on other settings."""
         super().__init__(list(names), **attributes)
         self.otherwise = otherwise
 
@@ -234,7 +234,7 @@ class Option(click.Option):
         return names, (self.help or "") + (f"  [default: {default}]" if default else "")
 
     def default_text(self) -> str:
-        """What happens without the option, if that is worth a word."""
+        """The default as the help shows it; empty if there is nothing to say."""
         if self.otherwise or self.is_flag:
             return self.otherwise
         values = self.default if self.multiple else [self.default]
@@ -245,10 +245,10 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose options have groups.
+    """A command with groups of options.
 
-    ``--help`` has the options that people use most, and names the others; ``--help-all`` describes
-    all of them.
+    ``--help`` describes the options that are used most and names the others; ``--help-all``
+    describes all of them.
     """
 
     def __init__(

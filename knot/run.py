@@ -48,7 +48,7 @@ MIN_FILES: Final = 64
 own, half are connections."""
 
 FILES_OF_A_WORKER: Final = 8
-"""Descriptors that its supervisor has for it, beside sockets: for one that serves and the next."""
+"""Descriptors of the supervisor for each worker, beside sockets: for this one and the next."""
 
 REOPEN: Final[int] = signal.SIGUSR1
 
@@ -204,15 +204,15 @@ def run_model(
 
 
 def spare_the_collector() -> None:
-    """What the modules hold need not be looked at again, and nothing here makes cycles: 10,000
-    clients at once would be 8,000 collections."""
+    """Exclude the objects that exist now from garbage collection, and collect rarely: serving makes
+    no cycles, and 10,000 clients at once would cause 8,000 collections."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000)
 
 
 def reload_or_stop(reload: Reload, signals: Signals, on_terminal: bool) -> None:
-    """A terminal that is closed sends SIGHUP, too: what was started there ends with it."""
+    """Handle SIGHUP: reload, or stop if it was sent because the terminal was closed."""
     if on_terminal and not os.isatty(STDOUT):
         signals.tell(signal.SIGTERM)
     else:
@@ -225,7 +225,7 @@ def reload_or_stop(reload: Reload, signals: Signals, on_terminal: bool) -> None:
 def begin(
     reload: Reload, sockets: Opened, user: struct_passwd | None, handoff: WorkerHandoff | None
 ) -> None:
-    """Clients are served from now on: give up what that does not need, and announce it."""
+    """Clients are served from now on: drop privileges, and announce it."""
     served = reload.served
     settings, sites = served.settings, served.sites
     if user is not None:
@@ -262,8 +262,8 @@ def drop_privileges(served: Served, *, reads_file: bool) -> Sequence[str | bytes
 
 
 def rights_needed(served: Served, *, reads_file: bool) -> dict[str | bytes, int]:
-    """By directory, the rights that serving needs: to append to the log, to remove the socket, and
-    to read what is followed."""
+    """The rights that serving needs, by directory: to append to the log, to remove the socket, and
+    to read sites, certificates and settings."""
     settings = served.settings
     rights: dict[str | bytes, int] = {}
 
@@ -298,7 +298,7 @@ def start_metrics(server: Server, sites: Sites, admin: Sequence[socket]) -> Coun
 
 
 def answer_supervisor(server: Server, sites: Sites, handoff: WorkerHandoff) -> None:
-    """Show the supervisor that the loop turns, and answer what its admin address is asked."""
+    """Show the supervisor that the loop runs, and answer its questions for the admin address."""
     from knot.process import control
 
     answers: dict[bytes, Callable[[], str]] = {control.BEAT: str}
@@ -343,7 +343,7 @@ def in_words(items: Sequence[str]) -> str:
 
 
 def open_browser(address: str) -> None:
-    """On a thread: some browsers run in the terminal and return only when they are left."""
+    """Open a browser, in a thread: one that runs in the terminal returns only at its end."""
     import threading
     import webbrowser
 

@@ -1,7 +1,6 @@
-"""A certificate for development, signed by an authority of this user's own (library: trustme).
+"""A certificate for development, signed by a local authority (library: trustme).
 
-Both stay in the user's cache directory, so that a browser that was told to trust the one or the
-other once need not be told again.
+Both stay in the user's cache directory, so that a browser has to be set to trust them only once.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from knot.process.addresses import EVERY_4, EVERY_6
 from knot.process.safe_paths import refuse_strangers
 
 LONGEST: Final = 200
-"""Bytes of a file's name, whose end is not part of it."""
+"""The most bytes of a file's name, without its suffix."""
 
 ALWAYS: Final = ("localhost", "127.0.0.1", "::1")
 """Names that every certificate has."""
 
 
 def directory() -> Path:
-    """Where they are kept (XDG base directory specification).  Raises `ValueError`."""
+    """Where the files are kept (XDG base directory specification).  Raises `ValueError`."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(cache):  # the specification ignores others
+    if os.path.isabs(cache):  # others are to be ignored, by the specification
         return Path(cache) / "knot"
     home = os.path.expanduser("~")
     if not os.path.isabs(home):
@@ -36,10 +35,10 @@ def directory() -> Path:
 
 
 def certificate(hosts: Iterable[str]) -> str:
-    """The file with chain and key for ``localhost`` and for `hosts`, made if there is none.
+    """The file with chain and key for ``localhost`` and `hosts`; made if it does not exist.
 
-    Raises `ImportError` without trustme, `OSError` if it cannot be kept, `ValueError` if there is
-    no place for it.
+    Raises `ImportError` without trustme, `OSError` if it cannot be written, `ValueError` without a
+    directory for it.
     """
     names = names_for(hosts)
     file = directory() / f"{stem(names)}.pem"
@@ -50,7 +49,7 @@ def certificate(hosts: Iterable[str]) -> str:
 
 
 def authority(hosts: Iterable[str]) -> str:
-    """The file with the authority that has signed it, which ``curl --cacert`` takes."""
+    """The file with the authority that has signed the certificate, as for ``curl --cacert``."""
     return str(authority_beside(directory() / f"{stem(names_for(hosts))}.pem"))
 
 
@@ -59,7 +58,7 @@ def authority_beside(file: Path) -> Path:
 
 
 def names_for(hosts: Iterable[str]) -> list[str]:
-    """Those that not every certificate has."""
+    """The names that this certificate has beside those of every certificate."""
     every = {EVERY_4, EVERY_6}
     names = {os.uname().nodename if host in every else host.partition("%")[0] for host in hosts}
     return sorted(names.difference(ALWAYS))
@@ -78,7 +77,7 @@ def make(file: Path, names: list[str]) -> None:
     import trustme
 
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    refuse_strangers(str(file))  # now that the directory is there
+    refuse_strangers(str(file))  # now that the directory exists
     signer = trustme.CA(organization_name="Knot, for development")
     issued = signer.issue_cert(*ALWAYS, *names)
     # The signer's key is not kept: nobody can sign anything else that a client would trust.
@@ -87,7 +86,7 @@ def make(file: Path, names: list[str]) -> None:
 
 
 def write(file: Path, content: bytes) -> None:
-    """In one step: another process may look for it at this moment."""
+    """Write `file` in one step, because another process may be reading it."""
     with NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as new:
         new.write(content)
     os.replace(new.name, file)

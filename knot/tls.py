@@ -1,13 +1,13 @@
 """Encrypted connections: TLS 1.3 and 1.2 (RFC 8446, RFC 5246) by the standard library's `ssl`.
 
-Nothing here waits.  A `Channel` is one connection; `Certificates` are what a server shows of
-itself, read anew when they have been renewed.
+Nothing here waits.  A `Channel` is one connection; `Certificates` are those that a server presents,
+loaded again when they have been renewed.
 
 The bytes are read and written here and not by OpenSSL, which would read each record in two calls
-and write each in one of its own: a request costs one read and one write, as without TLS.
+and write each in a call of its own: a request costs one read and one write, as without TLS.
 
-The settings are Mozilla's intermediate ones (version 5.7) but for the ciphers whose keys are agreed
-on in finite fields: no client that speaks TLS 1.2 is in want of those, and they are dear.
+The settings are Mozilla's intermediate ones (version 5.7), without the ciphers that use a
+finite-field key exchange (DHE): they are slow, and no client of TLS 1.2 needs them.
 """
 
 from __future__ import annotations
@@ -28,36 +28,35 @@ from knot.files.paths import absolute, reason
 from knot.files.stamps import Stamp, stamp_of
 
 RECORD: Final = 16 * 1024
-"""Bytes of content in a record at most (RFC 8446, section 5.1)."""
+"""The most bytes of content in a record (RFC 8446, section 5.1)."""
 
 BATCH: Final = 64 * 1024
-"""Bytes that are encrypted before they are sent: what a client that takes nothing has us keep."""
+"""Bytes that are encrypted ahead: what is kept in memory for a client that reads nothing."""
 
 AT_ONCE: Final = 256 * 1024
-"""Bytes that are sent before the others get their turn: a quarter of a millisecond."""
+"""Bytes that are sent before other connections get their turn: a quarter of a millisecond."""
 
 READ_SIZE: Final = RECORD + 1024
 """Bytes read at once."""
 
 UNASKED: Final = 64 * 1024
-"""Bytes of the protocol's own that a client may have us keep for it."""
+"""The most bytes of TLS messages that are kept for a client that does not read them."""
 
 CIPHERS: Final = ":".join(
     f"ECDHE-{key}-{cipher}"
     for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
     for key in ("ECDSA", "RSA")
 )
-"""Of TLS 1.2; those of TLS 1.3 are all good."""
+"""The ciphers of TLS 1.2; those of TLS 1.3 are all good."""
 
 HTTP_1: Final = "http/1.1"
 HTTP_2: Final = "h2"
 
 LOOK: Final = 0.5
-"""Seconds between two looks at whether a certificate has been renewed; the server asks once a
-second."""
+"""Seconds between two checks for a renewed certificate."""
 
 SHOWN: Final = 3
-"""Names in a message."""
+"""The most names in a message."""
 
 TOO_WEAK: Final = ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK")
 
@@ -68,14 +67,14 @@ log = logging.getLogger("knot")
 
 
 class PlainTextError(ConnectionError):
-    """The client speaks HTTP where TLS is spoken."""
+    """The client sent plain HTTP instead of TLS."""
 
 
 class Channel:
-    """A connection through TLS, on a descriptor that does not block and stays its owner's.
+    """A TLS connection on a non-blocking descriptor, which it does not close.
 
-    What has to wait raises `BlockingIOError`, as it does on a descriptor; a client that breaks the
-    protocol is a `ConnectionError`.
+    A call that would have to wait raises `BlockingIOError`, as on a plain descriptor; a client that
+    violates the protocol causes a `ConnectionError`.
     """
 
     __slots__ = ("_fd", "_in", "_left", "_out", "_owed", "_secret", "over")
@@ -90,21 +89,21 @@ class Channel:
         self._owed = 0
         """Bytes of content in `_left` that `write` has not counted yet."""
         self.over = False
-        """Whether the client has said that nothing more will come."""
+        """Whether the client has closed its side of the connection."""
 
     @property
     def blocked(self) -> bool:
-        """Whether something has to be written before anything else can happen."""
+        """Whether encrypted bytes have to be sent before anything else can happen."""
         return bool(self._left)
 
     @property
     def protocol(self) -> str:
-        """What client and server have agreed to speak (ALPN, RFC 7301)."""
+        """The protocol that client and server have agreed on (ALPN, RFC 7301)."""
         return self._secret.selected_alpn_protocol() or HTTP_1
 
     def handshake(self) -> bool:
-        """Go on with the handshake; whether it is done.  If not, the client has to be waited for:
-        for its room if the channel is `blocked`, else for its bytes."""
+        """Continue the handshake; return whether it is done.  If not, wait until the descriptor is
+        writable if the channel is `blocked`, and until it is readable otherwise."""
         with suppress(BlockingIOError):
             if not self._left and not self._fill():
                 raise ConnectionResetError("the client has left during the handshake")
@@ -125,7 +124,7 @@ class Channel:
         return True  # the last of it leaves with the first answer, or before the next wait
 
     def read(self) -> bytes:
-        """What the client has sent; empty if nothing will come any more."""
+        """The next bytes from the client; empty if there will be no more."""
         pieces: list[bytes] = []
         torn = False
         while not pieces and not self.over:
@@ -139,7 +138,7 @@ class Channel:
                     else:
                         self.over = True
             except ssl.SSLWantReadError:
-                torn = True  # a record of which only a part has come
+                torn = True  # only part of a record has arrived
             except ssl.SSLEOFError:
                 self.over = True
             except ssl.SSLError as error:
@@ -156,7 +155,7 @@ class Channel:
         return self._in.write(data) if data else 0
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """How many bytes of `data` the client has taken; the rest is to be given again."""
+        """Send `data`; return how many of its bytes were taken.  Pass the rest again."""
         taken = 0
         with memoryview(data) as whole:
             while taken < min(len(whole), AT_ONCE):
@@ -185,7 +184,7 @@ class Channel:
             self._left.append(self._out.read())
 
     def _advance(self, moved: int) -> bool:
-        """So many encrypted bytes have left; whether those were all."""
+        """Remove `moved` encrypted bytes, which were sent; return whether none are left."""
         left = self._left
         while left and moved >= len(left[0]):
             moved -= len(left.pop(0))
@@ -194,17 +193,19 @@ class Channel:
         return not left
 
     def _flush(self) -> None:
-        """Send what the protocol itself has to say, as far as there is room."""
+        """Send the messages of TLS itself, as far as there is room."""
         if self._out.pending:
             if sum(map(len, self._left)) > UNASKED:
-                raise ConnectionAbortedError("the client takes no answer to what it makes us say")
+                raise ConnectionAbortedError(
+                    "the client does not read the TLS messages that it causes"
+                )
             self._left.append(self._out.read())
         if self._left and not self._owed:
             with suppress(BlockingIOError):
                 self._advance(os.writev(self._fd, self._left))
 
     def end(self) -> None:
-        """Say that nothing more will be sent (RFC 8446, section 6.1), if there is room for that."""
+        """Send close_notify (RFC 8446, section 6.1), if there is room for it."""
         with suppress(OSError):  # of TLS, too
             if not self._left:
                 try:
@@ -214,21 +215,21 @@ class Channel:
 
 
 def unraisable(report: Callable[[Any], object], found: Any) -> None:
-    """A name that a client asks for and that is not ASCII ends its handshake with an alert, before
-    `Certificates` is asked; `ssl` would say so on standard error each time."""
+    """An unraisable hook that ignores server names that are not ASCII: the handshake ends with an
+    alert, but `ssl` would print a traceback each time."""
     if not (isinstance(found.exc_value, UnicodeDecodeError) and isinstance(found.object, bytes)):
         report(found)
 
 
-# -- what the server shows -----------------------------------------------------------------------
+# -- certificates -----------------------------------------------------------------------------
 
 
 class Certificate:
-    """A chain of certificates with its key, in files of PEM, and a context that shows it."""
+    """A chain of certificates with its key, in PEM files, and a context that presents it."""
 
     def __init__(self, chain: str, key: str | None, protocols: Sequence[str]) -> None:
-        """`key` is None if it stands in the chain's file.  Raises `ValueError` if the files are no
-        such pair, `OSError` if they cannot be read."""
+        """`key` is None if it is in the file of the chain.  Raises `ValueError` if the files are
+        not such a pair, `OSError` if they cannot be read."""
         self.chain = os.fsdecode(absolute(chain))
         self.key = None if key is None else os.fsdecode(absolute(key))
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -237,13 +238,13 @@ class Certificate:
         self.context.set_ciphers(CIPHERS)
         self.context.set_alpn_protocols(list(protocols))
         self.names: list[str] = []
-        """Hosts that it is for, in lower case; ``*.`` stands for one label."""
+        """The hosts that it is for, in lower case; ``*.`` matches one label."""
         self.shown: list[str] = []
-        """Hosts and addresses that it is for, else its subject, for messages."""
+        """The hosts and addresses that it is for, or else its subject; for messages."""
         self.valid = (-inf, inf)
-        """From when until when, in seconds since the epoch."""
+        """When it is valid: begin and end, in seconds since the epoch."""
         self._stamps: list[Stamp] = []
-        self._content: list[bytes] = []  # hashes of it
+        self._content: list[bytes] = []  # hashes of the files
         self._settled = False
         self.load()
 
@@ -252,11 +253,11 @@ class Certificate:
         return [self.chain] if self.key is None else [self.chain, self.key]
 
     def load(self) -> None:
-        """Show from now on, to whoever connects, what stands in the files."""
+        """Read the files, and present their certificate to new clients from now on."""
         now, stamps = time(), self._look()
         content = self._hashes()  # also for an error that names the file
         try:
-            # First elsewhere: a pair that does not fit would leave half of it behind.
+            # First into another context: a pair that does not match would be half loaded.
             for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
                 context.load_cert_chain(self.chain, self.key, no_password)
                 found = first_of(self.chain)
@@ -269,12 +270,12 @@ class Certificate:
         self._settled = all(stamp.is_settled(now) for stamp in stamps)
 
     def has_changed(self) -> bool:
-        """Whether the files are others than those that were loaded.  Raises `OSError`."""
+        """Whether the files have changed since they were loaded.  Raises `OSError`."""
         now, stamps = time(), self._look()
         if stamps != self._stamps:
             return True
         if not self._settled:
-            with suppress(PermissionError):  # whoever reads a key may have given up the right to
+            with suppress(PermissionError):  # the right to read the key may have been given up
                 if self._hashes() != self._content:
                     return True
             self._settled = all(stamp.is_settled(now) for stamp in stamps)
@@ -291,7 +292,7 @@ class Certificate:
         return hashes
 
     def invalidity(self, now: float) -> str:
-        """Why clients refuse it at that time, in seconds since the epoch; empty if they do not."""
+        """Why clients refuse it at the time `now`, in seconds since the epoch; else empty."""
         begin, end = self.valid
         if begin <= now <= end:
             return ""
@@ -310,31 +311,31 @@ def why_not(certificate: Certificate, error: ssl.SSLError) -> str:
     reason = getattr(error, "reason", None)  # some lack it
     if reason == "KEY_VALUES_MISMATCH":
         return (
-            f"the key in {key or chain} is not that of the certificate in {chain}, or another"
-            " certificate stands there before it"
+            f"the key in {key or chain} does not match the certificate in {chain}; the server's"
+            " certificate must come first in its file"
         )
     if reason in TOO_WEAK:
         return f"the certificate in {chain} is too weak for OpenSSL: {reason}"
     if key is None:
         return f"{chain} has no certificate and key in PEM; name the key's file with --key"
-    return f"{chain} and {key} are no certificate and key in PEM"
+    return f"{chain} and {key} are not a certificate and key in PEM"
 
 
 def first_of(chain: str) -> dict[str, Any]:
     """The first certificate of a file, as `ssl` reads that of a peer."""
-    # No public function reads a certificate that is nobody's peer's.
+    # No public function reads a certificate that does not come from a peer.
     decode: Any = ssl._ssl._test_decode_cert  # type: ignore[attr-defined]
     found: dict[str, Any] = decode(chain)
     return found
 
 
 def alternatives(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """For which hosts it is (RFC 6125; the older Common Name has no meaning any more)."""
+    """The hosts that it is for (RFC 6125; clients ignore the Common Name now)."""
     return [(kind, value) for kind, value in found.get("subjectAltName", ())]
 
 
 def moment(date: str | None, otherwise: float) -> float:
-    """In seconds since the epoch."""
+    """`date` in seconds since the epoch."""
     try:
         return otherwise if date is None else ssl.cert_time_to_seconds(date)
     except ValueError:
@@ -346,22 +347,23 @@ def subject(found: dict[str, Any]) -> list[str]:
 
 
 class Certificates:
-    """Those of one server: by the name that a client asks for (SNI, RFC 6066), else the first."""
+    """The certificates of a server, chosen by the name that a client asks for (SNI, RFC 6066); the
+    first one if none matches."""
 
     def __init__(
         self, pairs: Sequence[tuple[str, str | None]], protocols: Sequence[str] = (HTTP_1,)
     ) -> None:
-        """`pairs` are the files of chain and key, one at least.  Raises as `Certificate` does."""
+        """`pairs` are the files of chain and key, at least one pair.  Raises as `Certificate`."""
         self.protocols = protocols
-        """What is spoken, the most liked first (ALPN)."""
+        """The protocols to offer, preferred ones first (ALPN)."""
         self._all = [Certificate(chain, key, protocols) for chain, key in pairs]
         self._by_name: dict[str, ssl.SSLContext] = {}
         self._refused: dict[Certificate, str] = {}
         self._invalid: dict[Certificate, str] = {}
-        """What has been said of those that clients refuse."""
+        """The last warning about each certificate that clients refuse."""
         self._look_at = monotonic() + LOOK
         self.context = self._all[0].context
-        """For new connections."""
+        """The context for new connections."""
         self._sort()
         self._begin()
 
@@ -370,7 +372,7 @@ class Certificates:
             self.context.sni_callback = self._choose
 
     def adopt(self, other: Certificates) -> None:
-        """Show from now on, to whoever connects, what `other` would."""
+        """Present the certificates of `other` to new clients from now on."""
         self._all, self._by_name, self.context = other._all, other._by_name, other.context
         self._refused = {}
         self._look_at = other._look_at
@@ -395,8 +397,8 @@ class Certificates:
         return None
 
     def look(self) -> None:
-        """Now and then: load what has been renewed.  What cannot be used changes nothing, and is
-        told once."""
+        """Load renewed certificates, every `LOOK` seconds; called once a second.  One that cannot
+        be used is reported once, and the old one stays in use."""
         if monotonic() < self._look_at:
             return
         self._look_at = monotonic() + LOOK
@@ -423,8 +425,8 @@ class Certificates:
         self.warn()
 
     def warn(self, aloud: bool = True) -> None:
-        """Say once of each certificate that clients refuse it by now; or only note that it is known
-        already."""
+        """Warn once about each certificate that clients refuse by now; without `aloud`, only record
+        that this is known."""
         now = time()
         for certificate in self._all:
             why = certificate.invalidity(now)

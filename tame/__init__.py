@@ -7,7 +7,7 @@ def hello(done: Event[str]) -> None:
     with twait:                     # waits for every event made in the block
         timer(0.1, mkevent())
         timer(0.2, mkevent())
-    done.trigger("hello, world")    # wakes whoever waits for `done`
+    done.trigger("hello, world")    # wakes the waiter of `done`
 
 @tamed
 def main() -> None:

@@ -1,12 +1,12 @@
-"""Adapters: events that stand in front of other events (paper, section on composability).
+"""Adapters: events that forward to other events (paper, section on composability).
 
 Code that triggers an event does not know what is behind it.  So a time limit, a choice between
 several events, or a conversion of the value is an event like any other, passed to a function that
 need not know about it.  The names are those of Tamer, the second C++ implementation.
 
-Each adapter makes an event, its *base*, in front of a *target*.  One rule holds for all of them:
-what happens to the base happens to the target.  If the base fails, so does the target; if it is
-dropped, the waiter of the target gets the `EventDroppedError`, which names the base.  Once the
+Each adapter makes an event, its *base*, for another event, the *target*.  One rule holds for all of
+them: what happens to the base happens to the target.  If the base fails, so does the target; if it
+is dropped, the waiter of the target gets the `EventDroppedError`, which names the base.  Once the
 target is spent or forgotten, a trigger of the base does nothing.
 """
 
@@ -34,7 +34,7 @@ ONE_VALUE: Final[tuple[Any, ...]] = (object(),)
 
 
 class Base(Event[*Ts]):
-    """An event that stands in front of another."""
+    """An event that forwards to another."""
 
     __slots__ = ("_pass",)
 

@@ -27,9 +27,9 @@ def start(coroutine: Coroutine[Any, Any, T], event: Event[T]) -> asyncio.Task[T]
     """Run `coroutine` as a task, and trigger `event` with its result, or fail it with its exception
     (`CancelledError` if the task is cancelled).
 
-    The task sees the context variables of the caller.  If `event` is forgotten, the task still goes
-    on; it is returned so that it can be cancelled.  Raises `LoopError` if the driver does not use
-    asyncio.
+    The task sees the context variables of the caller.  If `event` is forgotten, the task
+    continues; it is returned so that it can be cancelled.  Raises `LoopError` if the driver does
+    not use asyncio.
     """
     driver = loop.active
     if not isinstance(driver, AsyncioDriver):

@@ -9,7 +9,7 @@ class TameError(Exception):
 
 
 class TranslationError(TameError, SyntaxError):
-    """Code in a tamed function that has no meaning in Tame; has file and line."""
+    """Code in a tamed function cannot be translated; the error has the file and the line."""
 
 
 class OutsideTamedError(TameError, RuntimeError):
@@ -33,7 +33,7 @@ class RendezvousCancelledError(TameError):
 
 
 class DescriptorBusyError(TameError):
-    """A second event was to wait for the same direction of a descriptor."""
+    """Another event already waits for the same direction of the descriptor."""
 
 
 class LoopError(TameError, RuntimeError):

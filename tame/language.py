@@ -22,8 +22,8 @@ def tamed(f: F) -> F:
     """Make `f` a function that may wait.
 
     A call runs its body at once, in the caller's stack, up to the first wait that must block;
-    then control goes back to the caller.  It returns None: results travel through events.
-    Raises `TranslationError` for code that has no meaning in Tame.
+    then control returns to the caller.  It returns None and passes results to events.
+    Raises `TranslationError` for code that cannot be translated.
     """
     from tame.translate import translate_function  # not needed by programs translated ahead
 
@@ -52,7 +52,7 @@ class Twait:
 
 
 class Tvars:
-    """``with tvars:`` declares variables that live across waits, as all locals in Python do."""
+    """``with tvars:`` declares variables; like all locals, they keep their values across waits."""
 
     def __enter__(self) -> None:
         """Outside a tamed function the block has no effect."""

@@ -296,7 +296,7 @@ class _Run:
 
 MAX_SEARCHED = 64
 """How many timers and descriptors are searched for an event; with more, the search is not made
-and the program counts as able to go on."""
+and the program is assumed to be able to continue."""
 
 
 def _next_event() -> Event[()] | None:

@@ -45,8 +45,8 @@ class Pool:
     """Threads for calls that block, started when needed, up to a maximum.
 
     They end when no call is outstanding.  If the loop ends before that, calls that have not begun
-    are discarded, and running ones are waited for, `JOIN_TIMEOUT` seconds altogether.  A call that
-    takes longer goes on in a daemon thread, and its result is discarded.
+    are discarded, and running ones are waited for, `JOIN_TIMEOUT` seconds in total.  A call that
+    takes longer continues in a daemon thread, and its result is discarded.
     """
 
     def __init__(self, max_threads: int = MAX_THREADS, name: str = "tame") -> None:
@@ -58,7 +58,7 @@ class Pool:
         """Call `f(*args)` in a thread, and trigger `event` with its result, or fail it with its
         exception (even `SystemExit`), on the loop's thread.
 
-        If `event` is forgotten, the call still goes on, and its result is discarded.  If no thread
+        If `event` is forgotten, the call continues, and its result is discarded.  If no thread
         can be started at all, the call is made at once on the loop's thread.  Raises `LoopError`
         outside `run`.
         """

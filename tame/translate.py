@@ -56,7 +56,7 @@ is decorated again in every call of the outer one."""
 def translate_function(f: Callable[..., Any]) -> FunctionType:
     """The generator function for the tamed function `f`, or a plain function if it has no wait.
 
-    Raises `TranslationError` if `f` contains code that has no meaning in Tame, or if its source
+    Raises `TranslationError` if `f` contains code that cannot be translated, or if its source
     cannot be read.
     """
     decorated = hasattr(f, "__wrapped__")

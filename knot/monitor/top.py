@@ -1,7 +1,7 @@
-"""``knot top``: what a server does, live on a terminal, from what stands at its admin address.
+"""``knot top``: what a server does, live on a terminal, from its ``/metrics`` endpoint.
 
-It knows of Knot no more than ``/metrics`` tells, and no part of a server needs it.  Two looks make
-an `Interval`; `page` shows one; `run` goes on looking.
+It knows only what ``/metrics`` reports, and no part of a server depends on it.  Two samples make an
+`Interval`; `page` shows one; `run` takes samples until the user stops it.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from rich.text import Text
 
 PORT: Final = 9090
 PATH: Final = "/metrics"
-PATIENCE: Final = 3.0
+ANSWER_TIMEOUT: Final = 3.0
 """Seconds for the server to answer."""
-MOST: Final = 4 << 20
-"""Bytes of an answer."""
+MAX_ANSWER: Final = 4 << 20
+"""The most bytes that are read of an answer."""
 
 HISTORY: Final = 500
-"""Looks that are remembered."""
+"""The number of samples that are kept."""
 UNKNOWN: Final = "-"
 BARS: Final = "▁▂▃▄▅▆▇█"
 CLASSES: Final = {"2": "green", "3": "cyan", "4": "yellow", "5": "red"}
-"""Of statuses, by their first digit."""
+"""Colours of statuses, by their first digit."""
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 STATES: Final = ("head", "idle", "taking")
 INDENT: Final = 12
-"""Columns before the figures."""
+"""The columns to the left of the figures."""
 LINES: Final = 13
-"""Of the page beside those of the workers."""
+"""The number of lines on the page, without those of the workers."""
 
 Labels = tuple[tuple[str, str], ...]
 
 
 class UnreachableError(Exception):
-    """Nothing can be shown, for the reason that this says in one sentence."""
+    """There is nothing to show; the message is one sentence with the reason."""
 
 
-# -- looking -------------------------------------------------------------------------------------
+# -- sampling ------------------------------------------------------------------------------------
 
 
 def parse_address(text: str) -> SplitResult:
@@ -68,7 +68,9 @@ def parse_address(text: str) -> SplitResult:
     except ValueError:
         host = None
     if not host or url.scheme not in ("http", "https"):
-        raise ValueError(f"{text!r} is no address: write it as 127.0.0.1:{PORT}, or as a URL")
+        raise ValueError(
+            f"{text!r} is not a valid address: write it as 127.0.0.1:{PORT}, or as a URL"
+        )
     if port is None and "://" not in text:
         url = url._replace(netloc=f"{url.netloc.rstrip(':')}:{PORT}")
     return url._replace(path=PATH if url.path in ("", "/") else url.path)
@@ -76,7 +78,7 @@ def parse_address(text: str) -> SplitResult:
 
 @dataclass
 class Sample:
-    """One look: each value by its name and labels, and when that was, in seconds."""
+    """The metrics at one time: each value by its name and labels, and the time in seconds."""
 
     when: float
     values: Mapping[str, Mapping[Labels, float]]
@@ -85,7 +87,7 @@ class Sample:
         return self.values.get(name, {})
 
     def sum(self, name: str, **labels: str) -> float:
-        """Over all that have those labels."""
+        """The sum of all values with these labels."""
         wanted = labels.items()
         return sum(value for found, value in self.of(name).items() if wanted <= dict(found).items())
 
@@ -95,7 +97,7 @@ class Sample:
 
 
 def look(url: SplitResult) -> Sample:
-    """Raises `UnreachableError`."""
+    """The metrics of the server now.  Raises `UnreachableError`."""
     where = url.geturl()
     try:
         text = fetch(url)
@@ -105,28 +107,30 @@ def look(url: SplitResult) -> Sample:
     try:
         sample = Sample(time.monotonic(), parse(text))
     except (ValueError, KeyError) as error:
-        raise UnreachableError(f"What stands at {where} are no metrics: {error}.") from None
+        raise UnreachableError(
+            f"The answer of {where} is not in Prometheus's text format: {error}."
+        ) from None
     if not sample.of("knot_start_time_seconds"):
-        raise UnreachableError(f"What stands at {where} are no metrics of Knot's.")
+        raise UnreachableError(f"The metrics at {where} are not those of Knot.")
     return sample
 
 
 def fetch(url: SplitResult) -> str:
     assert url.hostname is not None
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-    connection = kind(url.hostname, url.port, timeout=PATIENCE)
+    connection = kind(url.hostname, url.port, timeout=ANSWER_TIMEOUT)
     try:
         connection.request("GET", url.path + (f"?{url.query}" if url.query else ""))
         answer = connection.getresponse()
         if answer.status != 200:
             raise http.client.HTTPException(f"it answers {answer.status} {answer.reason}")
-        return answer.read(MOST).decode()
+        return answer.read(MAX_ANSWER).decode()
     finally:
         connection.close()
 
 
 def parse(text: str) -> Mapping[str, Mapping[Labels, float]]:
-    """Prometheus's text format.  Raises `ValueError`."""
+    """The values in Prometheus's text format.  Raises `ValueError`."""
     values: dict[str, dict[Labels, float]] = defaultdict(dict)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -136,7 +140,7 @@ def parse(text: str) -> Mapping[str, Mapping[Labels, float]]:
 
 @dataclass
 class Interval:
-    """What has happened between two looks."""
+    """What happened between two samples."""
 
     before: Sample
     after: Sample
@@ -146,7 +150,7 @@ class Interval:
         return max(self.after.when - self.before.when, 1e-3)
 
     def grown(self, name: str, **labels: str) -> float:
-        """By how much a counter has; one that has gone back began anew from nothing."""
+        """By how much a counter has grown; one that is smaller than before restarted from 0."""
         wanted, total = labels.items(), 0.0
         earlier = self.before.of(name)
         for found, value in self.after.of(name).items():
@@ -156,7 +160,7 @@ class Interval:
         return total
 
     def durations(self) -> list[tuple[float, float]]:
-        """Upper ends of the buckets in seconds, and how many answers each has got."""
+        """The upper end of each bucket in seconds, and the number of answers in it."""
         name = "knot_request_duration_seconds_bucket"
         ends = sorted((dict(labels)["le"] for labels in self.after.of(name)), key=float)
         up_to = [self.grown(name, le=end) for end in ends]
@@ -167,7 +171,7 @@ class Interval:
 
 
 def interval(before: Sample | None, after: Sample) -> Interval | None:
-    """None without an earlier look at the same server: another began at another time."""
+    """The interval; None without an earlier sample of the same server, by its start time."""
     start = "knot_start_time_seconds"
     if before is None or before.sum(start) != after.sum(start):
         return None
@@ -175,13 +179,13 @@ def interval(before: Sample | None, after: Sample) -> Interval | None:
 
 
 def rate(shown: Interval | None, name: str, **labels: str) -> float | None:
-    """Of a counter, a second; None without an interval."""
+    """How much a counter grows per second; None without an interval."""
     return None if shown is None else shown.grown(name, **labels) / shown.seconds
 
 
 def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
-    """The seconds in which that share of the answers was given, as if those of one bucket were
-    spread evenly over it; infinite beyond the last end, None without any answers."""
+    """The duration in seconds that this share of the answers does not exceed, as if the answers of
+    a bucket were spread evenly over it; infinite beyond the last end, None without any answers."""
     rank = share * sum(number for _, number in buckets)
     if rank <= 0:
         return None
@@ -191,7 +195,7 @@ def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | No
             return low + (end - low) * rank / number
         rank -= number
         low = end
-    return low  # by an error of rounding
+    return low  # only reached by a rounding error
 
 
 # -- showing -------------------------------------------------------------------------------------
@@ -199,15 +203,15 @@ def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | No
 
 @dataclass
 class Screen:
-    """What is known of a server, look by look."""
+    """What is known about a server, from sample to sample."""
 
     url: SplitResult
     last: Sample | None = None
     shown: Interval | None = None
     trouble: str = ""
-    """Why the last look failed."""
+    """Why the last attempt failed."""
     history: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
-    """Requests a second."""
+    """Requests per second."""
 
     def look(self) -> None:
         try:
@@ -303,11 +307,11 @@ COLUMNS: Final = {
     "worker": 7, "requests/s": 10, "CPU": 6, "memory": 9, "cache": 9, "new/s": 7,
     **dict.fromkeys(STATES, 7),
 }  # fmt: skip
-"""And their least widths, so that they stand still."""
+"""The columns with their least widths, so that they do not move."""
 
 
 def workers(shown: Interval | None, last: Sample, room: int) -> Table:
-    """A line for each; those that have no room are one line together."""
+    """A line for each worker; those for which there is no room share one line."""
     table = Table(
         box=None, padding=(0, 1, 0, 0), pad_edge=False, collapse_padding=True, header_style="bold"
     )
@@ -360,7 +364,7 @@ def size(value: float | None) -> str:
 
 
 def duration(buckets: Sequence[tuple[float, float]], share: float) -> str:
-    """As a user reads it; it is an estimate, and has two digits."""
+    """A quantile as text, with two digits because it is an estimate."""
     seconds = quantile(buckets, share)
     if seconds is None:
         return UNKNOWN
@@ -388,11 +392,11 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[min(len(BARS) - 1, int(len(BARS) * value / most))] for value in values)
 
 
-# -- going on ------------------------------------------------------------------------------------
+# -- running -------------------------------------------------------------------------------------
 
 
 def once(url: SplitResult, seconds: float) -> None:
-    """Print a page, of the next so many seconds.  Raises `UnreachableError`."""
+    """Print one page about the next `seconds`.  Raises `UnreachableError`."""
     console = Console(highlight=False)
     screen = Screen(url)
     for pause in (seconds, 0.0):
@@ -405,9 +409,9 @@ def once(url: SplitResult, seconds: float) -> None:
 
 
 def run(url: SplitResult, seconds: float) -> None:
-    """Show a page, anew after so many seconds, until the user has enough.
+    """Show a page, updated every `seconds`, until the user stops it.
 
-    Without a terminal it is shown `once`.
+    Without a terminal, the page is printed `once`.
     """
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -427,7 +431,7 @@ def run(url: SplitResult, seconds: float) -> None:
 
 @contextmanager
 def keys() -> Iterator[int | None]:
-    """Where keys come from one by one, if there is a keyboard."""
+    """The descriptor of the keyboard, which reports each key at once; None without one."""
     if not sys.stdin.isatty():
         yield None
         return
@@ -441,7 +445,7 @@ def keys() -> Iterator[int | None]:
 
 
 def is_left(fd: int | None, until: float) -> bool:
-    """Whether a key tells to end it; waits for one until that time."""
+    """Whether the user presses q before the time `until`."""
     while (left := until - time.monotonic()) > 0:
         ready, _, _ = select.select([] if fd is None else [fd], [], [], left)
         if ready and fd is not None:

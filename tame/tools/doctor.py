@@ -51,13 +51,13 @@ class Function(NamedTuple):
     node: FunctionNode
     plan: Plan
     modules: dict[str, str]
-    """What each imported name stands for: ``sleep`` may be ``time.sleep``."""
+    """What each imported name refers to: ``sleep`` may be ``time.sleep``."""
 
 
 def examine(text: str, filename: str) -> list[Finding]:
     """The mistakes in a module, in the order of its lines.
 
-    Raises `SyntaxError`, or its subclass `TranslationError` for code that has no meaning in Tame.
+    Raises `SyntaxError`, or its subclass `TranslationError` for code that cannot be translated.
     """
     tree = ast.parse(text, filename)
     lines = text.splitlines()
@@ -124,7 +124,7 @@ def targets_of(node: ast.Assign | ast.AnnAssign) -> list[ast.expr]:
 def never_handed_on(function: Function) -> Iterator[Finding]:
     """T003: on some path through the function, no event among its parameters is used.
 
-    One of several is enough, because one event may stand in for another.
+    One of several is enough, because one event may replace another.
     """
     parameters = list(event_parameters(function.node))
     if not parameters:
@@ -180,7 +180,7 @@ class Paths:
         return all(self.passes(statement) for statement in body)
 
     def passes(self, statement: ast.stmt) -> bool:
-        """Whether such a path goes on after `statement`."""
+        """Whether such a path continues after `statement`."""
         if isinstance(statement, ast.Return):
             if not self.uses(statement):
                 self.returns.append(statement)
@@ -322,7 +322,7 @@ def full_name(node: ast.expr, modules: dict[str, str]) -> str:
 
 
 def imported(tree: ast.Module) -> dict[str, str]:
-    """What each imported name of the module stands for."""
+    """What each imported name of the module refers to."""
     found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -42,8 +42,8 @@ COMPOUND = (
 def translate_module(text: str, filename: str) -> str:
     """The module `text` with the words of Tame replaced.
 
-    Raises `TranslationError` for code that has no meaning in Tame, and `SyntaxError` for code that
-    is not Python.
+    Raises `TranslationError` for code that cannot be translated, and `SyntaxError` for code that is
+    not Python.
     """
     tree = ast.parse(text, filename)
     compile(text, filename, "exec", dont_inherit=True)

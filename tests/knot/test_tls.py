@@ -378,7 +378,7 @@ def test_a_renewed_certificate_that_is_broken_changes_nothing_and_is_told_once(
         certificates.look()
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
-    assert "is not that of the certificate" in said[0]
+    assert "does not match the certificate" in said[0]
     assert "No such file" in said[1]
     write_pair(tmp_path / "one", "localhost")
     clock[0] += LOOK
@@ -507,8 +507,11 @@ def test_files_that_are_no_certificate_are_refused_in_a_sentence(
     for options, said in (
         (["--cert", "/nowhere"], "cannot read /nowhere: No such file or directory"),
         (["--cert", chain], "name the key's file with --key"),
-        (["--cert", other, "--key", key], f"the key in {key} is not that of the certificate"),
-        (["--cert", str(site / "index.html"), "--key", key], "are no certificate and key in PEM"),
+        (["--cert", other, "--key", key], f"the key in {key} does not match the certificate"),
+        (
+            ["--cert", str(site / "index.html"), "--key", key],
+            "are not a certificate and key in PEM",
+        ),
         (["--cert", chain, "--key", str(tmp_path / "secret")], "a key with a password"),
     ):
         status, error = refusal(site, *options)

@@ -247,8 +247,8 @@ def test_what_is_no_metrics_of_knots_is_told(site: Path) -> None:
     (site / "nonsense").write_text("<!doctype html>")
     with administered(site) as (_, url, _):
         for target, why in (
-            ("/metrics", "no metrics of Knot's"),
-            ("/nonsense", "no metrics"),
+            ("/metrics", "are not those of Knot"),
+            ("/nonsense", "not in Prometheus's text format"),
             ("/nothing", "answers 404"),
         ):
             said = CliRunner().invoke(knot.cli.main, ["top", "--once", url + target])
