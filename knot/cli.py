@@ -83,7 +83,7 @@ GROUPS: Final[Mapping[str, Sequence[Option]]] = {
         Option(
             "--listing/--no-listing",
             default=None,
-            otherwise="on a tty",
+            otherwise="only on a tty",
             help="List directories without an index.html.",
         ),
         Option("--hidden", is_flag=True, help="Serve names that begin with a dot."),
@@ -121,7 +121,7 @@ GROUPS: Final[Mapping[str, Sequence[Option]]] = {
         Option(
             "--shared-tags",
             is_flag=True,
-            help="Make ETags of size and time only, equal on several machines.",
+            help="Make ETags from size and time only, the same on all machines.",
         ),
     ],
     "HTTPS": [
@@ -141,14 +141,14 @@ GROUPS: Final[Mapping[str, Sequence[Option]]] = {
         Option(
             "--redirect-http",
             type=Address(),
-            help="Redirect HTTP clients of this address, such as :80, to HTTPS.",
+            help="Listen for HTTP at this address, such as :80, and redirect to HTTPS.",
         ),
         Option(
             "--https-port",
             type=click.IntRange(1, 65535),
             metavar="N",
             otherwise="that of --port",
-            help="Port to redirect them to.",
+            help="Port to redirect HTTP clients to.",
         ),
         Option(
             "--hsts",
@@ -199,14 +199,14 @@ GROUPS: Final[Mapping[str, Sequence[Option]]] = {
             "--sandbox/--no-sandbox",
             default=Process.sandbox,
             otherwise="on",
-            help="Give up all rights that serving does not need (Landlock).",
+            help="Drop all privileges that serving does not need (Landlock).",
         ),
         Option(
             "--model",
             default=Process.model,
             type=click.Choice(MODELS),
             metavar="MODEL",
-            help=f"How to wait: {', '.join(MODELS)}.",
+            help=f"Concurrency model: {', '.join(MODELS)}.",
         ),
         Option(
             "--threads",
@@ -247,20 +247,20 @@ GROUPS: Final[Mapping[str, Sequence[Option]]] = {
             default=Limits.connections,
             type=click.IntRange(1),
             metavar="N",
-            help="Maximum of open connections.",
+            help="Maximum number of open connections.",
         ),
         Option(
             "--max-connections-per-client",
             type=click.IntRange(1),
             metavar="N",
-            help="Maximum of open connections of one client.",
+            help="Maximum number of connections of one client.",
         ),
         Option(
             "--max-requests",
             default=Limits.requests,
             type=click.IntRange(1),
             metavar="N",
-            help="Maximum of requests on one connection.",
+            help="Maximum number of requests on one connection.",
         ),
         Option(
             "--max-rate",
@@ -278,7 +278,7 @@ GROUPS: Final[Mapping[str, Sequence[Option]]] = {
             "--keep-alive",
             default=Limits.keep_alive,
             type=Seconds(),
-            help="Time between two requests.",
+            help="Time that may pass between two requests.",
         ),
         Option(
             "--send-timeout",
@@ -393,7 +393,10 @@ def schema() -> None:
     context_settings={"auto_envvar_prefix": "KNOT_TOP", "max_content_width": 100},
 )
 def top(address: str, interval: float, once: bool) -> None:
-    """Show what the server with this --admin address does, until q or Ctrl-C."""
+    """Show live figures of the server with this --admin address.
+
+    q or Ctrl-C ends it.
+    """
     try:
         from knot.monitor import top as screen
     except ImportError as error:

@@ -49,9 +49,10 @@ def translate(file: Path, output: Path | None) -> None:
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 def doctor(files: tuple[Path, ...]) -> None:
-    """Find mistakes in the tamed functions of FILES, without running them.
+    """Find mistakes in the tamed functions of FILES.
 
-    A directory means all modules below it.  The exit status is 1 if anything is found.
+    They are not run.  A directory means all modules below it.  The exit status is 1 if anything
+    is found.
     """
     from tame.tools.doctor import examine
 

@@ -32,7 +32,7 @@ from knot.access.networks import Networks
 from knot.access.passwords import Outcome
 from knot.build import HostedSite, Sites, guard, networks
 from knot.cli import main, serve
-from knot.config import read_settings
+from knot.config import OF_A_HOST, read_settings
 from knot.http.request import BadRequest, Request
 from knot.http.responder import Deferred, Response
 from knot.models.events import Server
@@ -533,9 +533,17 @@ def test_whatever_is_asked_a_doorkeeper_answers(site: Path) -> None:
 
 PAGE = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
 
+OF_HOSTS = re.search(r"A host may set its own (.*?)\.\s", PAGE, re.DOTALL)
+
 COMMANDS = re.findall(r"^knot serve (.*?)(?: +#.*)?$", PAGE, re.MULTILINE)
 
 OPTIONS = ["auth", "allow", "deny", "max-rate", "max-connections-per-client", "trust", "unix"]
+
+
+def test_the_page_lists_what_a_host_may_have_of_its_own() -> None:
+    assert OF_HOSTS is not None
+    named = re.findall(r"`([\w-]+)`", OF_HOSTS[1])
+    assert named == [name.replace("_", "-") for name in OF_A_HOST]
 
 
 def test_the_examples_of_the_page_can_be_served(
