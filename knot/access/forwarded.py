@@ -1,4 +1,4 @@
-"""Who a client is, by the word of a proxy that is trusted.  No I/O.
+"""The address of a client, as reported by a trusted proxy.  No I/O.
 
 Two ways to say so: a field that a proxy for HTTP adds to each request, ``X-Forwarded-For``, and a
 header that one for TCP puts before the first byte of a connection (the PROXY protocol, versions 1
@@ -21,10 +21,10 @@ FORWARDED: Final = b"x-forwarded-for"
 # -- a field of each request ---------------------------------------------------------------------
 
 WITH_PORT: Final = re.compile(r"\[(.*)\](?::\d+)?|([\d.]+):\d+")
-"""Some proxies say the port, too."""
+"""Some proxies add the port."""
 
 MAX_HOPS: Final = 32
-"""Addresses that are looked at; who has that many proxies of its own has them in a circle."""
+"""Addresses that are looked at; a longer chain of trusted proxies must be a loop."""
 
 MAX_REMEMBERED_SIZE: Final = 128
 """Bytes of a field whose meaning is remembered."""
@@ -40,9 +40,9 @@ class Forwarded:
     def client(self, address: str, fields: Fields) -> str:
         """The client whose request with these `fields` comes from `address`.
 
-        It is the right-most address in ``X-Forwarded-For`` that is no trusted proxy's: what stands
-        to the left of it is hearsay.  What is no address ends the search as well, at the last
-        proxy that could be trusted.
+        It is the right-most address in ``X-Forwarded-For`` that is not a trusted proxy's: whatever
+        is left of it cannot be trusted.  A member that is not an address ends the search as well,
+        at the last trusted proxy.
         """
         if not self._trusted(address):
             return address
@@ -80,7 +80,7 @@ MAX_V1: Final = 107
 
 MAX_V2: Final = 2048
 """Bytes of one of version 2, whose own bound is 65,551: a client's certificate may be in it, but
-no proxy sends that unless it is told to."""
+no proxy sends that by default."""
 
 MAX_HEADER: Final = max(MAX_V1, MAX_V2)
 
@@ -92,7 +92,7 @@ FIXED: Final = len(START_2) + 4
 
 PORT: Final = re.compile(rb"0|[1-9][0-9]{0,4}")
 TEXT_1: Final = re.compile(rb"[0-9A-Fa-f:. ]*\r?")
-"""What follows TCP4 or TCP6, as far as it has come."""
+"""The part after TCP4 or TCP6, as far as it has arrived."""
 
 # By the byte of version 2 that names them: how long the addresses are, with their ports.
 LENGTHS: Final = {
@@ -117,15 +117,15 @@ class Header(NamedTuple):
 
 
 def parse_header(data: bytes) -> Header | None:
-    """The header that `data` begins with; None if it may be one and goes on.
+    """The header that `data` begins with; None if it is incomplete.
 
-    Raises `ValueError` if it is none.
+    Raises `ValueError` if it is not a PROXY header.
     """
     if any(data.startswith(start[: len(data)]) for start in STARTS_1):
         return parse_1(data)
     if data.startswith(START_2[: len(data)]):
         return parse_2(data)
-    raise ValueError("it is no PROXY header")
+    raise ValueError("it is not a PROXY header")
 
 
 def parse_1(data: bytes) -> Header | None:
@@ -147,7 +147,7 @@ def parse_1(data: bytes) -> Header | None:
     try:
         client, _ = [shown(kind(word.decode())) for word in words[2:4]]
     except ValueError:
-        raise ValueError("an address in a PROXY header is none of its kind") from None
+        raise ValueError("an address in a PROXY header is not of the announced kind") from None
     for port in words[4:]:
         if not PORT.fullmatch(port) or int(port) > 0xFFFF:
             raise ValueError("a port in a PROXY header is a number up to 65535")
@@ -162,7 +162,7 @@ def parse_2(data: bytes) -> Header | None:
     check_version(data[len(START_2)])
     size = FIXED + int.from_bytes(data[FIXED - 2 : FIXED], "big")
     if size > MAX_V2:
-        raise ValueError(f"a PROXY header longer than {MAX_V2} bytes is not taken")
+        raise ValueError(f"a PROXY header longer than {MAX_V2} bytes is not accepted")
     local, kind = data[len(START_2)] == LOCAL, data[len(START_2) + 1]
     if not local:
         if kind not in LENGTHS:

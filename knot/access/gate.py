@@ -1,4 +1,4 @@
-"""What a gate is: it answers in place of the site where it matters who asks.  Types only."""
+"""Gates, which answer in place of a site where it matters who asks.  Types only."""
 
 from __future__ import annotations
 

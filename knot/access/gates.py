@@ -1,8 +1,9 @@
 """Who may have what: gates in front of a site, each of which refuses or asks the one behind it.
 
-From the outside in: a `Doorkeeper` looks at who the client is, and knows nothing of sites; `Hosts`
-(`virtual_hosts.py`) finds the site; the site's `BasicAuth` wants a password.  No I/O: a file of
-passwords is read by `passwords.py`, and connections are counted where they are accepted.
+From the outside in: a `Doorkeeper` looks at who the client is, and knows nothing of sites;
+`VirtualHosts` (`virtual_hosts.py`) finds the site; the site's `BasicAuth` requires a password.  No
+I/O: a file of passwords is read by `passwords.py`, and connections are counted where they are
+accepted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CHALLENGE: Final = b'WWW-Authenticate: Basic realm="Knot", charset="UTF-8"\r\n'
 
 
 class SiteGate(Protocol):
-    """A gate that can tell whose request it is, for the log."""
+    """A gate that also knows the user of a request, for the log."""
 
     def __call__(
         self, peer: Client, request: Request | BadRequest, now: float
@@ -35,11 +36,11 @@ class SiteGate(Protocol):
         """Answer."""
 
     def user(self, request: Request) -> bytes:
-        """The name whose password is right; empty if there is none."""
+        """The authenticated user; empty if there is none."""
 
 
 class BasicAuth:
-    """In front of one site: it wants a password, if the site has some."""
+    """A gate in front of one site that requires a password, if the site has any."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class BasicAuth:
         return self._responder.respond(request, now)
 
     def _refuse(self, request: Request, now: float) -> Response:
-        why = "this asks for a name and a password"
+        why = "a name and a password are required"
         return self._responder.refuse(request, now, 401, CHALLENGE, why)
 
     def user(self, request: Request) -> bytes:
@@ -102,13 +103,13 @@ class BasicAuth:
 
 
 def credentials_of(request: Request) -> bytes:
-    """What the client says of itself; nothing if it says that twice."""
+    """The value of Authorization; empty if it occurs twice."""
     values = [value for name, value in request.fields if name == AUTHORIZATION]
     return values[0] if len(values) == 1 else b""
 
 
 class Doorkeeper:
-    """In front of all sites: it looks at where the client is, and how often it asks."""
+    """A gate in front of all sites that looks at the client's address and rate."""
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class Doorkeeper:
         denied: Networks | None = None,
         rates: Rates | None = None,
     ) -> None:
-        """Refusals are the `responder`'s."""
+        """The `responder` makes the refusals."""
         self._responder = responder
         self._behind = behind
         self._forwarded = None if trusted is None else Forwarded(trusted.have)
@@ -129,7 +130,7 @@ class Doorkeeper:
         self._rates = rates
 
     def client(self, address: str, request: Request | BadRequest) -> str:
-        """Where the client is whose request comes from that address."""
+        """The address of the client whose request came by a connection from `address`."""
         if self._forwarded is None or isinstance(request, BadRequest):
             return address
         return self._forwarded.client(address, request.fields)
@@ -148,7 +149,7 @@ class Doorkeeper:
             wait = self._rates.wait(client_at(client), monotonic())
             if wait:
                 field = b"Retry-After: %d\r\n" % wait
-                why = "you have asked too often"
+                why = "too many requests from your address"
                 return self._responder.refuse(request, now, 429, field, why)
         return self._behind(peer, request, now)
 
@@ -157,7 +158,7 @@ class Doorkeeper:
 
 
 def introducer(doorkeeper: Doorkeeper | None, inner: SiteGate) -> Who:
-    """Tells the log whose a request is."""
+    """Finds the client and user of a request, for the log."""
 
     def who(address: str, request: Request | BadRequest) -> tuple[str, bytes]:
         if isinstance(request, BadRequest):

@@ -1,4 +1,4 @@
-"""From HTTP to HTTPS: what a port without TLS answers beside one that has it.  No I/O."""
+"""From HTTP to HTTPS: how a port without TLS answers beside one with TLS.  No I/O."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from knot.http.request import AUTHORITY, HOST, BadRequest, Request
 from knot.http.responder import Deferred, Responder, Response, authority_of, split_target
 
 CHALLENGES: Final = b".well-known/acme-challenge/"
-"""Where the files are that an authority asks for over HTTP before there is a certificate (RFC 8555,
-section 8.3)."""
+"""The path of files that a certificate authority requests over HTTP before there is a certificate
+(RFC 8555, section 8.3)."""
 
 HTTPS: Final = 443
 
@@ -46,22 +46,22 @@ class HttpsRedirect:
             return self._challenges(peer, request, now)
         host = host_name(authority_of(request.target) or dict(request.fields).get(HOST, b""))
         if not (host and AUTHORITY.fullmatch(host) and path.startswith(b"/")):
-            why = "this is served over HTTPS, and the request does not say from which host"
+            why = "this site is served over HTTPS, and the request names no host"
             return self._plain.refuse(request, now, 400, why=why)
         location = b"Location: https://%b%b%b%b\r\n" % (host, self._port, path, query)
         return self._plain.refuse(request, now, 301, location)
 
 
 class Challenges:
-    """What a responder finds without TLS: the tokens of challenges, and nothing else.
+    """What is served without TLS: the tokens of challenges, and nothing else.
 
-    There is no password here, so nothing stands in for a file: no index, no listing, no other page.
+    Passwords do not apply here, so there is no fallback: no index, no listing, no other page.
     """
 
     opened = misses = 0
 
     def __init__(self, *sites: Site) -> None:
-        """The first site that has a token counts."""
+        """The first site that has a token is used."""
         self._sites = sites
         self.changed: list[Callable[[], object]] = []
 
@@ -78,13 +78,13 @@ class Challenges:
         return None
 
     def look(self) -> None:
-        """The sites look for themselves."""
+        """The sites check themselves."""
 
     def read(self, cold: Representation) -> Representation | NotServed:
         return self._sites[0].read(cold)
 
     def replace(self, found: Representation, cold: Representation, read: Representation) -> None:
-        """Nothing is kept."""
+        """Keeps nothing."""
 
     def copies(self, found: Representation, second: int) -> Mapping[bytes, Representation]:
         return {}
@@ -102,7 +102,7 @@ def token_of(path: bytes) -> bytes:
 
 
 def host_name(authority: bytes) -> bytes:
-    """Of an authority as RFC 3986, section 3.2 has it, without its port."""
+    """The host of an authority (RFC 3986, section 3.2), without its port."""
     if authority.startswith(b"["):
         return authority.partition(b"]")[0] + b"]"
     return authority.partition(b":")[0]

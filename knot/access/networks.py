@@ -8,13 +8,13 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final
 
 UNIX: Final = "unix:"
-"""The address of whoever comes by a path of the file system."""
+"""The address of clients of a Unix socket."""
 
 MAX_REMEMBERED: Final = 4096
-"""Addresses of which is remembered what they are; to look at one costs 3 µs."""
+"""Addresses that are remembered; to parse one costs 3 µs."""
 
 ONE_CLIENT: Final = 64
-"""Bits of an IPv6 address that tell one client from another: a household, or a rented machine, has
+"""Bits of an IPv6 address that identify a client: a household, or a rented machine, has
 at least the network of all addresses that begin so (RFC 6177), and uses any of them."""
 
 MAPPED: Final = 96
@@ -25,7 +25,7 @@ Network = IPv4Network | IPv6Network
 
 
 def network(text: str) -> str:
-    """`text` if it is a network, an address, or ``unix``.  Raises `ValueError` if it is none."""
+    """`text` if it is a network, an address, or ``unix``.  Raises `ValueError` otherwise."""
     if text == "unix":
         return text
     try:
@@ -35,7 +35,7 @@ def network(text: str) -> str:
             meant = ip_network(text, strict=False)
         except ValueError:
             raise ValueError(
-                f"{text!r} is no network: write it as 10.0.0.0/8, 2001:db8::/32, 203.0.113.7, or"
+                f"{text!r} is not a valid network; use 10.0.0.0/8, 2001:db8::/32, 203.0.113.7, or"
                 " unix for the clients of --unix"
             ) from None
         raise ValueError(f"{text!r} is an address within a network: write {meant}") from None
@@ -49,7 +49,7 @@ class Networks:
     """Some networks, as ``10.0.0.0/8``, and ``unix`` for the clients of a path."""
 
     def __init__(self, networks: Iterable[str]) -> None:
-        """Raises `ValueError` for what is no network."""
+        """Raises `ValueError` for text that is not a network."""
         names = [network(text) for text in networks]
         self._unix = "unix" in names
         self._all: list[Network] = [ip_network(name) for name in names if name != "unix"]
@@ -64,9 +64,9 @@ class Networks:
 
 
 def parse(text: str) -> Address | None:
-    """An address as it stands in the system's own answers; None for one of another kind.
+    """An address as the system writes it; None if it is not an IP address.
 
-    One of IPv4 may come to a socket of IPv6, and is one of IPv4 all the same (RFC 4291, 2.5.5.2).
+    An IPv4 client of an IPv6 socket has its IPv4 address (RFC 4291, 2.5.5.2).
     """
     try:
         address = ip_address(text)

@@ -1,8 +1,8 @@
 """Names and passwords, as RFC 7617 sends them and ``htpasswd -B`` keeps them.
 
 A check is slow on purpose, 2 ms to 1 s of a core, so that nothing here waits for one: what is known
-already is told at once, and what a `Check` does is for a thread.  Of credentials that were checked
-a hash is remembered, under a key that nobody else has; a password is kept nowhere.
+already is answered at once, and a `Check` runs on a thread.  Checked credentials are remembered as
+a keyed hash; a password is kept nowhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from knot.files.stamps import stamp_of
 
 MAX_RIGHT: Final = 16_384
 MAX_WRONG: Final = 4096
-"""Credentials that are remembered, in 5 MiB; who guesses does not push out who knows."""
+"""Credentials that are remembered, in 5 MiB; wrong guesses do not displace right ones."""
 
 MAX_CREDENTIALS: Final = 1024
 """Bytes of credentials."""
@@ -50,16 +50,16 @@ log = logging.getLogger("knot")
 
 
 class Outcome(NamedTuple):
-    """What a check has found."""
+    """The result of a check."""
 
     name: bytes
     hash: bytes | None
-    """That the user had then; None for a user who did not exist."""
+    """The hash that the user had then; None for a user that did not exist."""
     right: bool
 
 
 NOBODY: Final = Outcome(b"", None, False)
-"""What is found without a check where neither a name nor a password is."""
+"""The outcome without a check, for a request without name and password."""
 
 
 class Check:
@@ -92,13 +92,13 @@ class Passwords:
         """`turns` are those of all the checks in this process.  What was found out `before` by
         another reader of the same file is not checked again.
 
-        Raises `OSError` if the file cannot be read, `ValueError` if it is no such file.
+        Raises `OSError` if the file cannot be read, `ValueError` if its content is not valid.
         """
         self.path = os.fsdecode(absolute(path))
         self._turns = turns
         self._read()
         self.are_there = True
-        """Whether the file can be read: if not, whom it would let in is not known."""
+        """Whether the file can be read: if not, nobody can be let in."""
         self._looked = 0.0
         self._refused = ""
         self._keyed = blake2b(digest_size=16, key=os.urandom(32))
@@ -110,10 +110,10 @@ class Passwords:
             self._right, self._wrong = before._right, before._wrong
 
     def look(self, now: float) -> None:
-        """Now and then: read the file if it has changed.  `now` is in seconds, of any clock.
+        """Read the file again if it has changed.  `now` is in seconds, of any clock.
 
         Content that cannot be used changes nothing.  While the file is gone or may not be read,
-        nobody is let in: it may have been taken away for just that.  Either is logged once.
+        nobody is let in: it may have been removed for that purpose.  Either is logged once.
         """
         if abs(now - self._looked) < LOOK_INTERVAL:
             return
@@ -142,7 +142,7 @@ class Passwords:
         self._stamp, self._settled = stamp, stamp.is_settled(now)
 
     def known(self, credentials: bytes) -> Outcome | None:
-        """What a check has found before; None if one is needed.
+        """The outcome of an earlier check; None if one is needed.
 
         It holds for as long as the user has the same hash in the file, so that nothing need be
         forgotten when the file changes.
@@ -156,7 +156,7 @@ class Passwords:
         return NOBODY if parse(credentials) is None else None
 
     def begin(self, credentials: bytes) -> Callable[[], Outcome] | None:
-        """What finds out, on a thread, whether they are right; None if too many do so now.
+        """The check to run on a thread; None if too many run now.
 
         Whoever gets it passes the outcome to `keep`.
         """
@@ -179,7 +179,7 @@ class Passwords:
             del kept[next(iter(kept))]
 
     def _key_of(self, credentials: bytes) -> bytes:
-        hash = self._keyed.copy()  # which is faster than to begin anew: 540 ns, not 870
+        hash = self._keyed.copy()  # faster than a new one: 540 ns instead of 870
         hash.update(credentials)
         return hash.digest()
 
@@ -240,15 +240,17 @@ def read_users(path: str) -> dict[bytes, bytes]:
         shown = name.decode(errors="replace")
         where = f"{path}, line {number}"
         if not name or CONTROL.search(name) or len(name) > MAX_NAME:
-            raise ValueError(f"{where}: it is no name:hash; write it by htpasswd -B {path} NAME")
+            raise ValueError(
+                f"{where}: it is not of the form name:hash; write it with htpasswd -B {path} NAME"
+            )
         if not HASH.fullmatch(hash):
             raise ValueError(
                 f"{where}: the password of {shown} is not kept by bcrypt, and other hashes are too"
-                f" weak; set it anew by htpasswd -B {path} {shown}"
+                f" weak; set it again with htpasswd -B {path} {shown}"
             )
         if name in users:
-            raise ValueError(f"{where}: {shown} stands there twice; take one of the lines out")
+            raise ValueError(f"{where}: {shown} occurs twice; remove one of the lines")
         users[name] = hash
     if not users:
-        raise ValueError(f"{path} has no users; add one by htpasswd -B {path} NAME")
+        raise ValueError(f"{path} has no users; add one with htpasswd -B {path} NAME")
     return users

@@ -16,9 +16,9 @@ SAVED: Final = 10.0
 with all that belongs to it comes in one burst."""
 
 MAX_CLIENTS: Final = 16_384
-"""Of whom it is known what they had lately, in 3 MiB.  A client who is forgotten because so many
-others have asked since may have its burst again: who owns more addresses than this gets one for
-each of them, as it would anyway."""
+"""Clients whose recent requests are remembered, in 3 MiB.  A client that is forgotten because so
+many others have asked since may have its burst again: a client with more addresses than this gets
+one for each of them, as it would anyway."""
 
 
 class Rates:
@@ -51,8 +51,8 @@ class Rates:
 
 
 class ConnectionLimit:
-    """How many connections each client has; those of trusted proxies are others' and do not
-    count."""
+    """How many connections each client has.  Those of trusted proxies belong to other clients and
+    do not count."""
 
     def __init__(self, most: int, trusted: Callable[[str], bool] | None = None) -> None:
         self._most = most
@@ -60,7 +60,8 @@ class ConnectionLimit:
         self._open: dict[str, int] = {}  # no longer than there are connections
 
     def enter(self, address: str) -> bool:
-        """Count one more connection from there, unless that is one too many; whether it is not."""
+        """Count one more connection from there, unless that is one too many; whether it was
+        counted."""
         if self._trusted is not None and self._trusted(address):
             return True
         client = client_at(address)
@@ -71,13 +72,13 @@ class ConnectionLimit:
         return True
 
     def count(self, address: str) -> None:
-        """Count one that is there already, however many there are."""
+        """Count a connection that exists already, however many there are."""
         if self._trusted is None or not self._trusted(address):
             client = client_at(address)
             self._open[client] = self._open.get(client, 0) + 1
 
     def leave(self, address: str) -> None:
-        """Count one less, that has entered."""
+        """Count one connection less."""
         if self._trusted is not None and self._trusted(address):
             return
         client = client_at(address)

@@ -1,4 +1,4 @@
-"""Several sites at one address, told apart by the host that a request names.  No I/O."""
+"""Several sites at one address, distinguished by the host that a request names.  No I/O."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from knot.http.responder import Deferred, Response, authority_of
 NAME: Final = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
 
 MAX_REMEMBERED: Final = 1024
-"""Spellings of hosts whose sites are known without looking."""
+"""Spellings of hosts whose sites are remembered."""
 
 
 def pattern(text: str) -> str:
     """A host, or ``*.`` and one whose subdomains are meant, as requests name it: in lower case, and
-    in ASCII (RFC 5890).  Raises `ValueError` for what is neither."""
+    in ASCII (RFC 5890).  Raises `ValueError` for anything else."""
     name = text.lower().removesuffix(".")
     if not name.isascii():
         star, name = ("*.", name[2:]) if name.startswith("*.") else ("", name)
         try:
             name = star + name.encode("idna").decode()
         except UnicodeError:
-            raise ValueError(f"{text!r} is no host") from None
+            raise ValueError(f"{text!r} is not a valid host") from None
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"{text!r} is no host: write it without port, as example.org, or as"
-            " *.example.org for all that end so"
+            f"{text!r} is not a valid host; use a name without port, such as example.org, or"
+            " *.example.org for all its subdomains"
         )
     return name
 
@@ -57,7 +57,7 @@ class VirtualHosts:
         return self.site(request).user(request)
 
     def site(self, request: Request) -> SiteGate:
-        """That of the host in the target, else of the field (RFC 9112, section 3.2.2)."""
+        """The gate of the host in the target, else in the Host field (RFC 9112, section 3.2.2)."""
         target = request.target
         authority = b"" if target.startswith(b"/") else authority_of(target)
         if not authority:

@@ -33,7 +33,7 @@ COMPRESSED: Final = re.compile(
     rb"|google-earth\.kmz|ms-.*\.macroenabled|oasis\.opendocument|openxmlformats-officedocument))",
     re.IGNORECASE,
 )
-"""Media types, if not of `TEXT`, of which nobody keeps a compressed copy."""
+"""Media types, other than `TEXT`, that are never kept compressed."""
 
 
 @lru_cache(512)
@@ -48,7 +48,7 @@ def compressible(kind: bytes, size: int) -> bool:
 
 
 def compress(content: bytes | bytearray, coding: bytes) -> bytes | None:
-    """`content` in that coding; None if it cannot be made here, or is no smaller."""
+    """`content` in that coding; None if the library is missing, or the result is not smaller."""
     compressor = _compressor(coding)
     if compressor is None:
         return None

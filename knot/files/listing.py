@@ -1,4 +1,4 @@
-"""What lies in a directory, as a page or as JSON.
+"""The contents of a directory, as a page or as JSON.
 
 Directories go in, bytes come out; nothing here knows of HTTP or of sockets.  Names are the bytes
 that they are on the disk: a link has them percent-encoded, so that it leads to the file whatever
@@ -29,7 +29,7 @@ DIGITS: Final = re.compile(r"(\d{1,18})")
 UNSHOWN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\udc80-\udcff]"
 )
-"""Control characters, those that turn the direction of text, and bytes that are no UTF-8."""
+"""Control characters, those that turn the direction of text, and bytes that are not UTF-8."""
 
 PAGE: Final = """<!doctype html>
 <html lang="en">
@@ -93,8 +93,8 @@ class Entry(NamedTuple):
 
 
 def read_directory(fd: int, scope: Scope) -> list[Entry]:
-    """What the directory at a place (O_PATH) has that a client may ask for: directories first,
-    then files.
+    """The entries of the directory at a place (O_PATH) that a client may ask for: directories
+    first, then files.
 
     Symbolic links to what is not in `scope` are left out.  Raises `OSError` if the directory cannot
     be read.

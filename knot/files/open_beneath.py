@@ -1,4 +1,4 @@
-"""Opening files so that no path leads out of a directory, whoever moves what at what moment.
+"""Opening files so that no path leads out of a directory, even while files are being moved.
 
 The kernel's own `openat2` with ``RESOLVE_BENEATH`` (Linux 5.6) resolves a name and never leaves
 the directory on the way.  It refuses a symbolic link with an absolute target even where that lies
@@ -52,7 +52,7 @@ class RootDirectory:
         self.fd = os.open(path, PLACE | os.O_DIRECTORY)
         status = os.fstat(self.fd)
         self.identity = status.st_dev, status.st_ino
-        """Of no other directory as long as this one is open."""
+        """Its identity, which no other directory has while this one is open."""
         self._follow = follow_symlinks
         self._openat2 = None if follow_symlinks else _openat2()
 
@@ -67,7 +67,7 @@ class RootDirectory:
             os.close(fd)
 
     def __del__(self) -> None:
-        """A site that is served no more ends with the last request that it was asked."""
+        """A site that is no longer served ends with its last request."""
         self.close()
 
     def open(self, name: bytes) -> tuple[int, bool]:

@@ -1,6 +1,6 @@
 """A file as it was at one moment: its bytes or where they are, its entity tag, its times.
 
-Nothing here knows the path that a client asks for, or waits for a disk unless it is told to.
+Nothing here knows the path that a client asks for, or waits for a disk unless it is asked to.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ ENTRY: Final = 1024
 """What a file in the cache takes beside its bytes."""
 
 ATTEMPTS: Final = 3
-"""How often a small file is read that changes meanwhile."""
+"""How often a small file is read if it changes meanwhile."""
 
 BUSY: Final = {
     errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO,
     errno.ESTALE, errno.ETIMEDOUT,  # of network file systems
     errno.EBADMSG, errno.EUCLEAN, errno.EREMOTEIO, errno.ENODATA,  # of disks that have lost bytes
 }  # fmt: skip
-"""What says nothing of whether there is such a file: 503, for a 404 would be remembered."""
+"""Errors that do not tell whether the file exists: 503, because a 404 would be cached."""
 
 LAST_SECOND: Final = 253_402_300_799
-"""That of the year 9999."""
+"""The last second of the year 9999."""
 
 
 class File:
-    """An open file; it is closed when the last user lets go of it."""
+    """An open file; it is closed with its last reference."""
 
     __slots__ = ("fd", "mode", "stamp")
 
@@ -69,7 +69,7 @@ Bytes = bytes | bytearray
 class Representation:
     """A file as it was at one moment: what HTTP says of it, and its bytes or where they are.
 
-    The site keeps it as long as the file has not changed, which it looks after once a second.
+    The site keeps it as long as the file has not changed, which it checks once a second.
     """
 
     __slots__ = (
@@ -108,15 +108,15 @@ class Representation:
         self.varies = may_have_copies(kind)
         """Whether a client with another ``Accept-Encoding`` may get other bytes."""
         self.copies: dict[bytes, Representation] | None = None
-        """Those that were compressed beforehand, by coding; None if that is not known yet."""
+        """Copies compressed beforehand, by coding; None if that is not known yet."""
         self.compressed: dict[bytes, Representation | None] = {}
-        """Those that were compressed here."""
+        """Copies compressed here."""
         self.cost = ENTRY if self.content is None else ENTRY + self.size
         """Bytes of the cache's budget that it takes."""
         self.path: bytes | None = None
-        """What the cache has it under; None if it is not there."""
+        """Its key in the cache; None if it is not there."""
         self.second = 0
-        """When the file was looked at last."""
+        """When the file was last checked."""
 
     @property
     def is_cold(self) -> bool:
@@ -135,8 +135,7 @@ def read_whole(file: File, wait: bool) -> tuple[Stamp, Bytes | None]:
     """A file and its stamp before it was read; None if it is too large for the memory, or if it
     would have to be waited for and nobody is to `wait`.
 
-    One that changes all the time is taken as it was read last, and not for settled: it has another
-    stamp by then.
+    A file that changes all the time is taken as it was read last, and does not count as settled.
     """
     stamp, content = file.stamp, None
     for _ in range(ATTEMPTS):
@@ -153,14 +152,14 @@ def read_whole(file: File, wait: bool) -> tuple[Stamp, Bytes | None]:
 
 
 def read(fd: int, size: int) -> bytearray:
-    """So many bytes of a file, or fewer if it ends before."""
+    """`size` bytes of a file, or fewer if it ends before."""
     buffer = bytearray(size)
     del buffer[os.preadv(fd, [buffer], 0) :]
     return buffer
 
 
 def read_now(fd: int, size: int, start: int = 0) -> bytearray:
-    """So many bytes of a file, or fewer if reading on would wait for the disk."""
+    """`size` bytes of a file, or fewer if reading on would wait for the disk."""
     buffer = bytearray(size)
     try:
         count = os.preadv(fd, [buffer], start, os.RWF_NOWAIT)
@@ -180,21 +179,20 @@ def second_of(time: int) -> int:
 
 
 def etag_of(content: Bytes, coding: bytes = b"") -> bytes:
-    """A strong tag: that of the very bytes, so that every machine has the same, also after a
-    `touch`."""
+    """A strong tag: a hash of the bytes, the same on every machine, also after a `touch`."""
     digest = blake2b(content, digest_size=16).hexdigest().encode()
     return coded(b'"%b"' % digest, coding)
 
 
 def etag_by_stamp(stamp: Stamp, settled: bool, shared: bool) -> bytes:
-    """Of a file that is not in memory.  A `shared` tag is the same on every machine that has the
-    file with the same size and modification time.
+    """The tag of a file that is not in memory.  A `shared` tag is the same on every machine that
+    has the file with the same size and modification time.
 
     A file that may still change under its stamp has a weak tag that nothing else will ever match.
     """
     if not settled:
         return b'W/"%b"' % os.urandom(16).hex().encode()
-    # The inode tells files apart whose times come from elsewhere, and is nobody's business.
+    # The inode distinguishes files whose times were set by a program, and must not be public.
     parts = stamp[2:4] if shared else stamp[1:]
     digest = blake2b(repr(tuple(parts)).encode(), digest_size=16).hexdigest().encode()
     return b'"%b"' % digest
@@ -208,7 +206,8 @@ def coded(etag: bytes, coding: bytes) -> bytes:
 def is_fresh(copy: Stamp, original: Stamp) -> bool:
     """Whether a copy that was compressed beforehand is not older than the file itself.
 
-    `tar`, `zip` and many others leave times of whole seconds; of one second there is no telling.
+    `tar`, `zip` and many others leave times of whole seconds; within one second the order
+    is unknown.
     """
     if copy.modified % 10**9 == 0:
         return copy.modified // 10**9 >= original.modified // 10**9

@@ -1,7 +1,7 @@
 """From the path of a URL to a file, safely.
 
 A site is a directory.  What it gives out is a `File`: opened, so that a name that changes later
-changes nothing, and opened beneath the directory (`beneath.py`), so that no path leads out.
+changes nothing, and opened beneath the directory (`open_beneath.py`), so that no path leads out.
 This file knows neither HTTP nor sockets, and never waits for content to come from a disk: what is
 not in the kernel's memory is left to be read by whoever sends it.
 """
@@ -42,7 +42,7 @@ from knot.files.stamps import Stamp, stamp_of
 INDEX: Final = b"index.html"
 
 PAGE: Final = b".html"
-"""What clean URLs leave out."""
+"""The suffix that clean URLs leave out."""
 
 WELL_KNOWN: Final = b".well-known/"
 """The one hidden name that is there to be served (RFC 8615)."""
@@ -65,7 +65,7 @@ SWEPT: Final = 64
 """Open files that one `Site.sweep` looks at: all of them within four."""
 
 EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""What says nothing of a directory that could not be opened."""
+"""Errors that say nothing about a directory that could not be opened."""
 
 log = logging.getLogger("knot")
 
@@ -76,18 +76,18 @@ MEDIA_TYPE: Final = re.compile(
 OTHER_TYPE: Final = b"application/octet-stream"
 
 IN_UTF_8: Final = {"application/json", "application/manifest+json", "image/svg+xml"}
-"""Types that are told to be UTF-8, beside those of text."""
+"""Types that are declared to be UTF-8, besides text types."""
 
 
 def missing(error: OSError) -> NotServed:
-    """What a failed system call says of the file."""
+    """The result for a file whose system call failed."""
     if error.errno in BUSY:
         return NotServed(503)
     return NotServed(403 if error.errno in (errno.EACCES, errno.EPERM) else 404)
 
 
 class Redirect(NamedTuple):
-    """What is there has another path: that of a directory ends in a slash, and a page has one clean
+    """The resource has another path: that of a directory ends in a slash, and a page has one clean
     URL."""
 
     path: str
@@ -102,7 +102,7 @@ class NotServed(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """What a site serves, by where files really are: a link or another name changes nothing."""
+    """Which files a site serves, by their real paths, whatever names lead to them."""
 
     root: bytes
     """A real path."""
@@ -111,7 +111,7 @@ class Scope(NamedTuple):
     withheld: Container[bytes] = ()
     """Real paths of the files that are served under no name."""
     inodes: Container[Inode] = ()
-    """Those files by device and inode: they may have other names, or have been replaced."""
+    """The same files by device and inode: they may have other names, or have been replaced."""
 
     def has(self, path: bytes, inode: Inode, is_directory: bool) -> bool:
         """Whether the file or directory at the real `path` is served."""
@@ -184,7 +184,7 @@ class Site:
         self._path = os.path.join(os.fsencode(self.directory), b".")
         self._top = RootDirectory(self._path, follow_symlinks=follow_symlinks)
         self._lost = ""
-        """Why there is no such directory now; empty if there is one."""
+        """Why the directory is missing now; empty if it is there."""
         self.changed: list[Callable[[], object]] = []
         """Called when what was found before is no longer what the site has: its directory is
         another one, or gone, or back."""
@@ -311,7 +311,7 @@ class Site:
     def copies(self, found: Representation, second: int) -> Mapping[bytes, Representation]:
         """Those files beside `found` that are its compressed forms, by coding.
 
-        One that is older than the file itself is none: somebody forgot to make it anew.  Nor is an
+        One that is older than the file itself is none: it was not updated with the file.  Nor is an
         empty one: its making has failed.
         """
         copies = found.copies
@@ -448,7 +448,7 @@ class Site:
         if self._lost:
             self._follow()
         found = NotServed(503) if self._lost else self._open(name)
-        # A 404 would be remembered: it is no answer while the directory is being replaced.
+        # A 404 would be remembered: it is not an answer while the directory is being replaced.
         if found == NotServed(404) and self._follow():
             found = self._open(name)
         if self._lost:
@@ -514,7 +514,7 @@ class Site:
         return path
 
     def _open(self, name: bytes) -> Found:
-        """What the path of a URL leads to."""
+        """The result for the path of a URL."""
         try:
             if not name or name.endswith(b"/"):
                 return self._open_index(name)
@@ -691,7 +691,7 @@ def full_types(types: Mapping[str, str]) -> dict[bytes, bytes]:
 def full_type(kind: str) -> bytes:
     """A media type with its charset, as ``Content-Type`` has it."""
     if not MEDIA_TYPE.fullmatch(kind):
-        raise ValueError(f"{kind!r} is no media type: write it as text/plain")
+        raise ValueError(f"{kind!r} is not a valid media type; use a form such as text/plain")
     if ";" not in kind and (kind.startswith("text/") or kind in IN_UTF_8):
         kind += "; charset=utf-8"
     return kind.encode()

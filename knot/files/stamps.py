@@ -1,5 +1,5 @@
-"""Whether a file has changed since it was read: what the file system says of it, and from when on
-that proves anything."""
+"""Whether a file has changed since it was read: what the file system reports, and when that is
+proof."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Stamp(NamedTuple):
     modified: int
     """As any program may set it: `tar`, `cp -p` and `unzip` give new content an old time."""
     changed: int
-    """Of the inode (``ctime``), which only the kernel sets."""
+    """The time of the inode (``ctime``), which only the kernel sets."""
 
     def is_settled(self, now: float) -> bool:
-        """Whether what was read at the time `now`, in seconds, is all that the stamp stands for:
-        a later change would give another one.  (Git calls the opposite "racily clean".)
+        """Whether the stamp proves what was read at the time `now`, in seconds: a later change
+        would give another stamp.  (Git calls the opposite "racily clean".)
 
         Never while the file's time lies in the future: the clock was set back, or is another
         machine's, and will pass that time once more.

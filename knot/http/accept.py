@@ -19,7 +19,7 @@ PAGE: Final = (b"text/html", b"text/*", b"*/*")
 """The ranges that match a type, the most specific first."""
 
 Ranges = dict[tuple[bytes, bool], float]
-"""Weights of ranges; those with parameters are others than those without."""
+"""Weights of media ranges, by name and whether they have parameters."""
 
 
 @lru_cache(256)  # the clients of a server send a few values

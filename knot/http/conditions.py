@@ -1,4 +1,5 @@
-"""Preconditions (RFC 9110, section 13): may the request go on, or does the client have it already?
+"""Preconditions (RFC 9110, section 13): is the request to be answered, or does the client have the
+representation already?
 
 No I/O: fields and validators go in, a status comes out.
 """
@@ -22,7 +23,7 @@ TAG: Final = re.compile(rb'(?:^|,)[ \t]*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")(?=[
 
 
 def evaluate(fields: Fields, etag: bytes, modified: int | None) -> int | None:
-    """The status that the conditions of a GET or HEAD lead to, None to go on.
+    """The status that the preconditions of a GET or HEAD lead to; None to answer as usual.
 
     `etag` is the representation's tag with its quotes, `modified` its modification date in whole
     seconds since the epoch; None if it has none, and then conditions on dates are ignored (13.1.3,

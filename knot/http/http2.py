@@ -106,7 +106,7 @@ class Encoded:
 
 
 def new_h2(encoder: Encoded) -> H2Connection:
-    """A connection that has said its settings."""
+    """A connection whose settings have been sent."""
     h2 = H2Connection(CONFIGURATION)
     h2.local_settings = Settings(
         client=False,
@@ -206,9 +206,9 @@ class Streams:
         self.open: dict[int, Stream] = {}
         """Streams whose responses have not been sent."""
         self.asked: deque[Stream] = deque()
-        """Those of them that nobody has begun to answer."""
+        """Streams among them whose answer has not been begun."""
         self._ready: deque[Stream] = deque()
-        """Those that have something to send, in the order of their turns."""
+        """Streams that have something to send, in the order of their turns."""
         self.ended: list[Stream] = []
         """Streams that were answered, or given up with something `unsent`; the owner clears it."""
         self.held = 0
@@ -262,7 +262,7 @@ class Streams:
             self._discarded = 0
 
     def _look(self, kind: int, frame: bytearray) -> bytes | bytearray:
-        """What h2 gets of a frame."""
+        """The bytes of a frame that are passed to h2."""
         id = number_at(frame, STREAM_AT)
         is_idle = id > self._h2.highest_inbound_stream_id or (id > 0 and id % 2 == 0)
         fault = find_fault(frame, is_idle, self._frames.greeted)
@@ -352,7 +352,7 @@ class Streams:
     # -- the content of requests -------------------------------------------------------------------
 
     def _on_data(self, event: DataReceived) -> None:
-        """Discard it: no method uses content.  The window of the connection stays open."""
+        """Discard content: no method uses it.  The window of the connection stays open."""
         id, size = event.stream_id or 0, event.flow_controlled_length or 0
         if size:
             self._h2.increment_flow_control_window(size)
@@ -422,7 +422,7 @@ class Streams:
             self._forget(self.open[id])
 
     def _forget(self, stream: Stream) -> None:
-        """Send no more of it."""
+        """Stop sending it."""
         self.pause(stream)
         with suppress(ValueError):
             self.asked.remove(stream)

@@ -66,7 +66,7 @@ METHODS: Final = {
 TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 NAME: Final = re.compile(rb":?[!#$%&'*+.^_`|~0-9a-z-]+")
 VALUE: Final = re.compile(rb"(?![ \t])[^\x00-\x08\x0a-\x1f\x7f]*(?<![ \t])")
-"""What a field may consist of (section 8.2.1, and RFC 9110, section 5.5)."""
+"""The characters that a field value may have (section 8.2.1, and RFC 9110, section 5.5)."""
 
 NUMBER: Final = re.compile(rb"[0-9]{1,18}")
 
@@ -134,7 +134,7 @@ class Head(NamedTuple):
     size: int
     """As section 6.5.2 counts it."""
     is_valid: bool
-    """Whether each field is, and stands where it may."""
+    """Whether each field is valid and in a valid place."""
 
 
 def find_request(

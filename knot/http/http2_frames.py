@@ -89,7 +89,7 @@ class FrameError(Exception):
 
 
 class FrameReader:
-    """Divides what a client sends into frames."""
+    """Divides the bytes of a client into frames."""
 
     __slots__ = ("_block", "_preface", "_torn", "credit", "greeted")
 
@@ -185,7 +185,7 @@ class Fault(NamedTuple):
 
 
 def find_fault(frame: bytearray, is_idle: bool, greeted: bool) -> Fault | None:
-    """What is wrong with a frame, as far as h2 would not find it, or would find something else.
+    """What is wrong with a frame, where h2 would not notice it or would respond differently.
 
     `is_idle` means that its stream has not been opened.
     """

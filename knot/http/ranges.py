@@ -6,15 +6,15 @@ import re
 from typing import Final, NamedTuple
 
 MAX_RANGES: Final = 16
-"""Ranges of one request; one that wants more gets the whole, as from nginx with `max_ranges`."""
+"""Ranges of one request.  For more than these the whole content is sent, as by nginx."""
 
 GAP: Final = 80
-"""Bytes between two ranges that are sent along, because the head of a part has as many."""
+"""Bytes between two ranges below which both are sent as one: the head of a part is as long."""
 
 SPEC: Final = re.compile(rb"([0-9]++)-([0-9]*+)|-([0-9]++)")
 
 DIGITS: Final = 19
-"""Of the largest size that a file can have."""
+"""Digits of the largest size that a file can have."""
 
 
 class Range(NamedTuple):
@@ -29,7 +29,7 @@ def parse_range(value: bytes, size: int) -> list[Range] | None:
 
     None if the field is to be ignored, which a server always may: another unit, a mistake, too
     many ranges, or more bytes than there are, so that no request makes more work than a whole
-    download.  An empty list if nothing of it can be had (416).
+    download.  An empty list if no range can be satisfied (416).
     """
     if size == 0:
         return None
@@ -67,13 +67,13 @@ def number(digits: bytes) -> int:
 
 
 def magnitude(digits: bytes) -> tuple[int, bytes]:
-    """What compares as the number does."""
+    """A key that compares as the number does."""
     digits = digits.lstrip(b"0")
     return len(digits), digits
 
 
 def coalesce(ranges: list[Range]) -> list[Range]:
-    """The same bytes without overlaps, and without gaps that are not worth a part (15.3.7.2).
+    """The same bytes without overlaps, and without gaps too small for a part (15.3.7.2).
 
     Ranges that touch no other keep the client's order.
     """
@@ -103,7 +103,7 @@ def content_range(part: Range, size: int) -> bytes:
 
 
 def part_heads(ranges: list[Range], size: int, type: bytes, boundary: bytes) -> list[bytes]:
-    """What stands before each part of a multipart/byteranges, and after the last (14.6)."""
+    """The heads of the parts of a multipart/byteranges, and what follows the last part (14.6)."""
     heads = [
         b"\r\n--%b\r\nContent-Type: %b\r\nContent-Range: %b\r\n\r\n"
         % (boundary, type, content_range(part, size))

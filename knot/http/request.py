@@ -18,16 +18,16 @@ import httptools
 from knot.http.accept import MAX_ACCEPT, prefers_json
 
 MAX_HEAD: Final = 32 * 1024
-"""Bytes of an unfinished head that are waited for; browsers send 2 KiB, nginx takes 32."""
+"""Bytes of a request head; browsers send 2 KiB, nginx accepts 32."""
 
 MAX_TARGET: Final = 8 * 1024
 """Bytes of a request target; RFC 9112, section 3 asks for 8,000 at least."""
 
 MAX_FIELDS: Final = 32
-"""Lines of those fields that count; no client sends a dozen."""
+"""Lines of fields that an answer may depend on; no client sends a dozen."""
 
 MAX_SAID: Final = 1024
-"""Bytes that a log gets of what a client says of itself."""
+"""Bytes of Referer and of User-Agent that are logged."""
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -61,11 +61,12 @@ IGNORED_FIELDS: Final = (
     b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site", b"sec-fetch-user",
     b"upgrade-insecure-requests", AGENT, b"x-forwarded-for", b"x-forwarded-proto",
 )  # fmt: skip
-"""Fields that clients often send and nobody asks for: known by sight, they cost no `lower`."""
+"""Fields that clients often send and that are never used: recognized as spelled, they cost no
+`lower`."""
 
 
 def by_spelling(names: Iterable[bytes]) -> dict[bytes, bytes]:
-    """From the two usual spellings of each of `names` to the one here."""
+    """The name in lower case by each of its two usual spellings."""
     return {spelling: name for name in names for spelling in (name, name.title())}
 
 
@@ -110,7 +111,7 @@ NEWER_FROM_VERSION: Final = re.compile(rb" *(?:H?T?T?P?/?1?\.)?[2-9]")
 the end of the target, or behind it."""
 
 VERSIONS: Final = {"0.0", "0.9", "1.0", "1.1", "2.0"}
-"""What the parser says before it has read any, and those that are no error to it."""
+"""The versions that the parser reports before it has read one, and those that it accepts."""
 
 SEVERAL: Final = b", "
 """A list of transfer codings; which they are does not matter."""
@@ -125,7 +126,7 @@ _pages_seen: set[bytes] = set()  # values of Accept that do not prefer JSON
 
 
 class Request(NamedTuple):
-    """What a request asks for, as far as serving a file needs it (RFC 9112, section 3).
+    """A request, as far as serving a file needs it (RFC 9112, section 3).
 
     Equal requests get equal answers, which is why the fields are a tuple: it can be looked up.
     """
@@ -137,7 +138,7 @@ class Request(NamedTuple):
     http_1_0: bool = False
     """Such a client keeps the connection only if the answer says so, too."""
     fields: Fields = ()
-    """Those of `FIELDS` that it has, by names in lower case, in their order."""
+    """Its fields among `FIELDS`: names in lower case, and values, in the order received."""
 
 
 def can_be_authority(value: bytes) -> bool:
@@ -156,7 +157,7 @@ def can_be_authority(value: bytes) -> bool:
 
 
 def can_be_literal(value: bytes) -> bool:
-    """Whether that may be in brackets (RFC 3986, section 3.2.2)."""
+    """Whether that text is valid in brackets (RFC 3986, section 3.2.2)."""
     if not IPV6.fullmatch(value):
         return IP_FUTURE.fullmatch(value) is not None
     try:
@@ -189,7 +190,7 @@ def can_be_target(target: bytes, method: bytes) -> bool:
 
 
 def without(request: Request, names: frozenset[bytes]) -> Request:
-    """The request as it is without those fields, as equal requests are."""
+    """The request without those fields, so that it equals requests that differ in nothing else."""
     method, target, keep_alive, old, fields = request
     left = tuple([field for field in fields if field[0] not in names])
     return new_request((method, target, keep_alive, old, left))
@@ -204,7 +205,7 @@ def joined(fields: Fields) -> dict[bytes, bytes]:
 
 
 class BadRequest(NamedTuple):
-    """A request that cannot be answered as it wants; the connection ends with the refusal."""
+    """A request that is refused; the connection ends with the refusal."""
 
     status: int
     reason: str
@@ -242,7 +243,7 @@ class RequestParser:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew, for another connection."""
+        """Start again, for another connection."""
         self._parser = httptools.HttpRequestParser(self)
         self._requests: list[Request | BadRequest] = []
         self._target = b""
@@ -252,16 +253,16 @@ class RequestParser:
         self._asks_version = False
         self._has_content = self._is_crowded = False
         self._is_special = False
-        """Whether there is anything that few requests have, as these two."""
+        """Whether there is anything that few requests have."""
         self._coding: bytes | None = None
         self._accept = b""
         self._fields: Fields = ()
         self.unfinished = 0
         """Bytes of a head that has no end yet."""
         self.torn = bytearray()
-        """Those bytes, kept by whoever may have to read them again by another parser."""
+        """Those bytes, kept by the owner in case another parser has to read them again."""
         self._target_before = 0
-        """Those of its target that came with earlier data."""
+        """The bytes of its target that came with earlier data."""
         self.ended = False
         """Whether no request will be found any more, whatever the client sends."""
         self.unread = False
@@ -477,7 +478,7 @@ class ExtraFieldsParser(RequestParser):
 
 
 class LoggingParser(ExtraFieldsParser):
-    """Tells also what clients say of themselves, for an access log."""
+    """Keeps Referer and User-Agent as well, for an access log."""
 
     __slots__ = ("_agent", "_referer")
 

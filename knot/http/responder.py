@@ -30,7 +30,7 @@ from knot.http.request import ACCEPT, BadRequest, Request, joined
 METHODS: Final = b"GET, HEAD, OPTIONS"
 
 NOT_FOUND: Final = b"404.html"
-"""The page that a site may have for what it does not have."""
+"""The page of a site for paths without a file."""
 
 PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -56,7 +56,7 @@ the second buffer of a `writev` (180 ns)."""
 PRIVATE: Final = b"Cache-Control: private\r\n"
 
 OPEN_FILE: Final = 256 * 1024
-"""What an answer with an open file counts for in bytes: 64 MiB are 256 descriptors."""
+"""Bytes for which an answer with an open file counts: 64 MiB are 256 descriptors."""
 
 MAX_PREPARED: Final = 4096
 MAX_PREPARED_SIZE: Final = 1024
@@ -67,7 +67,7 @@ DATED: Final = 2
 a strong validator: no later change has it, not even by a clock that lags behind (8.8.2.2)."""
 
 FROM_FILES: Final = (200, 206, 304)
-"""Answers that a file is needed for, or what is known of one."""
+"""Statuses of answers that come from a file."""
 
 CORS: Final = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: *\r\n"
 PREFLIGHT: Final = (
@@ -85,11 +85,11 @@ RESERVED_FIELDS: Final = {
     "accept-ranges", "connection", "content-encoding", "content-length", "content-range",
     "content-type", "date", "etag", "keep-alive", "last-modified", "location", "transfer-encoding",
 }  # fmt: skip
-"""Fields that are Knot's to set: another value would be a lie, or would break the framing."""
+"""Fields that only Knot sets: another value would be wrong, or would break the framing."""
 
 
 class Finder(Protocol):
-    """What is asked of a site."""
+    """What a responder needs of a site."""
 
     opened: int
     misses: int
@@ -118,7 +118,7 @@ class Response(NamedTuple):
 
 
 class Deferred(NamedTuple):
-    """A response that takes a while: the work is done wherever it holds up no other client."""
+    """A response that takes a while: the work is done where it delays no other client."""
 
     work: Callable[[], Any]
     """May wait for a disk, or compute for long; it may run on another thread."""
@@ -127,7 +127,7 @@ class Deferred(NamedTuple):
 
 
 class FieldRules:
-    """The fields that answers have because whoever serves the site wants them."""
+    """The fields that the operator adds to answers."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ def field_line(text: str) -> bytes:
     """``"Name: value"`` as a line of a head.  Raises `ValueError` if it cannot be one."""
     found = FIELD.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no field: write it as 'Name: value'")
+        raise ValueError(f"{text!r} is not a valid header field; use 'Name: value'")
     if found[1].lower() in RESERVED_FIELDS:
         raise ValueError(f"{found[1]} is a field that Knot sets itself")
     return f"{found[1]}: {found[2].strip()}\r\n".encode()
@@ -192,12 +192,12 @@ class Responder:
         self._free = room
         self._prepared: dict[Request | BadRequest, Response] = {}
         self._of_open_files: dict[Request | BadRequest, Response] = {}
-        """Those with bytes that are still to be read, from a file that may change meanwhile."""
+        """Kept answers whose bytes are still to be read, from a file that may change meanwhile."""
         self.second = 0
         self._until = 0
         self.generation = 0
-        """Another one in each second, also in one that a clock which was set back has again: the
-        site must not take what it looked at the first time for looked at."""
+        """Changes every second, even if the clock is set back and a second repeats: the site must
+        check its files again then."""
         site.changed.append(self.forget)
 
     def respond(self, request: Request | BadRequest, now: float) -> Response | Deferred:
@@ -255,7 +255,7 @@ class Responder:
             self._free += cost(prepared.pop(next(iter(prepared))))
 
     def sweep(self) -> None:
-        """Once a second or so: let go of open files."""
+        """Close files that are no longer needed; called about once a second."""
         while self._of_open_files:
             _, response = self._of_open_files.popitem()
             self._free += cost(response)
@@ -266,7 +266,7 @@ class Responder:
         self.forget()
 
     def forget(self) -> None:
-        """Keep nothing of what was made before, nor of what is being made now."""
+        """Discard all kept answers, and those that are being made now."""
         self.generation = next(_generations)
         self._prepared.clear()
         self._of_open_files.clear()
@@ -330,7 +330,7 @@ class Answer:
         return self.kept(read)  # not chosen again: it could be forgotten by now, and cold for ever
 
     def choose(self, found: Representation) -> Representation:
-        """Of a file and its compressed copies what the client likes best (section 12.5.3)."""
+        """The file or the compressed copy that the client prefers (section 12.5.3)."""
         value = self._fields.get(b"accept-encoding")
         codings = acceptable(value) if value and found.varies else ()
         if not codings:
@@ -409,7 +409,7 @@ class Answer:
         return self.partial(found, about, ranges)
 
     def wanted_ranges(self, found: Representation) -> list[Range] | None:
-        """What a Range field asks for; None if it is not to count (section 14.2)."""
+        """The ranges that the Range field asks for; None if it is to be ignored (section 14.2)."""
         if self._request.method != b"GET":
             return None
         if not self.range_applies_to(found):
@@ -417,7 +417,7 @@ class Answer:
         return parse_range(self._fields[b"range"], found.size)
 
     def partial(self, found: Representation, about: bytes, ranges: list[Range]) -> Response:
-        """Some of a representation's bytes (section 15.3.7), or none that there are."""
+        """An answer with some of a representation's bytes (section 15.3.7), or with 416."""
         size = found.size
         if not ranges:
             return self.refusal(416, b"Content-Range: bytes */%d\r\n" % size)
@@ -434,7 +434,7 @@ class Answer:
         return self.response(206, about, kind, [*pieces, end])
 
     def options(self) -> Response:
-        """What may be done with any target here (section 9.3.7)."""
+        """The answer to OPTIONS (section 9.3.7)."""
         return self.response(
             204, b"Allow: %b\r\n%b" % (METHODS, PREFLIGHT if self._rules.cors else b"")
         )
@@ -461,7 +461,7 @@ class Answer:
         return Deferred(work, finish)
 
     def refusal(self, status: int, field: bytes = b"", why: str = "") -> Response:
-        """Any answer that is no file: a small page that says what is the matter."""
+        """Any other answer: a small page that names the status and the reason."""
         field += self._rules.otherwise
         if status == 503:
             field += b"Retry-After: 5\r\n"
@@ -517,7 +517,7 @@ def cost(response: Response) -> int:
 
 
 def is_current(response: Response) -> bool:
-    """Whether the file is as it was, of which an answer is that was kept."""
+    """Whether the file of a kept answer is unchanged."""
     piece = response.rest[0]
     return isinstance(piece, Slice) and piece.file.is_unchanged
 

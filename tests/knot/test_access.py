@@ -428,7 +428,7 @@ REFUSED = [
         "--proxy-protocol needs --model events",
     ),
     (["--allow", "10.0.0.1/8"], "is an address within a network: write 10.0.0.0/8"),
-    (["--deny", "example.org"], "'example.org' is no network: write it as 10.0.0.0/8"),
+    (["--deny", "example.org"], "'example.org' is not a valid network; use 10.0.0.0/8"),
     (["--max-rate", "0"], "'0' is not a valid rate; use requests per second, such as 20 or 0.5"),
     (["--max-rate", "nan"], "'nan' is not a valid rate"),
     (["--max-rate", "fast"], "'fast' is not a valid rate"),

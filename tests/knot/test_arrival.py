@@ -192,4 +192,6 @@ def test_a_proxy_that_gets_it_wrong_is_told_of_once(site: Path) -> None:
             assert ask(urlsplit(url).port or 0, ONCE) == b""
         process.terminate()
         _, said = process.communicate(timeout=20)
-    assert said == ("connections from the proxy at 127.0.0.1 are closed: it is no PROXY header\n")
+    assert said == (
+        "connections from the proxy at 127.0.0.1 are closed: it is not a PROXY header\n"
+    )

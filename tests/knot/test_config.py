@@ -433,14 +433,14 @@ NO_LINES = [
 
 @pytest.mark.parametrize("text", NO_LINES)
 def test_it_is_no_field(text: str) -> None:
-    message = f"{text!r} is no field: write it as 'Name: value'"
+    message = f"{text!r} is not a valid header field; use 'Name: value'"
     with pytest.raises(ValueError, match=re.escape(message)):
         FieldRules(fields=["X-Before: 1", text])
 
 
 @pytest.mark.parametrize("value", ["a\r\nX: b", "a\nb", "a\n", "\0", "ü"])
 def test_a_rule_cannot_smuggle_a_field(value: str) -> None:
-    with pytest.raises(ValueError, match="is no field"):
+    with pytest.raises(ValueError, match="is not a valid header field"):
         FieldRules([("*", value)])
 
 

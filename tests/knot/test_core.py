@@ -50,7 +50,7 @@ def received(responder: Responder, request: object) -> tuple[int, dict[bytes, by
     assert found, data[:200]
     status, content = int(found[1]), data[found.end() :]
     fields = dict(line.split(b": ", 1) for line in found[2].split(b"\r\n")[:-1])
-    assert len(fields) == found[2].count(b"\r\n"), "a field stands there twice"
+    assert len(fields) == found[2].count(b"\r\n"), "a field occurs twice"
     assert status == response.status
     head_only = isinstance(request, Request) and request.method == b"HEAD"
     if b"Content-Length" in fields and not head_only:

@@ -147,7 +147,7 @@ def test_a_host_is_as_requests_name_it(text: str, name: str) -> None:
     ],
 )
 def test_it_is_no_host(text: str) -> None:
-    with pytest.raises(ValueError, match="is no host"):
+    with pytest.raises(ValueError, match="is not a valid host"):
         pattern(text)
 
 
@@ -269,7 +269,7 @@ ERRORS = [
     ("hosts = 1", 'knot.toml: hosts must be tables, such as [hosts."example.org"]'),
     ("[hots]", "knot.toml: unknown option hots; did you mean hosts?"),
     ('[hosts]\n"a.b" = 1', 'knot.toml: host a.b must be a table: write it as [hosts."a.b"]'),
-    ('[hosts."a.b:80"]', "knot.toml: hosts: 'a.b:80' is no host: write it without port"),
+    ('[hosts."a.b:80"]', "knot.toml: hosts: 'a.b:80' is not a valid host; use a name without port"),
     ('[hosts."A.b"]\n[hosts."a.B"]', "knot.toml: host a.B is given twice"),
     (
         "[hosts.example.org]\nspa = true",
@@ -284,8 +284,8 @@ ERRORS = [
     ('[hosts."a.b"]\nheader = 1', "knot.toml: host a.b: header must be a list of strings"),
     ('[hosts."a.b"]\nmime = ["x"]', "knot.toml: host a.b: mime 'x' is not of the form SUFFIX=TYPE"),
     ('[hosts."a.b"]\nauth = true', "knot.toml: host a.b: auth cannot be True"),
-    ('[hosts."a.b"]\nmime = { a = "x" }', "knot.toml: host a.b: 'x' is no media type"),
-    ('[hosts."a.b"]\nheader = ["x"]', "knot.toml: host a.b: 'x' is no field"),
+    ('[hosts."a.b"]\nmime = { a = "x" }', "knot.toml: host a.b: 'x' is not a valid media type"),
+    ('[hosts."a.b"]\nheader = ["x"]', "knot.toml: host a.b: 'x' is not a valid header field"),
     (
         '[hosts."a.b"]\ndirectory = "nowhere"',
         "knot.toml: host a.b: cannot serve nowhere: No such file or directory;",

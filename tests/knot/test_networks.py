@@ -27,12 +27,12 @@ def test_it_is_a_network(text: str) -> None:
     [
         ("10.0.0.1/8", "is an address within a network: write 10.0.0.0/8"),
         ("2001:db8::1/32", "is an address within a network: write 2001:db8::/32"),
-        ("10.0.0.0/33", "is no network: write it as 10.0.0.0/8"),
-        ("example.org", "is no network"),
-        ("10.0.0", "is no network"),
+        ("10.0.0.0/33", "is not a valid network; use 10.0.0.0/8"),
+        ("example.org", "is not a valid network"),
+        ("10.0.0", "is not a valid network"),
         ("::ffff:10.0.0.0/104", "is of IPv4: write 10.0.0.0/8"),
-        ("Unix", "is no network"),
-        ("", "is no network"),
+        ("Unix", "is not a valid network"),
+        ("", "is not a valid network"),
     ],
 )
 def test_it_is_no_network(text: str, said: str) -> None:

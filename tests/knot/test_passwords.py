@@ -114,18 +114,18 @@ def test_other_hashes_are_refused_with_their_line_and_the_remedy(file: Path, has
         Passwords(str(file), Semaphore(2))
     said = str(caught.value)
     assert said.startswith(f"{file}, line 2: the password of carol ")
-    assert said.endswith(f"set it anew by htpasswd -B {file} carol")
+    assert said.endswith(f"set it again with htpasswd -B {file} carol")
     assert hash not in said or not hash
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"", "has no users; add one by htpasswd -B"),
+        (b"", "has no users; add one with htpasswd -B"),
         (b"# nobody\n", "has no users"),
-        (b":" + ALICE, "line 1: it is no name:hash"),
-        (b"\n\0:" + ALICE, "line 2: it is no name:hash"),
-        (b"a:%b\nb:%b\na:%b" % (ALICE, ALICE, BOB), "line 3: a stands there twice"),
+        (b":" + ALICE, "line 1: it is not of the form name:hash"),
+        (b"\n\0:" + ALICE, "line 2: it is not of the form name:hash"),
+        (b"a:%b\nb:%b\na:%b" % (ALICE, ALICE, BOB), "line 3: a occurs twice"),
     ],
     ids=["empty", "a comment", "no name", "a control character", "a name twice"],
 )

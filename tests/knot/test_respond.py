@@ -303,7 +303,9 @@ def test_scripts_of_other_sites_may_read_if_that_is_wanted(tmp_path: Path) -> No
     ],
 )
 def test_what_can_be_no_field_of_ones_own_is_an_error(field: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(field.partition(":")[0].strip()) or "no field"):
+    with pytest.raises(
+        ValueError, match=re.escape(field.partition(":")[0].strip()) or "not a valid header field"
+    ):
         FieldRules(fields=[field])
 
 

@@ -402,7 +402,7 @@ def test_a_type_may_be_given(root: Path) -> None:
     assert site.media_type(b"a.html") == b"application/xhtml+xml"
     site.close()
     for kind in ("text", "text/plain\r\nX: y", "text/ü", ""):
-        with pytest.raises(ValueError, match="no media type"):
+        with pytest.raises(ValueError, match="not a valid media type"):
             Site(root, types={".foo": kind})
 
 
