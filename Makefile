@@ -41,8 +41,8 @@ test-fast: .venv/test ## Run a part of the tests, in under a minute
 	$(PYTEST) --ignore tests/tame/test_types.py tests/tame tests/test_layers.py $(CORE) \
 		tests/knot/test_server.py tests/knot/test_cli.py::test_curl_gets_the_site
 
-CORE := $(patsubst %,tests/knot/test_%.py,accept conditions config core encodings http2_errors listing \
-	media_types networks paths proxy ranges rates request respond site)
+CORE := $(patsubst %,tests/knot/test_%.py,accept compression conditions config core forwarded http2_errors listing \
+	media_types networks paths ranges rates request responder site)
 
 test-docker: .venv/test ## Build and try the image (as root, with buildah and debootstrap)
 	$(BIN)/pytest -q -s docker

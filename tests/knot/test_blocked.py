@@ -45,7 +45,7 @@ def test_equal_waits_are_one_line_and_a_single_one_is_not_hidden_by_many() -> No
     first, _, many, single, blank, *others = told(10_000)
     assert first == "process 1: 10,001 calls wait"
     assert re.fullmatch(
-        r" +10,000 +\d+\.\d{3} s  told\.<locals>\.many at tests/knot/test_waiting\.py:\d+:"
+        r" +10,000 +\d+\.\d{3} s  told\.<locals>\.many at tests/knot/test_blocked\.py:\d+:"
         r" held\.append\(mkevent\(\)\)",
         many,
     )
